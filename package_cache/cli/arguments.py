@@ -1,0 +1,63 @@
+"""The options of the command, and how a command line becomes settings."""
+
+import argparse
+
+from package_cache.compose import version_text
+from package_cache.config import SERVERS, Config
+
+_DESCRIPTION = """\
+Serve a package mirror through a cache. The first request for a file fetches it from the first source that has it and
+passes it on while it arrives; every later one is answered from disk. Clients use this machine as their mirror:
+for Portage, GENTOO_MIRRORS="http://THIS-HOST:4000/" in make.conf."""
+
+_EPILOG = """\
+Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --port, PACKAGE_CACHE_SOURCE for --source
+(several URLs separated by blanks), and so on. The command line wins.
+
+exit codes: 0 ended by a signal, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the `package-cache` command."""
+    default = Config()
+    it = argparse.ArgumentParser(
+        prog="package-cache",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    it.add_argument("--version", action="version", version=f"package-cache {version_text()}")
+    where = it.add_argument_group("what is served, and where it is kept")
+    where.add_argument(
+        "--source",
+        metavar="URL",
+        action="append",
+        help="mirror to fetch from: http://, https:// or file:// (repeat it: they are tried in this order)",
+    )
+    where.add_argument("--cache", metavar="PATH", help="directory of the cache (default: the user's cache directory)")
+    listen = it.add_argument_group("how it is served")
+    listen.add_argument("--host", metavar="HOSTNAME", help=f"address to listen on (default: {default.host})")
+    listen.add_argument("--port", metavar="INT", help=f"port to listen on (default: {default.port}; 0: any free one)")
+    listen.add_argument(
+        "--server",
+        metavar="|".join(SERVERS),
+        help=f"the server to run under (default: {default.server}, one process; gunicorn for production)",
+    )
+    listen.add_argument("--workers", metavar="INT", help=f"processes under gunicorn (default: {default.workers})")
+    listen.add_argument(
+        "--threads", metavar="INT", help=f"requests served at once in a process (default: {default.threads})"
+    )
+    log = it.add_argument_group("what is logged")
+    log.add_argument("--verbose", "-v", action="count", help="log more: -v each request, -vv each decision")
+    log.add_argument("--syslog", action="store_true", help="log to the system log instead of standard error")
+    return it
+
+
+def settings(namespace: argparse.Namespace) -> dict[str, str]:
+    """What was given on the command line, as the text `config.build` reads."""
+    given = dict(vars(namespace))
+    if "source" in given:
+        given["source"] = " ".join(given["source"])
+    return {name: str(value) for name, value in given.items()}

@@ -1,0 +1,130 @@
+"""Builds the object graph from a `Config`: the only module that knows every part."""
+
+import os
+import time
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from package_cache.config import Config, build, parse_source
+from package_cache.engine.fills import Fills
+from package_cache.engine.service import Service
+from package_cache.engine.upkeep import LastUse
+from package_cache.errors import ConfigError, StoreError
+from package_cache.server.app import Application
+from package_cache.storage.blobs import BlobStore
+from package_cache.storage.parts import PartStore
+from package_cache.storage.registry import Registry, Totals
+from package_cache.upstream.fetcher import Fetcher
+from package_cache.upstream.http import HttpFetcher
+from package_cache.upstream.mirrors import Mirrors
+
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This directory is a cache of package-cache.\n"
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def version_text() -> str:
+    """The version of the installed package."""
+    try:
+        return version("package-cache")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def software() -> str:
+    """How this program names itself in HTTP."""
+    return f"package-cache/{version_text()}"
+
+
+def cache_directory(config: Config) -> Path:
+    """Where the cache is: as configured, else the user's cache directory of this system."""
+    return config.cache or platformdirs.user_cache_path("package-cache")
+
+
+def prepare(config: Config) -> Totals:
+    """Make the cache directory usable, or raise StoreError with what to do; what it holds already."""
+    root = cache_directory(config)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tag = root / "CACHEDIR.TAG"
+        if not tag.exists():
+            tag.write_bytes(_TAG)
+        BlobStore(root / "blobs-v1")
+        PartStore(root / "parts-v1")
+    except OSError as error:
+        raise StoreError(_unusable(root, error.strerror or str(error))) from error
+    if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
+        raise StoreError(_unusable(root, "not writable for this user"))
+    registry = Registry(root / "registry-v1.db")
+    totals = registry.totals()
+    registry.close()
+    return totals
+
+
+def _unusable(root: Path, reason: str) -> str:
+    return f"cannot use {root} as the cache: {reason}. Give a directory this user may write with --cache PATH"
+
+
+def build_service(config: Config) -> Service:
+    """The service of a configuration. Opens the store, starts nothing."""
+    prepare(config)
+    root = cache_directory(config)
+    registry = Registry(root / "registry-v1.db")
+    via = f"package-cache-{registry.instance}"
+    mirrors = Mirrors(config.source, time.monotonic)
+    http = HttpFetcher(config.source, config.timeouts, software(), via)
+    return Service(
+        registry,
+        BlobStore(root / "blobs-v1"),
+        Fills(PartStore(root / "parts-v1")),
+        Fetcher(http, mirrors),
+        LastUse(registry, time.time),
+        via,
+    )
+
+
+def build_application(config: Config) -> Application:
+    """The WSGI callable of a configuration."""
+    named = (urlsplit(source.base).hostname for source in config.source)
+    return Application(build_service(config), _LOCAL | {config.host.lower()} | {host for host in named if host})
+
+
+def require_sources(config: Config) -> None:
+    """Raise ConfigError if there is nothing to fetch from."""
+    if not config.source:
+        raise ConfigError(
+            [
+                "no source given: name at least one mirror, for example"
+                " --source http://distfiles.gentoo.org/ (or set PACKAGE_CACHE_SOURCE)"
+            ]
+        )
+
+
+class Server(Application):
+    """The WSGI callable for `sources`, an iterable of base URLs in order of preference, cached in the directory `cache`.
+
+    Raises ConfigError for a source that is not one, StoreError for a cache that cannot be used.
+    """
+
+    def __init__(self, sources: Iterable[str], cache: str | os.PathLike[str]) -> None:
+        try:
+            config = Config(source=tuple(parse_source(source) for source in sources), cache=Path(cache))
+        except ValueError as error:
+            raise ConfigError([str(error)]) from None
+        require_sources(config)
+        application = build_application(config)
+        super().__init__(application.service, application.hosts)
+
+
+def create_app() -> Application:
+    """The WSGI callable, configured by environment: `gunicorn 'package_cache:create_app()'`.
+
+    Every option of the command is a variable: `PACKAGE_CACHE_SOURCE` (URLs separated by blanks), `PACKAGE_CACHE_CACHE`
+    and so on. Raises ConfigError or StoreError.
+    """
+    config = build(os.environ, {})
+    require_sources(config)
+    return build_application(config)

@@ -1,0 +1,187 @@
+"""Settings: defaults < environment < command line -> one frozen `Config`.
+
+Decides what a setting may be, and how a bad one is reported: all of them at once, each with its name, where it came from
+and what would be right. Reads nothing itself: the caller hands over the environment and the options.
+"""
+
+import difflib
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+
+from package_cache.errors import ConfigError
+from package_cache.model import Source
+
+PREFIX = "PACKAGE_CACHE_"
+SERVERS = ("wsgiref", "gunicorn")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits on silence, in seconds.
+
+    Towards a source: `connect` to accept a connection, `head` to answer a request, `stall` between two blocks of a body.
+    Towards a client: `request` for a whole request head, `idle` for the next request, `send` to take what was sent.
+    """
+
+    connect: float = 5.0
+    head: float = 10.0
+    stall: float = 4.0
+    request: float = 10.0
+    idle: float = 60.0
+    send: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set. `cache` is None where the user's cache directory of the system is meant."""
+
+    source: tuple[Source, ...] = ()
+    cache: Path | None = None
+    host: str = "localhost"
+    port: int = 4000
+    server: str = "wsgiref"
+    workers: int = 2
+    threads: int = 128
+    verbose: int = 0
+    syslog: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+def parse_source(text: str) -> Source:
+    """A `--source` value as a base URL; user and password become a Basic `Authorization` (RFC 7617).
+
+    Raises ValueError with what is wrong and what would be right.
+    """
+    parts = urlsplit(text.strip())
+    _check_source(text.strip(), parts)
+    host = parts.netloc.rpartition("@")[2]
+    base = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+    if parts.username is None:
+        return Source(base)
+    pair = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
+    return Source(base, "Basic " + b64encode(pair).decode("ascii"))
+
+
+def _check_source(text: str, parts: SplitResult) -> None:
+    example = "a source looks like http://mirror.example/gentoo/"
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError(f"source {text!r} holds blanks or characters that must be percent-encoded; {example}")
+    if parts.scheme not in ("http", "https", "file"):
+        raise ValueError(f"source {text!r} is not an http, https or file URL; {example}")
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise ValueError(f"source {text!r} names a host; a local directory looks like file:///var/cache/distfiles")
+    if parts.scheme != "file" and not parts.hostname:
+        raise ValueError(f"source {text!r} names no host; {example}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"source {text!r} has a query or a fragment; {example}")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"source {text!r} has a port that is not a number from 0 to 65535; {example}") from None
+
+
+def _sources(text: str) -> tuple[Source, ...]:
+    return tuple(parse_source(word) for word in text.split())
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ValueError(f"{text!r} is not a port; it is a number from 0 to 65535 (0 takes any free one)")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
+        raise ValueError(f"{text!r} is not a count from 1 to 4096")
+    return int(text)
+
+
+def _level(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"{text!r} is not a level; it is 0, 1 or 2")
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    values = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
+    if text.lower() not in values:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return values[text.lower()]
+
+
+def _server(text: str) -> str:
+    if text not in SERVERS:
+        raise ValueError(f"{text!r} is not a server; known are {' and '.join(SERVERS)}")
+    return text
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("the cache directory is empty")
+    return Path(text).expanduser()
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise ValueError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "source": _sources,
+    "cache": _path,
+    "host": str,
+    "port": _port,
+    "server": _server,
+    "workers": _count,
+    "threads": _count,
+    "verbose": _level,
+    "syslog": _switch,
+}
+_TIMEOUTS = {f"{one.name}_timeout": one.name for one in fields(Timeouts)}
+
+NAMES = (*_PARSERS, *_TIMEOUTS)
+"""Every setting, by the name of its option with underscores."""
+
+
+def build(environment: Mapping[str, str], options: Mapping[str, str]) -> Config:
+    """The settings from both layers. Values are text, as a person wrote it.
+
+    Raises `ConfigError` with every problem in either layer.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for layer, settings in (("", _of_environment(environment, problems)), ("--", options)):
+        for name, text in settings.items():
+            where = f"{layer}{name.replace('_', '-')}" if layer else f"{PREFIX}{name.upper()}"
+            try:
+                values[name] = _PARSERS.get(name, _seconds)(text)
+            except ValueError as error:
+                problems.append(f"{where}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    timeouts = Timeouts(**{short: values.pop(name) for name, short in _TIMEOUTS.items() if name in values})
+    return Config(**values, timeouts=timeouts)
+
+
+def _of_environment(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name in NAMES:
+            found[name] = text
+        else:
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+            problems.append(f"{variable}: there is no such setting; the nearest is {PREFIX}{near[0].upper()}")
+    return found

@@ -1,0 +1,88 @@
+"""The only loop that downloads: performs what a `Transfer` says, whatever the destination."""
+
+import logging
+import time
+from typing import Protocol
+
+from package_cache.errors import UpstreamError, UpstreamTimeout
+from package_cache.model import Representation
+from package_cache.rules.transfer import (
+    Action,
+    Ask,
+    Broke,
+    Chunk,
+    Eof,
+    Finish,
+    GiveUp,
+    Mismatch,
+    NotModified,
+    Receive,
+    Restart,
+    Transfer,
+)
+from package_cache.upstream.answers import Answer
+from package_cache.upstream.fetcher import Fetcher
+from package_cache.upstream.http import OverrunError
+
+logger = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where the bytes of a download go. Methods raise StoreError."""
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head` as the head of the bytes kept and to come."""
+        ...
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare what is kept at `at`, append what is beyond; False if a byte differs."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every byte kept."""
+        ...
+
+
+def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Finish | NotModified | GiveUp:
+    """Drive the transfer to its end. `accept` is sent to the sources as Accept."""
+    action = transfer.start()
+    while True:
+        match action:
+            case Ask():
+                action = _perform(action, transfer, fetcher, sink, accept)
+            case Restart():
+                sink.reset()
+                action = transfer.resume()
+            case Finish() | NotModified() | GiveUp():
+                return action
+            case Receive():
+                raise AssertionError("a body is read only while its source is open")
+
+
+def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Action:
+    time.sleep(ask.pause)
+    logger.debug("asking %s from byte %d", ask.url, ask.offset)
+    try:
+        answer = fetcher.open(ask, accept)
+        try:
+            action = transfer.next(answer.head)
+            if not isinstance(action, Receive):
+                return action
+            if action.begin is not None:
+                sink.begin(action.begin)
+            return _receive(answer, transfer, sink)
+        finally:
+            answer.close()
+    except OverrunError:
+        return transfer.next(Mismatch())
+    except UpstreamError as error:
+        logger.info("%s %s", ask.url, error)
+        return transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
+
+
+def _receive(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
+    while data := answer.read():
+        if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
+            return transfer.next(Mismatch())
+        transfer.next(Chunk(len(data)))
+    return transfer.next(Eof())

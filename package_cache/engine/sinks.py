@@ -1,0 +1,62 @@
+"""Where a fill's bytes go: the part under its lease, hashed on the way."""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from package_cache.model import Representation
+from package_cache.storage.blobs import hash_file
+from package_cache.storage.parts import Lease
+
+BEAT_SECONDS = 1.0
+
+
+class PartSink:
+    """Writes to the part of a lease and tells readers after each block."""
+
+    def __init__(self, lease: Lease, publish: Callable[[], None]) -> None:
+        self._lease = lease
+        self._publish = publish
+        self._hash = hashlib.sha256()
+        self._hashed = 0
+        self._beaten = time.monotonic()
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head`."""
+        self._lease.begin(head)
+        self._publish()
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare and append; False if a byte differs from what is kept."""
+        part = self._lease.part
+        assert part is not None  # a body is received only after `begin`
+        before = part.size
+        if not part.put(at, data):
+            return False
+        if part.size > before:
+            if self._hashed < before:
+                self._hash = hash_file(part.fileno(), before)
+            self._hash.update(memoryview(data)[before - at :])
+            self._hashed = part.size
+        self._beat()
+        self._publish()
+        return True
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beaten > BEAT_SECONDS:
+            self._beaten = now
+            self._lease.beat()
+
+    def reset(self) -> None:
+        """Begin a new part."""
+        self._lease.reset()
+        self._hash, self._hashed = hashlib.sha256(), 0
+
+    def digest(self) -> str:
+        """SHA-256 of the part, in hex."""
+        part = self._lease.part
+        assert part is not None
+        if self._hashed < part.size:
+            self._hash, self._hashed = hash_file(part.fileno(), part.size), part.size
+        return self._hash.hexdigest()

@@ -1,0 +1,58 @@
+"""What is kept up beside the requests: when entries were last served, written in batches."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from package_cache.errors import StoreError
+from package_cache.model import Entry
+from package_cache.storage.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 30.0
+
+
+class LastUse:
+    """Collects last-use times and writes them every 30 seconds, so that a hit needs no write.
+
+    A crash loses the times of half a minute, nothing else. The thread starts with the first note, so that a process
+    forked after this object was made has one of its own.
+    """
+
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._noted: dict[int, float] = {}
+        self._owner = 0
+        self._closed = threading.Event()
+
+    def note(self, entry: Entry) -> None:
+        """The entry is served now."""
+        with self._guard:
+            self._noted[entry.id] = self._clock()
+            if self._owner != os.getpid() and not self._closed.is_set():
+                self._owner = os.getpid()
+                threading.Thread(target=self._run, name="last use", daemon=True).start()
+
+    def flush(self) -> None:
+        """Write what was noted."""
+        with self._guard:
+            noted, self._noted = self._noted, {}
+        if not noted:
+            return
+        try:
+            self._registry.touch(noted)
+        except StoreError as error:
+            logger.warning("last-use times are lost: %s", error)
+
+    def _run(self) -> None:
+        while not self._closed.wait(FLUSH_SECONDS):
+            self.flush()
+
+    def close(self) -> None:
+        """Write what is left and stop."""
+        self._closed.set()
+        self.flush()

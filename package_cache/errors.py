@@ -1,0 +1,82 @@
+"""The one exception tree.
+
+Each class carries the HTTP status that a client sees when the error reaches the server's edge. Foreign
+exceptions (`OSError`, `sqlite3.Error`, urllib3's) are translated where they enter: in `storage/` and `upstream/`.
+"""
+
+
+class PackageCacheError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    http_status = 500
+
+
+class ConfigError(PackageCacheError):
+    """A setting cannot be used. Holds every problem found, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class RequestError(PackageCacheError):
+    """The client asked for something that is not answered; `close` ends its connection too."""
+
+    http_status = 400
+    close = False
+
+
+class BadRequest(RequestError):
+    """Not valid HTTP, or a target that cannot name a file (RFC 9112, section 3)."""
+
+    close = True
+
+
+class NotAllowed(RequestError):
+    """A method other than GET and HEAD (RFC 9110, section 15.5.6)."""
+
+    http_status = 405
+
+
+class ForeignHost(RequestError):
+    """An absolute-form target for a host that is none of the sources."""
+
+    http_status = 403
+
+
+class LoopDetected(RequestError):
+    """The request has passed through this cache before (RFC 9110, section 7.6.3)."""
+
+    http_status = 508
+
+
+class UpstreamError(PackageCacheError):
+    """A source did not deliver. `again` says that the same source may be asked once more at once."""
+
+    http_status = 502
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
+
+
+class UpstreamTimeout(UpstreamError):
+    """A source did not answer, or fell silent, for longer than the limit."""
+
+    http_status = 504
+
+
+class FillError(PackageCacheError):
+    """A download came to nothing. `status` is what a client that has seen no byte is told."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.http_status = status
+
+
+class StoreError(PackageCacheError):
+    """The cache directory or the registry cannot be used."""
+
+
+class DamagedBlob(StoreError):
+    """A stored file is missing, or its bytes are not those its name promises."""

@@ -1,0 +1,121 @@
+"""Frozen values that cross the floors: what is asked for, what a source said, what the registry holds.
+
+Nothing here does I/O or decides anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NewType
+
+Key = NewType("Key", str)
+"""The canonical name of a thing: path and query in normal form; see `rules/targets.py`."""
+
+Fields = tuple[tuple[str, str], ...]
+"""HTTP header fields, in order, names as first written."""
+
+
+class Status(IntEnum):
+    """The state of an entry."""
+
+    UNINITIALIZED = 0
+    WRITE = 1
+    FAILED = 2
+    READY = 3
+    TRASH = -1
+    DELETED = -2
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An upstream base URL without its final slash, and the credentials sent to its host only."""
+
+    base: str
+    authorization: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request names. `path` is absolute and percent-encoded in normal form; `query` None if there is none."""
+
+    path: str
+    query: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Path and query as they are sent to a source."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One client request, already checked. Field names are lower case."""
+
+    method: str
+    target: Target
+    fields: Mapping[str, str]
+    modern: bool = True
+    """Whether the client speaks HTTP/1.1, and so can tell a cut chunked body from a whole one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A half-open byte range [start, stop)."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a source said to recognise a version by (RFC 9110, section 8.8), as it wrote it."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.etag is not None or self.last_modified is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """What a source said about a body, apart from the body. `size` is None while nobody knows it (bytes)."""
+
+    fields: Fields
+    size: int | None
+    source: str
+    received: float
+    """When the head arrived, in seconds of the epoch."""
+
+    def get(self, name: str) -> str | None:
+        """The value of a field, by its name in lower case."""
+        return next((value for key, value in self.fields if key.lower() == name), None)
+
+    @property
+    def validators(self) -> Validators:
+        """What the source recognises this version by."""
+        return Validators(self.get("etag"), self.get("last-modified"))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the registry: one version of one key. `digest` is the SHA-256 of its bytes in hex."""
+
+    id: int
+    key: Key
+    version: int
+    status: Status
+    digest: str
+    representation: Representation
+    created: float
+    used: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blob."""
+        size = self.representation.size
+        assert size is not None  # an entry is committed with its size
+        return size

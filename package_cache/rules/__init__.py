@@ -1,0 +1,1 @@
+"""Decisions: pure functions and values, without I/O and without a clock."""

@@ -1,0 +1,112 @@
+"""HTTP field values: text to value and back (RFC 9110).
+
+A value that cannot be read gives None and is then ignored, as the RFC allows for optional fields; nothing here raises.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import formatdate, parsedate_to_datetime
+
+from package_cache.model import Span
+
+_RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,32})[ \t]*-[ \t]*(\d{0,32})[ \t]*", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.IGNORECASE)
+_ENTITY_TAG = re.compile(r'[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|$)')
+_LENGTH = re.compile(r"\d{1,19}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsatisfiable:
+    """A range that lies outside the representation: 416 (RFC 9110, section 15.5.17)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """Where the body of a 206 lies in the whole of `total` bytes."""
+
+    span: Span
+    total: int
+
+
+def parse_date(text: str | None) -> float | None:
+    """Seconds of the epoch, from any of the three forms of an HTTP-date (RFC 9110, section 5.6.7)."""
+    if not text:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, IndexError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.timestamp()
+
+
+def format_date(seconds: float) -> str:
+    """The preferred form of an HTTP-date."""
+    return formatdate(seconds, usegmt=True)
+
+
+def parse_length(text: str | None) -> int | None:
+    """A Content-Length in bytes; None unless it is digits only."""
+    return int(text) if text is not None and _LENGTH.fullmatch(text) else None
+
+
+def is_strong(etag: str | None) -> bool:
+    """Whether a tag may prove two bodies equal byte for byte (RFC 9110, section 8.8.3)."""
+    return etag is not None and etag.startswith('"') and bool(_ENTITY_TAG.fullmatch(etag))
+
+
+def is_strong_date(last_modified: str | None, date: float | None) -> bool:
+    """Whether a Last-Modified may be used as a strong validator: at least a second older than the answer (8.8.2.2)."""
+    modified = parse_date(last_modified)
+    return modified is not None and date is not None and modified + 1 <= date
+
+
+def tag_listed(etag: str, listed: str) -> bool:
+    """Whether an If-None-Match value names the tag, by the weak comparison (RFC 9110, section 13.1.2)."""
+    if listed.strip(" \t") == "*":
+        return True
+    opaque = etag.removeprefix("W/")
+    return any(tag.removeprefix("W/") == opaque for tag in _ENTITY_TAG.findall(listed))
+
+
+def parse_range(text: str, size: int) -> Span | Unsatisfiable | None:
+    """The part of `size` bytes that a Range value asks for; None if it is to be ignored.
+
+    Several ranges are ignored, so the whole is answered, which RFC 9110 (section 14.2) leaves to the server.
+    """
+    match = _RANGE.fullmatch(text.strip(" \t"))
+    if match is None:
+        return None
+    first, last = match.groups()
+    if not first:
+        return _suffix(int(last), size) if last else None
+    start = int(first)
+    if last and int(last) < start:
+        return None
+    if start >= size:
+        return Unsatisfiable()
+    return Span(start, min(int(last) + 1, size) if last else size)
+
+
+def _suffix(length: int, size: int) -> Span | Unsatisfiable:
+    if length == 0 or size == 0:
+        return Unsatisfiable()
+    return Span(max(0, size - length), size)
+
+
+def parse_content_range(text: str | None) -> ContentRange | None:
+    """The Content-Range of a 206 (RFC 9110, section 14.4); None without a total, or if it contradicts itself."""
+    match = _CONTENT_RANGE.fullmatch(text or "")
+    if match is None:
+        return None
+    first, last, total = (int(part) for part in match.groups())
+    if not first <= last < total:
+        return None
+    return ContentRange(Span(first, last + 1), total)
+
+
+def media_type(content_type: str | None) -> str:
+    """Type and subtype in lower case, without parameters."""
+    return (content_type or "").partition(";")[0].strip().lower()

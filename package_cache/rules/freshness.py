@@ -1,0 +1,74 @@
+"""Which files may be kept for ever, and which must be asked for again each time.
+
+A package file carries its version, date or digest in its name and never changes. What lists packages keeps its name while
+its content changes. The table of the second kind covers Gentoo, Debian, Python, npm, Arch, Fedora and Alpine; what no
+pattern knows is a package file, unless its name or its media type says otherwise.
+"""
+
+import re
+from enum import Enum
+
+from package_cache.model import Target
+from package_cache.rules.fields import media_type
+
+
+class Freshness(Enum):
+    """How long an answer stays good without asking a source."""
+
+    IMMUTABLE = "immutable"
+    REVALIDATE = "revalidate"
+
+
+# First match wins; matched against the decoded-once path in normal form.
+_PATTERNS: tuple[tuple[re.Pattern[str], Freshness], ...] = tuple(
+    (re.compile(pattern), freshness)
+    for pattern, freshness in (
+        # Debian: names under by-hash, and the patches a pdiff Index lists, hold a digest or a date.
+        (r"/by-hash/[A-Za-z0-9]+/[0-9a-f]{32,}$", Freshness.IMMUTABLE),
+        (r"\.diff/T?-?\d{4}-\d\d-\d\d-[\d.]+(-[A-Za-z]+)?\.(gz|xz)$", Freshness.IMMUTABLE),
+        (r"/dists/", Freshness.REVALIDATE),
+        (r"/(InRelease|Release(\.gpg)?)$", Freshness.REVALIDATE),
+        (
+            r"/(Packages|Sources|Contents|Translation|Components|Commands)(-[^/]*)?(\.(gz|xz|bz2|lzma|lz4|zst))?$",
+            Freshness.REVALIDATE,
+        ),
+        # Gentoo: a binary package is rewritten in place unless its name ends with a build number.
+        (r"/([^/]+)/\1-[^/]+-\d+\.(gpkg\.tar|xpak)$", Freshness.IMMUTABLE),
+        (r"\.(gpkg\.tar|xpak|tbz2)$", Freshness.REVALIDATE),
+        (r"/(layout\.conf|timestamp[^/]*)$", Freshness.REVALIDATE),
+        (r"/[^/]*(?<![A-Za-z])latest(?![A-Za-z])[^/]*$", Freshness.REVALIDATE),
+        # Lists of digests.
+        (r"/(?i:(md5|sha\d+|b2|blake2b?)sums?|checksums?)(\.txt)?(\.(asc|gpg|sig|sign))?$", Freshness.REVALIDATE),
+        # Arch: the databases, their older spellings and signatures.
+        (r"\.(db|files)(\.tar(\.[a-z0-9]+)?)?(\.sig)?$", Freshness.REVALIDATE),
+        # Fedora: everything in repodata carries its digest in its name, but for the list itself.
+        (r"/repodata/[0-9a-f]{32,}-[^/]+$", Freshness.IMMUTABLE),
+        (r"/repodata/", Freshness.REVALIDATE),
+        # Alpine.
+        (r"/APKINDEX\.[^/]+$", Freshness.REVALIDATE),
+        # Python and npm: pages and documents have no suffix; a few have one all the same.
+        (r"/simple/", Freshness.REVALIDATE),
+        (r"/(index\.[a-z]+|[^/]+\.html?)$", Freshness.REVALIDATE),
+        # A name without a suffix, or with nothing behind the last slash, is a page or a list.
+        (r"/[^/]*(?<!/)\.(?=[0-9]*[A-Za-z])[A-Za-z0-9_+%]+$", Freshness.IMMUTABLE),
+    )
+)
+
+_DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
+
+
+def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
+    """The rule for a target; `content_type` is that of the stored answer, if there is one."""
+    kind = media_type(content_type)
+    if kind in _DOCUMENT_TYPES or kind.endswith("+json") or target.query is not None:
+        return Freshness.REVALIDATE
+    return next((freshness for pattern, freshness in _PATTERNS if pattern.search(target.path)), Freshness.REVALIDATE)
+
+
+def accept_of(target: Target, accept: str | None) -> str | None:
+    """The client's Accept where the answer may depend on it: for documents, not for package files."""
+    if accept is None or accept.strip() in ("", "*/*"):
+        return None
+    if freshness_of(target) is Freshness.IMMUTABLE and "json" not in accept:
+        return None
+    return ", ".join(part.strip() for part in accept.split(","))

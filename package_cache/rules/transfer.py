@@ -1,0 +1,347 @@
+"""One download as a state machine: mirrors, failover, resumption, comparison. No I/O, no clock.
+
+The loop that drives it performs an action, reports what happened as an event, and asks for the next action. The machine
+keeps one promise: the bytes kept are those of one file. It appends to bytes it has only where the source proves to hold
+the same thing (same strong validator, RFC 9110 section 8.8.1) and the last bytes before the joint compare equal. Without
+that proof the source is read from its first byte and compared with what is there. Completeness is a declared length or
+a chunked end, never an end of the stream alone.
+"""
+
+from dataclasses import dataclass, field
+
+from package_cache.model import Representation, Validators
+from package_cache.rules.fields import ContentRange, is_strong, is_strong_date, parse_date
+
+OVERLAP = 4096
+"""Bytes before the joint that are asked for again and compared."""
+TRIES = 4
+"""Rounds over all mirrors without a new byte before giving up; pauses grow between them."""
+FREE_ASK = 1 << 20
+"""An ask that brought this many new bytes does not count against the limit of asks."""
+
+_MISSING = frozenset({404, 410})
+_REFUSALS = frozenset({403, 404, 410, 451})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Event: a source answered. `chunked` says that the end of the body will be marked."""
+
+    status: int
+    representation: Representation
+    chunked: bool = False
+    content_range: ContentRange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Event: so many bytes arrived and were compared or appended."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Event: bytes arrived that differ from those kept at the same place, or go beyond the declared length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eof:
+    """Event: the body ended in good order by its own framing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """Event: the source could not be asked or stopped. `again` allows asking the same one at once."""
+
+    reason: str
+    again: bool = False
+    timeout: bool = False
+
+
+Event = Head | Chunk | Mismatch | Eof | Broke
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Action: after `pause` seconds request `url` from byte `offset` on.
+
+    With an offset, `if_range` is sent as If-Range; without, `condition` is sent as If-None-Match or If-Modified-Since.
+    """
+
+    url: str
+    offset: int = 0
+    if_range: str | None = None
+    condition: Validators | None = None
+    pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Action: read on; the next byte belongs at `at`. `begin` is set once, when the body's head becomes known."""
+
+    at: int
+    begin: Representation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Action: forget the bytes kept; they belong to a file that no source holds any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Action: the file is complete with `size` bytes."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    """Action: the source confirmed what the cache has (304). `head` may carry newer fields."""
+
+    head: Representation
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Action: no source delivered. `status` is the HTTP status that says so to a client."""
+
+    status: int
+    reason: str
+
+
+Action = Ask | Receive | Restart | Finish | NotModified | GiveUp
+
+
+@dataclass(slots=True)
+class _Mirror:
+    url: str
+    asks: int = 0
+    out: bool = False
+    """Will not be asked again: it does not have the file, or has another one."""
+    differs: bool = False
+    refused: int | None = None
+    timed_out: bool = False
+    reason: str = "not asked"
+
+
+@dataclass(slots=True)
+class Transfer:
+    """One download from one of `urls`, continuing after `have` bytes of `known` if there are any.
+
+    `known` is the head those bytes came with. With `held`, the version the cache has, requests for the whole are
+    conditional.
+    """
+
+    urls: tuple[str, ...]
+    have: int = 0
+    known: Representation | None = None
+    held: Representation | None = None
+    _mirrors: list[_Mirror] = field(init=False)
+    _current: int = field(init=False, default=0)
+    _at: int = field(init=False, default=0)
+    _gained: int = field(init=False, default=0)
+    _asked: Ask | None = field(init=False, default=None)
+    _round: int = field(init=False, default=0)
+    _round_start: int = field(init=False, default=0)
+    _restarted: bool = field(init=False, default=False)
+    _confirmed: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._mirrors = [_Mirror(url) for url in self.urls]
+        if self.known is None:
+            self.have = 0
+        else:
+            self._current = self._round_start = next(
+                (at for at, url in enumerate(self.urls) if url == self.known.source), 0
+            )
+
+    @property
+    def at(self) -> int:
+        """Where the next byte of the body belongs."""
+        return self._at
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the sources do not agree on the bytes kept, so that nothing of them may be used later."""
+        return self._restarted or any(mirror.differs for mirror in self._mirrors)
+
+    def start(self) -> Action:
+        """The first action."""
+        if not self._mirrors:
+            return GiveUp(404, "there is no source to ask")
+        return self._ask()
+
+    def next(self, event: Event) -> Action:
+        """What to do after `event`."""
+        match event:
+            case Head():
+                return self._on_head(event)
+            case Chunk(size):
+                return self._on_chunk(size)
+            case Mismatch():
+                return self._leave("has other bytes", out=True, differs=True)
+            case Eof():
+                return self._on_eof()
+            case Broke(reason, again, timeout):
+                self._mirror.timed_out = timeout
+                return self._on_broken(reason, again)
+
+    @property
+    def _mirror(self) -> _Mirror:
+        return self._mirrors[self._current]
+
+    def _ask(self, *, whole: bool = False, pause: float = 0.0) -> Ask:
+        mirror = self._mirror
+        mirror.asks += 1
+        mirror.timed_out, mirror.refused = False, None
+        self._gained = 0
+        if_range = None if whole else self._if_range(mirror.url)
+        if if_range is not None:
+            self._asked = Ask(mirror.url, self.have - OVERLAP, if_range, pause=pause)
+        else:
+            condition = self.held.validators if self.held and not self.have else None
+            self._asked = Ask(mirror.url, condition=condition, pause=pause)
+        return self._asked
+
+    def _if_range(self, url: str) -> str | None:
+        """What proves that `url` holds the file whose first bytes are kept; None if nothing can."""
+        if self.known is None or self.have <= OVERLAP:
+            return None
+        etag, modified = self.known.validators.etag, self.known.validators.last_modified
+        if is_strong(etag):
+            return etag
+        if url == self.known.source and is_strong_date(modified, parse_date(self.known.get("date"))):
+            return modified
+        return None
+
+    def _on_head(self, head: Head) -> Action:
+        asked = self._asked
+        assert asked is not None
+        if head.status == 304 and asked.condition:
+            return NotModified(head.representation)
+        if head.status == 206 and asked.offset:
+            return self._on_partial(head, asked)
+        if head.status == 416 and asked.offset:
+            return self._ask(whole=True)
+        if head.status == 200:
+            return self._on_whole(head)
+        self._mirror.refused = head.status
+        return self._leave(f"answered {head.status}", out=head.status in _REFUSALS)
+
+    def _on_partial(self, head: Head, asked: Ask) -> Action:
+        assert self.known is not None
+        place = head.content_range
+        offered = head.representation.validators
+        # A 206 must repeat the ETag but may leave Last-Modified out (RFC 9110, section 15.3.7).
+        proven = (
+            place is not None
+            and place.span.start == asked.offset
+            and self.known.size in (None, place.total)
+            and asked.if_range in (offered.etag, offered.last_modified or self.known.validators.last_modified)
+        )
+        if not proven or place is None:
+            return self._ask(whole=True) if self._mirror.asks < self._limit else self._leave("sent a wrong range")
+        return self._receive(asked.offset, self.known)
+
+    def _on_whole(self, head: Head) -> Action:
+        size = head.representation.size
+        if size is None and not head.chunked:
+            return self._leave("gave neither a length nor a chunked body, so its end could not be told", out=True)
+        if self._is_older(head.representation):
+            return self._leave("has an older version", out=True)
+        if self.have == 0 or self.known is None:
+            self.known, self._confirmed = head.representation, False
+        elif None not in (size, self.known.size) and size != self.known.size:
+            return self._leave("has a file of another size", out=True, differs=True)
+        elif self.known.size is None and size is not None and size < self.have:
+            return self._leave("has a shorter file", out=True, differs=True)
+        return self._receive(0, self.known)
+
+    def _is_older(self, offered: Representation) -> bool:
+        """Whether a mirror that lags behind offers a version that was already replaced here."""
+        if self.held is None or offered.source == self.held.source:
+            return False
+        ours, theirs = parse_date(self.held.get("last-modified")), parse_date(offered.get("last-modified"))
+        return ours is not None and theirs is not None and theirs < ours
+
+    def _receive(self, at: int, known: Representation) -> Receive:
+        self._at = at
+        begin = None if self._confirmed else known
+        self._confirmed = True
+        return Receive(at, begin)
+
+    def fits(self, size: int) -> bool:
+        """Whether so many more bytes are within the declared length."""
+        return self.known is None or self.known.size is None or self._at + size <= self.known.size
+
+    def _on_chunk(self, size: int) -> Action:
+        self._at += size
+        if self._at > self.have:
+            self._gained += self._at - self.have
+            self.have = self._at
+            self._round, self._round_start = 0, self._current
+        return Receive(self._at)
+
+    def _on_eof(self) -> Action:
+        assert self.known is not None
+        if self._at < self.have:
+            return self._leave("has a shorter file", out=True, differs=True)
+        if self.known.size is not None and self._at < self.known.size:
+            return self._on_broken("ended before the declared length", again=True)
+        return Finish(self.have)
+
+    def _on_broken(self, reason: str, again: bool) -> Action:
+        mirror = self._mirror
+        if self._gained >= FREE_ASK:
+            mirror.asks -= 1
+        if (self._gained or (again and mirror.asks == 1)) and mirror.asks < self._limit:
+            mirror.reason = reason
+            return self._ask()
+        return self._leave(reason)
+
+    @property
+    def _limit(self) -> int:
+        return 2 * TRIES
+
+    def _leave(self, reason: str, *, out: bool = False, differs: bool = False) -> Action:
+        """Turn to the next mirror that may still help."""
+        mirror = self._mirror
+        mirror.reason, mirror.differs = reason, mirror.differs or differs
+        mirror.out = mirror.out or out or mirror.asks >= self._limit
+        for _ in self._mirrors:
+            self._current = (self._current + 1) % len(self._mirrors)
+            if self._current == self._round_start:
+                self._round += 1
+                if self.have == 0 or self._round >= TRIES:
+                    break
+            if not self._mirror.out:
+                return self._ask(pause=0.25 * (1 << self._round) if self._round else 0.0)
+        return self._end_of_rounds()
+
+    def _end_of_rounds(self) -> Action:
+        changed = next((at for at, mirror in enumerate(self._mirrors) if mirror.differs), None)
+        if changed is None or self._restarted:
+            return self._give_up()
+        self._restarted, self._confirmed = True, False
+        self.have, self.known = 0, None
+        self._current = self._round_start = changed
+        self._round = 0
+        for mirror in self._mirrors:
+            mirror.out = mirror.differs = False
+            mirror.asks = 0
+        return Restart()
+
+    def _give_up(self) -> GiveUp:
+        reasons = "; ".join(f"{mirror.url} {mirror.reason}" for mirror in self._mirrors)
+        refused = [mirror.refused for mirror in self._mirrors]
+        if all(status in _REFUSALS for status in refused):
+            missing = any(status in _MISSING for status in refused)
+            return GiveUp(404 if missing else refused[0] or 404, reasons)
+        timeout = all(mirror.timed_out or mirror.refused in _REFUSALS for mirror in self._mirrors)
+        return GiveUp(504 if timeout else 502, reasons)
+
+    def resume(self) -> Action:
+        """The action after a `Restart` was carried out."""
+        return self._ask()

@@ -1,0 +1,149 @@
+"""The head of an HTTP/1 request: bytes -> `Head`, strictly (RFC 9112).
+
+Decides what is a request at all. One reading only: whatever two programs could read in two ways (request smuggling) is
+refused. `parse_head` reads bytes; `check` holds for any head, so the application applies it to what a WSGI server let
+through as well.
+"""
+
+import re
+from dataclasses import dataclass
+
+from package_cache.errors import BadRequest, RequestError
+
+MAX_HEAD = 32768
+"""Bytes of request line and fields together."""
+MAX_FIELDS = 100
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_VALUE = rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
+_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*(" + _VALUE + rb")[ \t]*")
+    rb"(" + _TOKEN + rb"):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*"
+)
+_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=\-]+)(?::\d{0,5})?")
+_LENGTH = re.compile(r"\d{1,19}")
+
+
+class HeadTooLarge(BadRequest):
+    """More head than the limit (RFC 6585, section 5)."""
+
+    http_status = 431
+
+
+class VersionNotSupported(BadRequest):
+    """Not HTTP/1 (RFC 9110, section 15.6.6)."""
+
+    http_status = 505
+
+
+class ExpectationFailed(RequestError):
+    """An Expect other than 100-continue (RFC 9110, section 15.5.18)."""
+
+    http_status = 417
+    close = True
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Request line and fields. Field names are lower case, repeated fields stand as often as they were sent."""
+
+    method: str
+    target: str
+    minor: int
+    fields: tuple[tuple[str, str], ...]
+
+    def all(self, name: str) -> list[str]:
+        """The values of every field of that name."""
+        return [value for key, value in self.fields if key == name]
+
+    @property
+    def combined(self) -> dict[str, str]:
+        """One value a name, repeated ones joined (RFC 9110, section 5.3)."""
+        joined: dict[str, str] = {}
+        for name, value in self.fields:
+            joined[name] = f"{joined[name]}, {value}" if name in joined else value
+        return joined
+
+    @property
+    def has_body(self) -> bool:
+        """Whether bytes of content follow the head."""
+        return bool(self.all("transfer-encoding")) or any(int(length) for length in self.all("content-length"))
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client wants the connection to persist (RFC 9112, section 9.3)."""
+        options = {option.strip(" \t").lower() for value in self.all("connection") for option in value.split(",")}
+        return "close" not in options and (self.minor == 1 or "keep-alive" in options)
+
+
+def parse_head(data: bytes) -> tuple[Head, int] | None:
+    """The head at the start of `data` and the bytes it takes; None while it is not complete.
+
+    Raises `BadRequest` as soon as the bytes can no longer become a valid head.
+    """
+    start = 2 if data.startswith(b"\r\n") else 0
+    end = data.find(b"\r\n\r\n", start)
+    seen = data[start : end if end >= 0 else len(data)]
+    if _BARE_LINE_FEED.search(seen):
+        raise BadRequest("a line of the request does not end with CR LF")
+    if len(seen) > MAX_HEAD:
+        raise HeadTooLarge(f"the head of the request is longer than {MAX_HEAD} bytes")
+    if end < 0:
+        return None
+    line, *rest = seen.split(b"\r\n")
+    method, target, minor = _parse_request_line(line)
+    if len(rest) > MAX_FIELDS:
+        raise HeadTooLarge(f"the request has more than {MAX_FIELDS} fields")
+    head = Head(method, target, minor, tuple(_parse_field(field) for field in rest))
+    check(head)
+    return head, end + 4
+
+
+def _parse_request_line(line: bytes) -> tuple[str, str, int]:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise BadRequest("the request line is not valid")
+    method, target, major, minor = (part.decode("ascii") for part in match.groups())
+    if major != "1":
+        raise VersionNotSupported(f"HTTP/{major}.{minor} is not served here; HTTP/1.1 is")
+    return method, target, min(int(minor), 1)
+
+
+def _parse_field(line: bytes) -> tuple[str, str]:
+    match = _FIELD.fullmatch(line)
+    if match is None:
+        raise BadRequest("a field of the request is not valid")
+    return match.group(1).decode("ascii").lower(), match.group(2).decode("latin-1")
+
+
+def check(head: Head) -> None:
+    """Refuse what has no single reading: Host (RFC 9112, section 3.2) and framing (section 6).
+
+    Values that a WSGI server joined with a comma are recognised, since none of these fields allows one.
+    """
+    _check_host(head)
+    _check_framing(head)
+    expect = head.combined.get("expect")
+    if expect is not None and expect.lower() != "100-continue":
+        raise ExpectationFailed("the only expectation met here is 100-continue")
+
+
+def _check_host(head: Head) -> None:
+    hosts = head.all("host")
+    if not hosts and head.minor == 0:
+        return
+    if len(hosts) != 1:
+        raise BadRequest("the request has no Host field" if not hosts else "the request has several Host fields")
+    if not _HOST.fullmatch(hosts[0]):
+        raise BadRequest("the Host field is not one host name with or without a port")
+
+
+def _check_framing(head: Head) -> None:
+    lengths, codings = head.all("content-length"), head.all("transfer-encoding")
+    if lengths and codings:
+        raise BadRequest("the request has both Content-Length and Transfer-Encoding")
+    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
+        raise BadRequest("the Content-Length is not one number")
+    if codings and (len(codings) > 1 or codings[0].lower() != "chunked" or head.minor == 0):
+        raise BadRequest("the only Transfer-Encoding read here is chunked, in HTTP/1.1")

@@ -1,0 +1,1 @@
+"""Request handling: the WSGI application and the servers that host it."""

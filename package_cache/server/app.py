@@ -1,0 +1,231 @@
+"""The WSGI application (PEP 3333): environ -> `Request`, `Answer` -> status, fields and body.
+
+Complete on its own under any WSGI server. It checks again what the server let through, so that the same requests are
+refused everywhere. A body that may not go on ends in `ConnectionResetError`: the server then closes the connection, and
+the client sees that the transfer broke; a body that merely stopped would be believed.
+"""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from io import FileIO
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from package_cache.engine.service import Answer, Service, Stream
+from package_cache.errors import FillError, NotAllowed, PackageCacheError, RequestError
+from package_cache.model import Request
+from package_cache.rules import wire
+from package_cache.rules.targets import parse_target
+from package_cache.server import access
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 18
+_TRUSTED_WITH_FILES = ("gunicorn/", "package-cache/")
+"""Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks. Others get
+a wrapped file only where it is sent whole."""
+
+
+class Application:
+    """The WSGI callable. `hosts` are the names an absolute-form target may have besides the server's own."""
+
+    def __init__(self, service: Service, hosts: frozenset[str]) -> None:
+        self.service = service
+        self.hosts = hosts
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request."""
+        account = _Account(environ)
+        ends = _has_body(environ)
+        try:
+            answer = self._answer(read_head(environ), environ)
+        except PackageCacheError as error:
+            answer = self._refusal(error)
+            ends = ends or (isinstance(error, RequestError) and error.close)
+        except Exception:
+            logger.exception("a request ended in a bug: %s", account.request)
+            answer, ends = (
+                self.service.refuse(PackageCacheError("internal error; the log of the cache says more")),
+                True,
+            )
+        account.note(answer)
+        start_response(_status_line(answer.reply.status), list(answer.reply.fields))
+        return self._body(answer, environ, account, ends=ends)
+
+    def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
+        wire.check(head)
+        if head.method not in ("GET", "HEAD"):
+            raise NotAllowed(f"{head.method} is not allowed here; GET and HEAD are")
+        own = str(environ.get("SERVER_NAME", "")).lower()
+        target = parse_target(head.target, self.hosts | {own})
+        return self.service.answer(Request(head.method, target, head.combined, modern=head.minor == 1))
+
+    def _refusal(self, error: PackageCacheError) -> Answer:
+        if not isinstance(error, RequestError | FillError):
+            logger.error("%s", error)
+        return self.service.refuse(error)
+
+    def _body(self, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "HEAD" or (answer.reply.span is None and not answer.reply.open_ended):
+            return _Body(iter(()), _closer(answer.body), account, ends=ends)
+        match answer.body:
+            case FileIO() as file:
+                return self._file(file, answer, environ, account)
+            case Stream(blocks, close):
+                return _Body(blocks, close, account, ends=ends)
+            case bytes() as data:
+                return _Body(iter((data,)), _nothing, account, ends=ends)
+            case None:
+                raise AssertionError("a reply with a span has a body")
+
+    def _file(self, file: FileIO, answer: Answer, environ: "WSGIEnvironment", account: "_Account") -> Iterable[bytes]:
+        span = answer.reply.span
+        assert span is not None
+        part = _FilePart(file, len(span), account)
+        wrapper = environ.get("wsgi.file_wrapper")
+        trusted = str(environ.get("SERVER_SOFTWARE", "")).startswith(_TRUSTED_WITH_FILES)
+        if wrapper is not None and (trusted or answer.reply.status == HTTPStatus.OK):
+            wrapped: Iterable[bytes] = wrapper(part, _BLOCK)
+            return wrapped
+        return _Body(iter(lambda: part.read(_BLOCK), b""), part.close, account, ends=False)
+
+
+def read_head(environ: "WSGIEnvironment") -> wire.Head:
+    """The request line and fields behind an environ, as far as a WSGI server lets them be known."""
+    fields = [
+        (name[5:].replace("_", "-").lower(), str(value)) for name, value in environ.items() if name.startswith("HTTP_")
+    ]
+    if environ.get("CONTENT_LENGTH"):
+        fields.append(("content-length", str(environ["CONTENT_LENGTH"])))
+    minor = 0 if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else 1
+    return wire.Head(environ["REQUEST_METHOD"], _raw_target(environ), minor, tuple(fields))
+
+
+def _raw_target(environ: "WSGIEnvironment") -> str:
+    """The target as it was sent; where the server keeps only the decoded path, that path encoded again."""
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw:
+        return str(raw)
+    path = quote((environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1"))
+    query = environ.get("QUERY_STRING")
+    return f"{path}?{query}" if query else path
+
+
+def _has_body(environ: "WSGIEnvironment") -> bool:
+    return bool(environ.get("HTTP_TRANSFER_ENCODING")) or environ.get("CONTENT_LENGTH") not in (None, "", "0")
+
+
+def _status_line(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase}"
+
+
+def _nothing() -> None:
+    """Close nothing."""
+
+
+def _closer(body: object) -> Callable[[], None]:
+    return body.close if isinstance(body, FileIO | Stream) else _nothing
+
+
+@dataclass(slots=True)
+class _Account:
+    """Gathers what the access record of one request says."""
+
+    environ: "WSGIEnvironment"
+    begun: float = field(default_factory=time.monotonic)
+    status: int = 0
+    kind: str = "error"
+    source: str = "-"
+    sent: int = 0
+    cut: bool = False
+
+    @property
+    def request(self) -> str:
+        return f"{self.environ.get('REQUEST_METHOD')} {_raw_target(self.environ)!r}"
+
+    def note(self, answer: Answer) -> None:
+        self.status, self.kind, self.source = answer.reply.status, answer.kind, answer.source
+
+    def settle(self) -> None:
+        """Write the record; the request is over."""
+        access.log(
+            access.AccessRecord(
+                client=str(self.environ.get("REMOTE_ADDR", "-")),
+                method=str(self.environ.get("REQUEST_METHOD", "-")),
+                target=_raw_target(self.environ),
+                status=self.status,
+                sent=self.sent,
+                kind=self.kind,
+                source=self.source,
+                seconds=time.monotonic() - self.begun,
+                cut=self.cut,
+            )
+        )
+
+
+class _Body:
+    """An iterable body that counts, and that cuts the connection where it may not go on or must not be used again."""
+
+    def __init__(self, blocks: Iterator[bytes], close: Callable[[], None], account: _Account, *, ends: bool) -> None:
+        self._blocks = blocks
+        self._close = close
+        self._account = account
+        self._ends = ends
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            block = next(self._blocks)
+        except StopIteration:
+            if self._ends:
+                self._ends = False
+                raise ConnectionResetError(errno.ECONNRESET, "the connection cannot be used again") from None
+            raise
+        except FillError as error:
+            self._account.cut = True
+            logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
+            raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
+        self._account.sent += len(block)
+        return block
+
+    def close(self) -> None:
+        """Give back what the body holds; called once by the server (PEP 3333)."""
+        self._close()
+        self._account.settle()
+
+
+class _FilePart:
+    """The part of a blob that is sent, from the file's position on. Servers with sendfile use the descriptor."""
+
+    def __init__(self, file: FileIO, size: int, account: _Account) -> None:
+        self._file = file
+        self._left = size
+        self._account = account
+        self._account.sent = size
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def tell(self) -> int:
+        """Where in the file the next byte is."""
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, and never beyond the part."""
+        block = self._file.read(self._left if size < 0 else min(size, self._left)) or b""
+        self._left -= len(block)
+        return block
+
+    def close(self) -> None:
+        """Close the blob."""
+        self._file.close()
+        self._account.settle()

@@ -1,0 +1,122 @@
+"""Gunicorn as the host: the settings that fit this application, and a worker that keeps time.
+
+The only module that imports Gunicorn. `HeadTimeWorker` is its threaded worker with what that one lacks: a limit on the
+time a request head may take, and on the time a client may take nothing of what is sent.
+"""
+
+import errno
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from package_cache.config import Config, Timeouts
+from package_cache.server.app import Application
+
+
+class GunicornServer(BaseApplication):  # type: ignore[misc]
+    """Serves the application that `make` builds in each worker."""
+
+    def __init__(self, config: Config, make: Callable[[], Application], started: Callable[[str], None]) -> None:
+        self._config = config
+        self._make = make
+        self._started = started
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Hand our settings over; no file and no environment variable of Gunicorn's is read."""
+        config = self._config
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        settings = {
+            "bind": [f"{host}:{config.port}"],
+            "workers": config.workers,
+            "threads": config.threads,
+            "worker_class": worker_class(config.timeouts),
+            "worker_connections": 1024,
+            "backlog": 2048,
+            "keepalive": int(config.timeouts.idle),
+            "timeout": 60,
+            "graceful_timeout": 30,
+            "limit_request_line": 8190,
+            "forwarded_allow_ips": "",
+            "control_socket_disable": True,
+            "loglevel": {0: "warning", 1: "info"}.get(config.verbose, "debug"),
+            "logger_class": "package_cache.server.gunicorn.Logger",
+            "when_ready": self._when_ready,
+            "worker_exit": _close_application,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Application:
+        """Build the application; called once in each worker."""
+        return self._make()
+
+    def _when_ready(self, arbiter: Any) -> None:
+        self._started(", ".join(f"http://{_text(listener.getsockname())}/" for listener in arbiter.LISTENERS))
+
+
+def _text(address: tuple[Any, ...]) -> str:
+    host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    return f"{host}:{address[1]}"
+
+
+def _close_application(_server: Any, worker: Any) -> None:
+    """Let a worker that ends write what it still holds."""
+    application = getattr(worker, "wsgi", None)
+    if isinstance(application, Application):
+        application.service.close()
+
+
+def worker_class(limits: Timeouts) -> type[ThreadWorker]:
+    """A worker class bound to its limits; Gunicorn makes the instances."""
+    return type("PackageCacheWorker", (HeadTimeWorker,), {"limits": limits})
+
+
+class HeadTimeWorker(ThreadWorker):  # type: ignore[misc]
+    """Gunicorn's threaded worker, with limits on the time of a request head and of a stuck send.
+
+    Gunicorn reads a head on a blocking socket, so a client that sends half of one would hold a thread for ever.
+    """
+
+    limits = Timeouts()
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._reading: dict[TConn, float] = {}
+
+    def handle(self, conn: TConn) -> Any:
+        """Serve a request; its head is due from now on."""
+        self._reading[conn] = time.monotonic() + self.limits.request
+        try:
+            return super().handle(conn)
+        finally:
+            self._reading.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: TConn) -> Any:
+        """Run the application: the head is complete, what counts now is that the client reads."""
+        self._reading.pop(conn, None)
+        conn.sock.settimeout(self.limits.send)
+        try:
+            return super().handle_request(req, conn)
+        except TimeoutError as error:
+            raise ConnectionResetError(errno.ECONNRESET, "the client stopped reading") from error
+
+    def murder_pending(self) -> None:
+        """Called every second by the main loop: also end the connections whose head is overdue."""
+        super().murder_pending()
+        now = time.monotonic()
+        for conn, due in list(self._reading.items()):
+            if due < now:
+                self._reading.pop(conn, None)
+                _hang_up(conn)
+
+
+def _hang_up(conn: TConn) -> None:
+    """Make the thread that reads from the connection see its end."""
+    try:
+        conn.sock.shutdown(2)
+    except OSError:
+        return

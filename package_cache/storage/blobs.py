@@ -1,0 +1,103 @@
+"""Content-addressed files: bytes named by their SHA-256, immutable, one copy however many keys point at them.
+
+Owns `blobs-v1/`. The only place that publishes a blob. Each blob carries a seal: a fixed modification time. A blob without
+it, or of another size, was touched by somebody else and is hashed before it is served.
+"""
+
+import hashlib
+import io
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from package_cache.errors import DamagedBlob, StoreError
+from package_cache.storage.parts import Part
+
+SEAL_NS = 946_684_800 * 10**9
+"""The modification time of every blob, in nanoseconds of the epoch: 2000-01-01."""
+
+_BLOCK = 1 << 20
+
+
+class BlobStore:
+    """The blobs under one directory. Safe for any number of threads and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where the blob of that digest is, or would be."""
+        return self._root / digest[:2] / digest
+
+    def open(self, digest: str, size: int) -> io.FileIO:
+        """An unbuffered file at the start of the blob. Raises `DamagedBlob` if it is not what it should be."""
+        try:
+            file = io.FileIO(self.path(digest))
+        except FileNotFoundError:
+            raise DamagedBlob(f"blob {digest} is missing") from None
+        except OSError as error:
+            raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
+        try:
+            self._verify(file, digest, size)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _verify(self, file: io.FileIO, digest: str, size: int) -> None:
+        status = os.fstat(file.fileno())
+        if status.st_size != size:
+            raise DamagedBlob(f"blob {digest} has {status.st_size} bytes instead of {size}")
+        if status.st_mtime_ns == SEAL_NS:
+            return
+        if hash_file(file.fileno(), size).hexdigest() != digest:
+            raise DamagedBlob(f"blob {digest} has other bytes than its name says")
+        with suppress(OSError):  # a blob of another owner stays unsealed, and is hashed each time
+            os.utime(file.fileno(), ns=(SEAL_NS, SEAL_NS))
+
+    def adopt(self, part: Part, digest: str) -> None:
+        """Make the part the blob of that digest, durably. The part's name is gone afterwards, open descriptors stay valid.
+
+        A blob that is there already is replaced by the same bytes, which also mends one that rotted.
+        """
+        target = self.path(digest)
+        try:
+            os.fchmod(part.fileno(), 0o444)
+            os.utime(part.fileno(), ns=(SEAL_NS, SEAL_NS))
+            os.fsync(part.fileno())
+            if not target.parent.is_dir():
+                target.parent.mkdir(exist_ok=True)
+                sync_directory(self._root)
+            part.path.rename(target)
+            sync_directory(target.parent)
+        except OSError as error:
+            raise StoreError(f"cannot store a finished download as {target}: {error.strerror}") from error
+
+    def remove(self, digest: str) -> None:
+        """Take the blob out of the store; readers that have it open go on."""
+        try:
+            self.path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot remove blob {digest}: {error.strerror}") from error
+
+
+def hash_file(descriptor: int, size: int) -> "hashlib._Hash":
+    """SHA-256 over the first `size` bytes of a file, wherever its position is."""
+    digest, at = hashlib.sha256(), 0
+    while at < size:
+        block = os.pread(descriptor, min(_BLOCK, size - at), at)
+        if not block:
+            break
+        digest.update(block)
+        at += len(block)
+    return digest
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

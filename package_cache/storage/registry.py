@@ -1,0 +1,224 @@
+"""The registry: which versions of which keys there are, and in what state. One SQLite file, `registry-v1.db`.
+
+The only place that changes a status. WAL lets readers go on while one writer commits; every change is one
+`BEGIN IMMEDIATE` transaction, so two processes never decide on the same old state. Connections are lent from a pool of
+this process: a server with a thread a client would otherwise open one for each. A connection never crosses a fork.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.model import Entry, Key, Representation, Status
+from package_cache.storage import records
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blob (
+    digest TEXT PRIMARY KEY,
+    size INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entry (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    digest TEXT NOT NULL REFERENCES blob,
+    representation TEXT NOT NULL,
+    created REAL NOT NULL,
+    used REAL NOT NULL,
+    UNIQUE (key, version)
+);
+CREATE INDEX IF NOT EXISTS entry_ready ON entry (key, version) WHERE status = 3;
+CREATE INDEX IF NOT EXISTS entry_digest ON entry (digest);
+CREATE TABLE IF NOT EXISTS total (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    entries INTEGER NOT NULL,
+    blobs INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+);
+INSERT OR IGNORE INTO total VALUES (1, 0, 0, 0);
+CREATE TRIGGER IF NOT EXISTS blob_added AFTER INSERT ON blob
+    BEGIN UPDATE total SET blobs = blobs + 1, bytes = bytes + new.size; END;
+CREATE TRIGGER IF NOT EXISTS blob_removed AFTER DELETE ON blob
+    BEGIN UPDATE total SET blobs = blobs - 1, bytes = bytes - old.size; END;
+CREATE TRIGGER IF NOT EXISTS entry_added AFTER INSERT ON entry WHEN new.status = 3
+    BEGIN UPDATE total SET entries = entries + 1; END;
+CREATE TRIGGER IF NOT EXISTS entry_moved AFTER UPDATE OF status ON entry WHEN (old.status = 3) <> (new.status = 3)
+    BEGIN UPDATE total SET entries = entries + CASE new.status WHEN 3 THEN 1 ELSE -1 END; END;
+CREATE TABLE IF NOT EXISTS meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('instance', lower(hex(randomblob(4))));
+"""
+
+_COLUMNS = "id, key, version, status, digest, representation, created, used"
+_BUSY_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the store holds: versions that can be served, and distinct files with their bytes."""
+
+    entries: int
+    blobs: int
+    bytes: int
+
+
+class Registry:
+    """The registry in one file. Safe for any number of threads and processes. Methods raise StoreError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._guard = threading.Lock()
+        self._owner = os.getpid()
+        self._idle: list[sqlite3.Connection] = []
+        self._forsaken: list[sqlite3.Connection] = []
+        with self._lent() as connection:
+            connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        with self._guard:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @property
+    def instance(self) -> str:
+        """A name for this cache, the same in every process that shares it."""
+        with self._lent() as connection:
+            return str(connection.execute("SELECT value FROM meta WHERE name = 'instance'").fetchone()[0])
+
+    def totals(self) -> Totals:
+        """How much the store holds; costs the same whatever it holds."""
+        with self._lent() as connection:
+            return Totals(*connection.execute("SELECT entries, blobs, bytes FROM total").fetchone())
+
+    def best(self, key: Key) -> Entry | None:
+        """The newest version of the key that can be served."""
+        with self._lent() as connection:
+            row = connection.execute(
+                f"SELECT {_COLUMNS} FROM entry WHERE key = ? AND status = 3 ORDER BY version DESC LIMIT 1",
+                (key,),
+            ).fetchone()
+        return _entry(row) if row else None
+
+    def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
+        """Record that the blob is there and is the newest version of the key.
+
+        Bytes that equal the newest version's are that version, confirmed: its row takes the new head.
+        """
+        now = time.time()
+        with self._writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
+            newest = connection.execute(
+                "SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)
+            ).fetchone()
+            if newest[1] == digest and newest[2] == Status.READY:
+                row = self._confirm(connection, newest[0], representation)
+            else:
+                row = connection.execute(
+                    "INSERT INTO entry (key, version, status, digest, representation, created, used)"
+                    f" VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
+                    (key, (newest[3] or 0) + 1, Status.READY, digest, records.dump(representation), now, now),
+                ).fetchone()
+        return _entry(row)
+
+    def confirm(self, entry: Entry, representation: Representation) -> Entry:
+        """Record that a source vouched for the entry again, with the head it has now."""
+        with self._writing() as connection:
+            row = self._confirm(connection, entry.id, representation)
+        if row is None:
+            raise StoreError(f"version {entry.version} of {entry.key} is gone from the registry")
+        return _entry(row)
+
+    @staticmethod
+    def _confirm(connection: sqlite3.Connection, number: int, representation: Representation) -> tuple[object, ...]:
+        row: tuple[object, ...] = connection.execute(
+            f"UPDATE entry SET representation = ? WHERE id = ? RETURNING {_COLUMNS}",
+            (records.dump(representation), number),
+        ).fetchone()
+        return row
+
+    def condemn(self, digest: str) -> int:
+        """Take every version made of a damaged blob out of service; how many there were."""
+        with self._writing() as connection:
+            return connection.execute(
+                "UPDATE entry SET status = ? WHERE digest = ? AND status = ?", (Status.FAILED, digest, Status.READY)
+            ).rowcount
+
+    def touch(self, used: Mapping[int, float]) -> None:
+        """Record when entries were last served, by id, in seconds of the epoch. Never goes back in time."""
+        with self._writing() as connection:
+            connection.executemany(
+                "UPDATE entry SET used = max(used, ?) WHERE id = ?",
+                [(moment, number) for number, moment in used.items()],
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lent() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _lent(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._take()
+            try:
+                yield connection
+            except sqlite3.Error:
+                connection.close()
+                raise
+            except BaseException:
+                self._give(connection)
+                raise
+            self._give(connection)
+        except sqlite3.Error as error:
+            raise StoreError(f"the registry {self._path} cannot be used: {error}") from error
+
+    def _take(self) -> sqlite3.Connection:
+        with self._guard:
+            if self._owner != os.getpid():
+                # Closing a connection that was opened before the fork could harm the parent's locks.
+                self._forsaken, self._idle, self._owner = self._idle, [], os.getpid()
+            if self._idle:
+                return self._idle.pop()
+        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    def _give(self, connection: sqlite3.Connection) -> None:
+        with self._guard:
+            self._idle.append(connection)
+
+
+def _entry(row: tuple[object, ...]) -> Entry:
+    number, key, version, status, digest, representation, created, used = row
+    try:
+        return Entry(
+            id=int(str(number)),
+            key=Key(str(key)),
+            version=int(str(version)),
+            status=Status(int(str(status))),
+            digest=str(digest),
+            representation=records.load(str(representation)),
+            created=float(str(created)),
+            used=float(str(used)),
+        )
+    except ValueError as error:
+        raise StoreError(f"the registry holds an entry that cannot be read: {error}") from error

@@ -1,0 +1,88 @@
+"""Sources that are directories of this machine: `file:///var/cache/distfiles`."""
+
+import io
+import os
+import stat
+import time
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from package_cache.errors import UpstreamError
+from package_cache.model import Representation, Span
+from package_cache.rules.fields import ContentRange, format_date
+from package_cache.rules.transfer import Ask, Head
+
+_BLOCK = 1 << 20
+
+
+class FileAnswer:
+    """A regular file, or a head that says why there is none."""
+
+    def __init__(self, head: Head, file: io.FileIO | None, left: int) -> None:
+        self.head = head
+        self._file = file
+        self._left = left
+
+    def read(self) -> bytes:
+        """The next block of the file."""
+        if self._file is None or self._left == 0:
+            return b""
+        try:
+            block = self._file.read(min(_BLOCK, self._left))
+        except OSError as error:
+            raise UpstreamError(f"cannot be read: {error.strerror}") from error
+        if not block:
+            raise UpstreamError("became shorter while it was read")
+        self._left -= len(block)
+        return block
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def open_file(ask: Ask) -> FileAnswer:
+    """Answer as an HTTP server would for this directory: 200, 206, 304, 403 or 404."""
+    path = _path(ask.url)
+    if path is None:
+        return _refusal(ask, 404)
+    try:
+        file = io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except PermissionError:
+        return _refusal(ask, 403)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return _refusal(ask, 404)
+    except OSError as error:
+        raise UpstreamError(f"cannot be opened: {error.strerror}") from error
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        file.close()
+        return _refusal(ask, 404)
+    return _answer(ask, file, status)
+
+
+def _path(url: str) -> bytes | None:
+    """The path a file URL names; None if a segment holds what no file name can."""
+    segments = [unquote_to_bytes(segment) for segment in urlsplit(url).path.split("/")]
+    if any(b"/" in segment or b"\0" in segment for segment in segments):
+        return None
+    return b"/".join(segments)
+
+
+def _answer(ask: Ask, file: io.FileIO, status: os.stat_result) -> FileAnswer:
+    etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+    modified = format_date(status.st_mtime)
+    fields = (("Last-Modified", modified), ("ETag", etag), ("Date", format_date(time.time())))
+    representation = Representation(fields, status.st_size, ask.url, time.time())
+    if ask.condition and ask.condition.etag == etag:
+        file.close()
+        return FileAnswer(Head(304, representation), None, 0)
+    if ask.offset and ask.if_range in (etag, modified) and ask.offset < status.st_size:
+        file.seek(ask.offset)
+        place = ContentRange(Span(ask.offset, status.st_size), status.st_size)
+        return FileAnswer(Head(206, representation, content_range=place), file, status.st_size - ask.offset)
+    return FileAnswer(Head(200, representation), file, status.st_size)
+
+
+def _refusal(ask: Ask, status: int) -> FileAnswer:
+    return FileAnswer(Head(status, Representation((), None, ask.url, time.time())), None, 0)

@@ -1,0 +1,261 @@
+"""Sources reached over HTTP, through urllib3.
+
+Owns the connections. Follows redirects, within limits: bounded, never from https down to http, and to other hosts only if
+they have a public address, so that a source cannot aim this cache at the network it stands in. Credentials go to the host
+they were given for. Bodies are taken as they are: nothing is decoded, and a body that goes on behind its declared length
+is an error. Every failure leaves as an `UpstreamError`.
+"""
+
+import http.client
+import ipaddress
+import socket
+import time
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    SSLError,
+)
+from urllib3.exceptions import (
+    TimeoutError as PoolTimeoutError,
+)
+from urllib3.response import BaseHTTPResponse
+
+from package_cache.config import Timeouts
+from package_cache.errors import UpstreamError, UpstreamTimeout
+from package_cache.model import Representation, Source
+from package_cache.rules.answer import kept_fields
+from package_cache.rules.fields import parse_content_range, parse_length
+from package_cache.rules.transfer import Ask, Head
+
+MAX_REDIRECTS = 5
+_BLOCK = 1 << 20
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class OverrunError(UpstreamError):
+    """A body goes on behind its declared length: nothing of it can be trusted."""
+
+
+class _Response(http.client.HTTPResponse):
+    """A response that limits silence within the body, and looks behind the end of it."""
+
+    stall: float
+
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
+        super().__init__(sock, debuglevel, method)
+        self._socket = sock
+        self._has_no_body = method == "HEAD"
+
+    def begin(self) -> None:
+        super().begin()
+        self._socket.settimeout(self.stall)
+
+    def _close_conn(self) -> None:
+        surplus = self.status in (200, 206) and self.length == 0 and not self._has_no_body and self._has_more()
+        super()._close_conn()  # type: ignore[misc]
+        if surplus:
+            raise OverrunError("sent more than it declared")
+
+    def _has_more(self) -> bool:
+        try:
+            self._socket.settimeout(0)
+            return bool(self.fp.peek(1))
+        except (OSError, ValueError):
+            return False
+
+
+class _PublicOnly:
+    """Mixed into a connection: refuses a peer inside loopback, private or link-local networks."""
+
+    sock: socket.socket
+    host: str
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        address = ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])
+        if not (getattr(address, "ipv4_mapped", None) or address).is_global:
+            self.sock.close()
+            raise UpstreamError(f"redirects to {self.host}, which is not a public address")
+
+
+def _manager(timeouts: Timeouts, *, public_only: bool, proxy: str | None = None) -> urllib3.PoolManager:
+    """A pool manager whose connections make our responses."""
+
+    class Response(_Response):
+        stall = timeouts.stall
+
+    guard: tuple[type, ...] = (_PublicOnly,) if public_only else ()
+    plain = type("Plain", (*guard, HTTPConnection), {"response_class": Response})
+    secure = type("Secure", (*guard, HTTPSConnection), {"response_class": Response})
+    pools = {
+        "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
+    limits = urllib3.Timeout(connect=timeouts.connect, read=timeouts.head)
+    if proxy is None:
+        manager = urllib3.PoolManager(num_pools=32, maxsize=64, timeout=limits, retries=False)
+    else:
+        manager = urllib3.ProxyManager(proxy, num_pools=32, maxsize=64, timeout=limits, retries=False)
+    manager.pool_classes_by_scheme = pools
+    return manager
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> "_Origin":
+        parts = urlsplit(url)
+        return cls(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+
+
+class HttpAnswer:
+    """A response on the wire."""
+
+    def __init__(self, head: Head, response: BaseHTTPResponse) -> None:
+        self.head = head
+        self._response = response
+
+    def read(self) -> bytes:
+        """The next bytes as soon as there are any."""
+        try:
+            return self._response.read1(_BLOCK, decode_content=False)
+        except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            raise _translated(error) from error
+
+    def close(self) -> None:
+        """Drop the connection unless the body was read to its end, which gave it back to the pool."""
+        try:
+            self._response.close()
+        except OverrunError:
+            return
+        self._response.release_conn()
+
+
+class HttpFetcher:
+    """Asks http and https sources. Safe for any number of threads."""
+
+    def __init__(self, sources: tuple[Source, ...], timeouts: Timeouts, agent: str, via: str) -> None:
+        self._authorization = {
+            _Origin.of(source.base): source.authorization for source in sources if source.base.startswith("http")
+        }
+        self._fields = {"User-Agent": agent, "Via": f"1.1 {via}", "Accept-Encoding": "identity"}
+        self._direct = _manager(timeouts, public_only=False)
+        self._guarded = _manager(timeouts, public_only=True)
+        self._proxies = getproxies()
+        self._proxied = {
+            scheme: _manager(timeouts, public_only=False, proxy=self._proxies[scheme])
+            for scheme in ("http", "https")
+            if scheme in self._proxies
+        }
+
+    def open(self, ask: Ask, accept: str | None, method: str = "GET") -> HttpAnswer:
+        """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters."""
+        url = ask.url
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._request(method, url, self._fields_for(url, ask, accept))
+            location = response.headers.get("location") if response.status in _REDIRECTS else None
+            if location is None:
+                return HttpAnswer(_head(response, ask), response)
+            response.close()
+            following = urljoin(url, location)
+            if urlsplit(following).scheme not in ("http", "https"):
+                raise UpstreamError("redirects to something that is not an http URL")
+            if url.startswith("https:") and not following.startswith("https:"):
+                raise UpstreamError("redirects from https down to http")
+            url = following
+        raise UpstreamError(f"redirects more than {MAX_REDIRECTS} times")
+
+    def _fields_for(self, url: str, ask: Ask, accept: str | None) -> dict[str, str]:
+        fields = dict(self._fields)
+        authorization = self._authorization.get(_Origin.of(url))
+        if authorization:
+            fields["Authorization"] = authorization
+        if accept:
+            fields["Accept"] = accept
+        if ask.offset:
+            fields["Range"] = f"bytes={ask.offset}-"
+            fields["If-Range"] = ask.if_range or ""
+        elif ask.condition and ask.condition.etag:
+            fields["If-None-Match"] = ask.condition.etag
+        if ask.condition and ask.condition.last_modified and not ask.offset:
+            fields["If-Modified-Since"] = ask.condition.last_modified
+        return fields
+
+    def _request(self, method: str, url: str, fields: dict[str, str]) -> BaseHTTPResponse:
+        try:
+            return self._pool(url).request(
+                method, url, headers=fields, preload_content=False, decode_content=False, redirect=False, retries=False
+            )
+        except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            raise _translated(error) from error
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        origin = _Origin.of(url)
+        if origin.scheme in self._proxied and not proxy_bypass(origin.host):
+            return self._proxied[origin.scheme]
+        return self._direct if origin in self._authorization else self._guarded
+
+    def close(self) -> None:
+        """Close idle connections."""
+        for manager in (self._direct, self._guarded, *self._proxied.values()):
+            manager.clear()
+
+
+def _head(response: BaseHTTPResponse, ask: Ask) -> Head:
+    fields = kept_fields(tuple(response.headers.items()))
+    coding = response.headers.get("transfer-encoding", "").lower()
+    size = None if coding else parse_length(response.headers.get("content-length"))
+    return Head(
+        response.status,
+        Representation(fields, size, ask.url, time.time()),
+        chunked=coding == "chunked",
+        content_range=parse_content_range(response.headers.get("content-range")),
+    )
+
+
+def _translated(error: Exception) -> UpstreamError:
+    """Foreign exceptions in our words. Order matters: urllib3's classes overlap."""
+    match error:
+        case NameResolutionError():
+            translated = UpstreamError("cannot be found: its name does not resolve")
+        case ConnectTimeoutError():
+            translated = UpstreamTimeout("did not accept the connection in time")
+        case NewConnectionError():
+            translated = UpstreamError(f"cannot be reached: {_reason(error)}")
+        case SSLError():
+            translated = UpstreamError(f"failed the TLS handshake: {_reason(error)}")
+        case PoolTimeoutError() | TimeoutError():
+            translated = UpstreamTimeout("fell silent")
+        case InvalidHeader():
+            translated = UpstreamError("contradicts itself about the length")
+        case ProtocolError() | http.client.HTTPException() | OSError():
+            translated = UpstreamError(f"broke off: {_reason(error)}", again=True)
+        case _:
+            translated = UpstreamError(f"failed: {_reason(error)}")
+    return translated
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while True:
+        inner = next((part for part in error.args if isinstance(part, BaseException)), error.__cause__)
+        if inner is None or inner is error:
+            break
+        error = inner
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
