@@ -166,8 +166,9 @@ class Service:
                 return None
             progress = fill.wait(progress)
         digest = progress.journal.digest
-        reply = decide(request, representation, self._serving(circumstances.cache_status, digest))
-        answer = Answer(reply, circumstances.kind, source=representation.source)
+        cache_status, kind = circumstances.describe(complete=digest is not None)
+        reply = decide(request, representation, self._serving(cache_status, digest))
+        answer = Answer(reply, kind, source=representation.source)
         if reply.span is None and not reply.open_ended:
             return answer
         reader = fill.reader(progress.journal.number)
@@ -183,9 +184,11 @@ class Service:
         current = self._registry.best(wanted.key)
         if current is None:
             return None
-        unchanged = entry is not None and entry.id == current.id
-        status = "fwd=stale; fwd-status=304" if unchanged else "fwd=uri-miss; collapsed"
-        return self._from_store(request, current, status, "revalidated" if unchanged else "joined")
+        if entry is None:
+            return self._from_store(request, current, "hit", "hit")
+        if entry.id == current.id:
+            return self._from_store(request, current, "fwd=stale; fwd-status=304", "revalidated")
+        return self._from_store(request, current, "fwd=stale; collapsed", "joined")
 
     def _relay_head(self, request: Request, wanted: _Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""
@@ -253,14 +256,14 @@ class _Circumstances:
     stale: bool
     joined: bool
 
-    @property
-    def cache_status(self) -> str:
+    def describe(self, *, complete: bool) -> tuple[str, str]:
+        """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""
+        if self.joined and complete and not self.stale:
+            return "hit", "hit"
         reason = "fwd=stale" if self.stale else "fwd=uri-miss"
-        return f"{reason}; collapsed" if self.joined else f"{reason}; fwd-status=200; stored"
-
-    @property
-    def kind(self) -> str:
-        return "joined" if self.joined else "refetched" if self.stale else "miss"
+        if self.joined:
+            return f"{reason}; collapsed", "joined"
+        return f"{reason}; fwd-status=200; stored", "refetched" if self.stale else "miss"
 
 
 def _known(progress: Progress, request: Request) -> Representation | None:

@@ -5,11 +5,13 @@ time a request head may take, and on the time a client may take nothing of what 
 """
 
 import errno
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from package_cache.config import Config, Timeouts
@@ -42,8 +44,7 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "limit_request_line": 8190,
             "forwarded_allow_ips": "",
             "control_socket_disable": True,
-            "loglevel": {0: "warning", 1: "info"}.get(config.verbose, "debug"),
-            "logger_class": "package_cache.server.gunicorn.Logger",
+            "logger_class": _Logger,
             "when_ready": self._when_ready,
             "worker_exit": _close_application,
         }
@@ -68,6 +69,15 @@ def _close_application(_server: Any, worker: Any) -> None:
     application = getattr(worker, "wsgi", None)
     if isinstance(application, Application):
         application.service.close()
+
+
+class _Logger(GunicornLogger):  # type: ignore[misc]
+    """Lets Gunicorn's messages go where the command sends all others."""
+
+    def setup(self, cfg: Any) -> None:
+        self.cfg = cfg
+        self.error_log.setLevel(logging.NOTSET)
+        self.error_log.propagate = True
 
 
 def worker_class(limits: Timeouts) -> type[ThreadWorker]:

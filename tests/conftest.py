@@ -1,0 +1,49 @@
+"""Fixtures: origins and products that end with their test."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from origin import Origin
+from product import HOSTS, Proxy
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    one = Origin()
+    yield one
+    one.stop()
+
+
+@pytest.fixture
+def another() -> Iterator[Origin]:
+    """A second mirror."""
+    one = Origin()
+    yield one
+    one.stop()
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest) -> str:
+    """Each way to run the product."""
+    return str(request.param)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+    """Starts products: `start(*sources, host=..., cache=..., arguments=..., environment=...)`."""
+    running: list[Proxy] = []
+
+    def _start(*sources: str, cache: Path | None = None, **options: object) -> Proxy:
+        proxy = Proxy(cache or tmp_path / "cache", sources, **options)  # type: ignore[arg-type]
+        running.append(proxy)
+        return proxy
+
+    yield _start
+    for proxy in running:
+        if proxy.process.poll() is None:
+            proxy.kill()

@@ -1,0 +1,147 @@
+"""The product as a subprocess, under each of its hosts, and a client that tells a cut body from a whole one."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HOSTS = ("wsgiref", "gunicorn", "gthread")
+"""The bare command's server, `--server gunicorn`, and a plain Gunicorn with the WSGI callable."""
+
+_READY = re.compile(r"(?:serving .* at|Listening at:) (http://\S+)")
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a client got. `whole` says that the body ended as announced."""
+
+    status: int
+    fields: http.client.HTTPMessage
+    body: bytes
+    whole: bool
+
+    @property
+    def cache_status(self) -> str:
+        return self.fields.get("Cache-Status", "")
+
+
+class Proxy:
+    """A running package-cache. `url` ends with a slash."""
+
+    def __init__(
+        self,
+        cache: Path,
+        sources: Sequence[str],
+        host: str = "wsgiref",
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.cache = cache
+        self.host = host
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
+        variables |= {"PYTHONUNBUFFERED": "1", **(environment or {})}
+        if host == "gthread":
+            variables |= {"PACKAGE_CACHE_SOURCE": " ".join(sources), "PACKAGE_CACHE_CACHE": str(cache)}
+            program = ["gunicorn", "package_cache:create_app()", "-b", "127.0.0.1:0", "-w", "2", "--threads", "40"]
+            command = [sys.executable, "-m", *program, "--no-control-socket", *arguments]
+        else:
+            options = [word for source in sources for word in ("--source", source)]
+            command = [sys.executable, "-m", "package_cache", "--server", host, "--port", "0", "--cache", str(cache)]
+            command += ["--host", "127.0.0.1", *options, *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=variables, text=True)
+        self.log: list[str] = []
+        self.url = ""
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(30) or not self.url:
+            self.kill()
+            raise AssertionError("the server did not start:\n" + "".join(self.log))
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            match = _READY.search(line)
+            if match and not self.url:
+                self.url = match[1].rstrip("/") + "/"
+                self._ready.set()
+        self._ready.set()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    def get(self, target: str, fields: Mapping[str, str] | None = None, method: str = "GET") -> Response:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection(*self.address, timeout=60)
+        try:
+            connection.putrequest(method, target, skip_accept_encoding=True)
+            for name, value in (fields or {}).items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            response = connection.getresponse()
+            try:
+                body, whole = response.read(), True
+            except (http.client.IncompleteRead, ConnectionError) as error:
+                body, whole = getattr(error, "partial", b""), False
+            return Response(response.status, response.headers, body, whole)
+        finally:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        """A raw connection."""
+        return socket.create_connection(self.address, timeout=60)
+
+    def workers(self) -> list[int]:
+        """The pids of the worker processes."""
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return [int(word) for word in found.stdout.split()]
+
+    def kill(self) -> None:
+        """SIGKILL to the process and its workers."""
+        workers = self.workers()
+        self.process.kill()
+        for pid in workers:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._end()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self._end()
+
+    def _end(self) -> int:
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+def blobs(cache: Path) -> list[Path]:
+    """The stored files."""
+    return [path for path in (cache / "blobs-v1").rglob("*") if path.is_file()]
+
+
+def parts(cache: Path) -> list[Path]:
+    """What running or broken downloads left."""
+    return sorted((cache / "parts-v1").iterdir())
