@@ -5,6 +5,7 @@ The only place that changes a status. WAL lets readers go on while one writer co
 this process: a server with a thread a client would otherwise open one for each. A connection never crosses a fork.
 """
 
+import fcntl
 import os
 import sqlite3
 import threading
@@ -80,7 +81,7 @@ class Registry:
         self._owner = os.getpid()
         self._idle: list[sqlite3.Connection] = []
         self._forsaken: list[sqlite3.Connection] = []
-        with self._lent() as connection:
+        with _alone(path), self._lent() as connection:
             connection.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -205,6 +206,20 @@ class Registry:
     def _give(self, connection: sqlite3.Connection) -> None:
         with self._guard:
             self._idle.append(connection)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time make the file: SQLite does not wait where two switch a new one to WAL at once."""
+    try:
+        descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"the registry {path} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _entry(row: tuple[object, ...]) -> Entry:

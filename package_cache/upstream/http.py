@@ -20,6 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    IncompleteRead,
     InvalidHeader,
     NameResolutionError,
     NewConnectionError,
@@ -243,6 +244,8 @@ def _translated(error: Exception) -> UpstreamError:
             translated = UpstreamTimeout("fell silent")
         case InvalidHeader():
             translated = UpstreamError("contradicts itself about the length")
+        case IncompleteRead() | http.client.IncompleteRead():
+            translated = UpstreamError("ended before the end of its body", again=True)
         case ProtocolError() | http.client.HTTPException() | OSError():
             translated = UpstreamError(f"broke off: {_reason(error)}", again=True)
         case _:
