@@ -16,6 +16,7 @@ from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
 from package_cache.server.app import Application
 from package_cache.storage.blobs import BlobStore
+from package_cache.storage.generation import Generation
 from package_cache.storage.parts import PartStore
 from package_cache.storage.registry import Registry, Totals
 from package_cache.upstream.fetcher import Fetcher
@@ -58,7 +59,7 @@ def prepare(config: Config) -> Totals:
         raise StoreError(_unusable(root, error.strerror or str(error))) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
         raise StoreError(_unusable(root, "not writable for this user"))
-    registry = Registry(root / "registry-v1.db")
+    registry = Registry(root / "registry-v1.db", Generation(root / "generation"))
     totals = registry.totals()
     registry.close()
     return totals
@@ -72,7 +73,8 @@ def build_service(config: Config) -> Service:
     """The service of a configuration. Opens the store, starts nothing."""
     prepare(config)
     root = cache_directory(config)
-    registry = Registry(root / "registry-v1.db")
+    generation = Generation(root / "generation")
+    registry = Registry(root / "registry-v1.db", generation)
     via = f"package-cache-{registry.instance}"
     mirrors = Mirrors(config.source, time.monotonic)
     http = HttpFetcher(config.source, config.timeouts, software(), via)
@@ -82,6 +84,7 @@ def build_service(config: Config) -> Service:
         Fills(PartStore(root / "parts-v1")),
         Fetcher(http, mirrors),
         LastUse(registry, time.time),
+        generation,
         via,
     )
 

@@ -77,15 +77,14 @@ def _serve(config: Config) -> None:
         GunicornServer(config, lambda: compose.build_application(config), lambda url: _announce(config, url)).run()
         return
     address = (config.host, config.port)
-    application = compose.build_application(config)
-    with StandaloneServer(address, application, config.timeouts, config.threads, compose.software()) as server:
+    server = StandaloneServer(address, compose.build_application(config), config, compose.software())
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _terminate)
         _announce(config, server.url)
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, _terminate)
-            server.serve_forever()
-        finally:
-            application.service.close()
+        server.serve()
+    finally:
+        server.close()
 
 
 def _terminate(_number: int, _frame: object) -> None:

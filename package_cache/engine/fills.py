@@ -67,6 +67,7 @@ class Fill:
         self._leading = False
         self._news = time.monotonic()
         self._beat = 0.0
+        self._listeners: list[Callable[[], None]] = []
 
     def enter(self) -> bool:
         """Count one more user; False if the fill is over, so that another must be begun."""
@@ -146,6 +147,15 @@ class Fill:
             self._progress = progress
             self._news = time.monotonic()
             self._changed.notify_all()
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever this process's leader publishes; from the leading thread, so it must be quick."""
+        with self._changed:
+            if listener not in self._listeners:
+                self._listeners.append(listener)
 
     def progress(self) -> Progress:
         """How far the fill is now."""
@@ -154,14 +164,12 @@ class Fill:
             return self._progress
 
     def wait(self, seen: Progress) -> Progress:
-        """Block until there is more to tell than `seen`. Raises `FillError` if the leader shows no sign of life."""
+        """Block until there is more to tell than `seen`."""
         with self._changed:
             while True:
                 self._poll()
                 if self._progress != seen:
                     return self._progress
-                if time.monotonic() - self._news > STUCK:
-                    raise FillError("the process that downloads this file does not go on", 504)
                 self._changed.wait(1.0 if self._leading else POLL)
 
     def _poll(self) -> None:
@@ -178,6 +186,9 @@ class Fill:
                 self._beat = self._watch.beat
                 self._progress, self._news = progress, time.monotonic()
                 self._changed.notify_all()
+            elif time.monotonic() - self._news > STUCK:
+                failure = Failed(504, "the process that downloads this file does not go on")
+                self._progress = Progress(Journal(done=True, failed=failure), 0)
             elif time.monotonic() - self._news > ORPHAN:
                 lease = self._watch.take_over()
                 if lease is not None:
@@ -192,21 +203,34 @@ class Fill:
             os.close(self._part)
         self._part, self._part_number = descriptor, number
 
-    def reader(self, number: int) -> "FillReader | None":
-        """A reader of the part of that number, if it is still the current one."""
+    def reader(self, number: int, left: Callable[[], None]) -> "FillReader | None":
+        """A reader of the part of that number, if it is still the current one. `left` is called when it is closed."""
         with self._changed:
             if self._part is None or self._part_number != number:
                 return None
-            return FillReader(self, number, os.dup(self._part))
+            return FillReader(self, number, os.dup(self._part), left)
 
 
 class FillReader:
     """One client's view of the growing part."""
 
-    def __init__(self, fill: Fill, number: int, descriptor: int) -> None:
+    def __init__(self, fill: Fill, number: int, descriptor: int, left: Callable[[], None]) -> None:
         self._fill = fill
         self._number = number
         self._descriptor: int | None = descriptor
+        self._left = left
+
+    def fileno(self) -> int:
+        """The descriptor of the part, for calls that take one."""
+        if self._descriptor is None:
+            raise FillError("the reader is closed", 502)
+        return self._descriptor
+
+    def visible(self) -> int:
+        """Bytes that may be sent now. Raises `FillError` if the download failed, or began another part."""
+        progress = self._fill.progress()
+        self._check(progress.journal)
+        return progress.visible
 
     def read(self, span: Span | None) -> Generator[bytes, None, None]:
         """The bytes of `span`, or of the whole where its length is not known yet, each as soon as it may be shown.
@@ -219,7 +243,7 @@ class FillReader:
             self._check(progress.journal)
             end = min(progress.visible, span.stop) if span else progress.visible
             while at < end:
-                block = os.pread(self._live_descriptor(), min(_BLOCK, end - at), at)
+                block = os.pread(self.fileno(), min(_BLOCK, end - at), at)
                 if not block:
                     raise FillError("the part became shorter than its reader knew it", 502)
                 at += len(block)
@@ -234,16 +258,12 @@ class FillReader:
         if journal.number != self._number:
             raise FillError("the file changed at its source while it was sent", 502)
 
-    def _live_descriptor(self) -> int:
-        if self._descriptor is None:
-            raise FillError("the reader is closed", 502)
-        return self._descriptor
-
     def close(self) -> None:
         """Give the descriptor back."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+            self._left()
 
 
 class Fills:

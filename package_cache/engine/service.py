@@ -1,28 +1,29 @@
 """The one object that the servers and the library talk to: a request in, an `Answer` out.
 
 Brings together what the registry knows, what the rules decide and what the fills fetch. Knows nothing of WSGI or sockets.
+`begin` never waits for a source: where the answer depends on a fill it returns a `Pending`, which a server with an event
+loop looks at from time to time, and which `answer` waits for.
 """
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
 
 from package_cache.engine.fills import Fill, FillReader, Fills, Progress
-from package_cache.engine.pump import pump
-from package_cache.engine.sinks import PartSink
+from package_cache.engine.hotset import HotFile
+from package_cache.engine.leader import Leader, Wanted
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import DamagedBlob, FillError, LoopDetected, PackageCacheError, UpstreamError, UpstreamTimeout
-from package_cache.model import Entry, Key, Representation, Request, Target
-from package_cache.rules.answer import Reply, Serving, decide, problem, refreshed
+from package_cache.model import Entry, Representation, Request, Target
+from package_cache.rules.answer import Reply, Serving, decide, problem
 from package_cache.rules.freshness import Freshness, accept_of, freshness_of
 from package_cache.rules.targets import key_of
-from package_cache.rules.transfer import Ask, Broke, Finish, GiveUp, NotModified, Receive, Transfer
+from package_cache.rules.transfer import Ask, Broke, GiveUp, Receive, Transfer
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.parts import Failed, Lease
+from package_cache.storage.generation import Generation
 from package_cache.storage.registry import Registry
 from package_cache.upstream.fetcher import Fetcher
 
@@ -33,31 +34,17 @@ _ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """A body that is still arriving. Iterating raises `FillError` where it must not go on; `close` is always called."""
-
-    blocks: Iterator[bytes]
-    close: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply and where its body comes from: a blob to be sent from `reply.span`, a stream, or bytes in hand.
+    """A reply and where its body comes from.
 
-    `kind` and `source` are for the log.
+    That is a blob, positioned at `reply.span`; or a reader of a part that is still arriving; or bytes in hand. `kind` and
+    `source` are for the log.
     """
 
     reply: Reply
     kind: str
-    body: FileIO | Stream | bytes | None = None
+    body: FileIO | FillReader | bytes | None = None
     source: str = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    key: Key
-    target: Target
-    accept: str | None
 
 
 class Service:
@@ -70,13 +57,16 @@ class Service:
         fills: Fills,
         fetcher: Fetcher,
         last_use: LastUse,
+        generation: Generation,
         via: str,
     ) -> None:
         self._registry = registry
+        self.generation = generation
         self._blobs = blobs
         self._fills = fills
         self._fetcher = fetcher
         self._last_use = last_use
+        self._leader = Leader(registry, blobs, fetcher)
         self._via = via
 
     def close(self) -> None:
@@ -86,47 +76,68 @@ class Service:
         self._registry.close()
 
     def answer(self, request: Request) -> Answer:
-        """Answer a request. Raises `PackageCacheError` with the status a client is to be told."""
+        """Answer a request, waiting for a source where it must.
+
+        Raises `PackageCacheError` with the status a client is to be told.
+        """
+        step = self.begin(request)
+        while isinstance(step, Pending):
+            step.wait()
+            step = step.advance()
+        return step
+
+    def find(self, request: Request) -> HotFile | None:
+        """The package file a request names, opened to be kept at hand; None if it is not here, or may change."""
+        key = key_of(request.target, accept_of(request.target, request.fields.get("accept")))
+        word = self.generation.word(key)
+        value = self.generation.words[word]
+        entry = self._registry.best(key)
+        if entry is None or not _is_fresh(entry, request.target):
+            return None
+        try:
+            return HotFile(entry, self._blobs.open(entry.digest, entry.size), word, value)
+        except DamagedBlob:
+            return None
+
+    def note_use(self, used: Mapping[int, float]) -> None:
+        """Entries were served from the hot set; by id, in seconds of the epoch."""
+        self._last_use.note_all(used)
+
+    def begin(self, request: Request) -> "Answer | Pending":
+        """Answer a request, or join the fill that will. Raises `PackageCacheError`."""
         if self._via in request.fields.get("via", ""):
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
         accept = accept_of(request.target, request.fields.get("accept"))
-        wanted = _Wanted(key_of(request.target, accept), request.target, accept)
-        for _ in range(_ATTEMPTS):
-            answer = self._attempt(request, wanted)
-            if answer is not None:
-                return answer
-        raise FillError("what is stored changes faster than it can be served", 503)
+        return self._attempt(request, Wanted(key_of(request.target, accept), request.target, accept), 1)
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
         detail = f"fwd=uri-miss; fwd-status={error.http_status}" if isinstance(error, FillError) else "fwd=bypass"
-        reply, body = problem(error.http_status, str(error), self._serving(detail))
+        reply, body = problem(error.http_status, str(error), self.serving(detail))
         return Answer(reply, "error", body)
 
-    def _attempt(self, request: Request, wanted: _Wanted) -> Answer | None:
-        """An answer, or None if what it was made from vanished meanwhile."""
-        entry = self._registry.best(wanted.key)
-        if entry is not None and self._is_fresh(entry, wanted.target):
-            return self._from_store(request, entry, "hit", "hit")
-        if entry is None and request.method == "HEAD":
-            return self._relay_head(request, wanted)
-        try:
-            return self._from_fill(request, wanted, entry)
-        except FillError as error:
-            if entry is None or error.http_status == 404:
-                raise
-            logger.warning("%s is served as it was on %s: %s", wanted.key, entry.representation.get("date"), error)
-            return self._from_store(request, entry, "fwd=stale", "stale")
-
-    @staticmethod
-    def _is_fresh(entry: Entry, target: Target) -> bool:
-        return freshness_of(target, entry.representation.get("content-type")) is Freshness.IMMUTABLE
-
-    def _serving(self, cache_status: str, digest: str | None = None) -> Serving:
+    def serving(self, cache_status: str, digest: str | None = None) -> Serving:
+        """What this cache has to say about an answer given now."""
         return Serving(cache_status, self._via, time.time(), digest)
 
+    def _attempt(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+        """An answer from what the registry knows now, or a fill to wait for."""
+        while number <= _ATTEMPTS:
+            entry = self._registry.best(wanted.key)
+            if entry is None or not _is_fresh(entry, wanted.target):
+                if entry is None and request.method == "HEAD":
+                    return self._relay_head(request, wanted)
+                fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted, entry))
+                return Pending(self, request, wanted, entry, fill, joined=joined, number=number).advance()
+            answer = self._from_store(request, entry, "hit", "hit")
+            if answer is not None:
+                return answer
+            number += 1
+        raise FillError("what is stored changes faster than it can be served", 503)
+
     def _from_store(self, request: Request, entry: Entry, cache_status: str, kind: str) -> Answer | None:
-        reply = decide(request, entry.representation, self._serving(cache_status, entry.digest))
+        """An answer from the entry's blob; None if that is damaged and was taken out."""
+        reply = decide(request, entry.representation, self.serving(cache_status, entry.digest))
         source = entry.representation.source
         self._last_use.note(entry)
         if reply.span is None:
@@ -141,56 +152,34 @@ class Service:
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
 
-    def _from_fill(self, request: Request, wanted: _Wanted, entry: Entry | None) -> Answer | None:
-        fill, joined = self._fills.join(wanted.key, partial(self._lead, wanted, entry))
-        leave = partial(self._fills.leave, fill)
-        try:
-            answer = self._from_progress(request, fill, leave, _Circumstances(entry is not None, joined))
-        except BaseException:
-            leave()
-            raise
-        if answer is None or not isinstance(answer.body, Stream):
-            leave()
-        return answer if answer is not None else self._after_fill(request, wanted, entry, fill)
-
-    def _from_progress(
-        self, request: Request, fill: Fill, leave: Callable[[], None], circumstances: "_Circumstances"
-    ) -> Answer | None:
-        """An answer from the running fill as soon as it can be given; None once the registry has the outcome."""
-        progress = fill.progress()
-        while not (representation := _known(progress, request)):
-            journal = progress.journal
-            if journal.failed is not None:
-                raise FillError(journal.failed.reason, journal.failed.status)
-            if journal.done:
-                return None
-            progress = fill.wait(progress)
-        digest = progress.journal.digest
-        cache_status, kind = circumstances.describe(complete=digest is not None)
-        reply = decide(request, representation, self._serving(cache_status, digest))
-        answer = Answer(reply, kind, source=representation.source)
-        if reply.span is None and not reply.open_ended:
-            return answer
-        reader = fill.reader(progress.journal.number)
-        if reader is None:
-            return None
-        return replace(answer, body=_stream(reader, reply, leave))
-
-    def _after_fill(self, request: Request, wanted: _Wanted, entry: Entry | None, fill: Fill) -> Answer | None:
-        """What a fill that is over left in the registry: a confirmed entry, or a new one."""
-        failed = fill.progress().journal.failed
-        if failed is not None:
-            raise FillError(failed.reason, failed.status)
+    def after_fill(self, request: Request, wanted: Wanted, seen: Entry | None, number: int) -> "Answer | Pending":
+        """What a fill that is over left in the registry: the entry confirmed, or a new one."""
         current = self._registry.best(wanted.key)
         if current is None:
-            return None
-        if entry is None:
-            return self._from_store(request, current, "hit", "hit")
-        if entry.id == current.id:
-            return self._from_store(request, current, "fwd=stale; fwd-status=304", "revalidated")
-        return self._from_store(request, current, "fwd=stale; collapsed", "joined")
+            return self._attempt(request, wanted, number + 1)
+        if seen is None:
+            status, kind = "hit", "hit"
+        elif seen.id == current.id:
+            status, kind = "fwd=stale; fwd-status=304", "revalidated"
+        else:
+            status, kind = "fwd=stale; collapsed", "joined"
+        return self._from_store(request, current, status, kind) or self._attempt(request, wanted, number + 1)
 
-    def _relay_head(self, request: Request, wanted: _Wanted) -> Answer:
+    def after_failure(self, request: Request, wanted: Wanted, seen: Entry | None, error: FillError) -> Answer:
+        """What is here already, where nothing better can be had; raises `error` where there is nothing."""
+        if seen is None or error.http_status == 404:
+            raise error
+        logger.warning("%s is served as it was on %s: %s", wanted.key, seen.representation.get("date"), error)
+        answer = self._from_store(request, seen, "fwd=stale", "stale")
+        if answer is None:
+            raise error
+        return answer
+
+    def leave(self, fill: Fill) -> None:
+        """One request less waits for the fill."""
+        self._fills.leave(fill)
+
+    def _relay_head(self, request: Request, wanted: Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""
         transfer = Transfer(self._fetcher.urls(wanted.target))
         action = transfer.start()
@@ -205,65 +194,108 @@ class Service:
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
             raise FillError(action.reason, action.status)
-        reply = decide(request, action.begin, self._serving("fwd=uri-miss; fwd-status=200"))
+        reply = decide(request, action.begin, self.serving("fwd=uri-miss; fwd-status=200"))
         return Answer(reply, "relayed", source=action.begin.source)
 
-    def _lead(self, wanted: _Wanted, entry: Entry | None, fill: Fill, lease: Lease) -> None:
-        """Download one key; runs in a thread of its own."""
-        if self._is_done_already(wanted, entry):
-            lease.done()
-            fill.publish(lease)
-            return
-        sink = PartSink(lease, partial(fill.publish, lease))
-        urls = self._fetcher.urls(wanted.target)
-        held = entry.representation if entry else None
-        transfer = Transfer(urls, lease.have, lease.journal.head if lease.part else None, held)
-        fill.publish(lease)
-        match pump(transfer, self._fetcher, sink, wanted.accept):
-            case Finish():
-                self._store(wanted, fill, lease, sink)
-            case NotModified(head):
-                assert entry is not None  # only an entry makes a request conditional
-                self._registry.confirm(entry, refreshed(entry.representation, head))
-                lease.done()
-            case GiveUp(status, reason):
-                logger.log(logging.INFO if status == 404 else logging.WARNING, "%s: %s", wanted.key, reason)
-                lease.failed(Failed(status, reason), keep=not transfer.contradicted)
-        fill.publish(lease)
 
-    def _is_done_already(self, wanted: _Wanted, seen: Entry | None) -> bool:
-        """Whether another process did the work between the look into the registry and the lease."""
-        current = self._registry.best(wanted.key)
-        if current is None:
-            return False
-        return seen is None or current.id != seen.id or current.representation.received > seen.representation.received
+class Pending:
+    """A request that waits for a fill: for its head, and for the first byte of the body it asks for.
 
-    def _store(self, wanted: _Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
-        head, part = lease.journal.head, lease.part
-        assert head is not None  # a transfer finishes only after its head
-        assert part is not None
-        digest = sink.digest()
-        lease.whole(digest)
-        fill.publish(lease)
-        self._blobs.adopt(part, digest)
-        entry = self._registry.commit(wanted.key, digest, replace(head, size=part.size))
-        logger.info("stored %s, version %d, %d bytes, from %s", wanted.key, entry.version, part.size, head.source)
-        lease.done()
+    A failure before that byte can still be told in a status, or answered with what is here already.
+    """
 
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        wanted: Wanted,
+        seen: Entry | None,
+        fill: Fill,
+        *,
+        joined: bool,
+        number: int,
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._wanted = wanted
+        self._seen = seen
+        self.fill = fill
+        self._joined = joined
+        self._number = number
+        self._looked: Progress | None = None
+        self._waits = True
 
-@dataclass(frozen=True, slots=True)
-class _Circumstances:
-    stale: bool
-    joined: bool
+    def wait(self) -> None:
+        """Block until `advance` may find something new."""
+        if self._looked is not None:
+            self.fill.wait(self._looked)
 
-    def describe(self, *, complete: bool) -> tuple[str, str]:
+    def has_news(self) -> bool:
+        """Whether `advance` may find something new. Never blocks."""
+        return self.fill.progress() != self._looked
+
+    def advance(self) -> "Answer | Pending":
+        """The answer, or what to wait for next. Does not wait for a source. Raises `PackageCacheError`."""
+        try:
+            answer = self._look(self.fill.progress())
+        except FillError as error:
+            self.abandon()
+            return self._service.after_failure(self._request, self._wanted, self._seen, error)
+        except BaseException:
+            self.abandon()
+            raise
+        return answer
+
+    def abandon(self) -> None:
+        """Wait no longer. May be called again."""
+        if self._waits:
+            self._waits = False
+            self._service.leave(self.fill)
+
+    def _look(self, progress: Progress) -> "Answer | Pending":
+        self._looked = progress
+        journal = progress.journal
+        if journal.failed is not None:
+            raise FillError(journal.failed.reason, journal.failed.status)
+        answer = self._answer(progress)
+        if answer is None and journal.done:
+            self.abandon()
+            return self._service.after_fill(self._request, self._wanted, self._seen, self._number)
+        if answer is None:
+            return self
+        if isinstance(answer.body, FillReader):
+            self._waits = False  # the reader is counted from here on, and leaves when it is closed
+        self.abandon()
+        return answer
+
+    def _answer(self, progress: Progress) -> Answer | None:
+        """The answer from the fill, once enough of it is here."""
+        representation = _known(progress, self._request)
+        if representation is None:
+            return None
+        digest = progress.journal.digest
+        cache_status, kind = self._describe(complete=digest is not None)
+        reply = decide(self._request, representation, self._service.serving(cache_status, digest))
+        answer = Answer(reply, kind, source=representation.source)
+        if reply.span is None and not reply.open_ended:
+            return answer
+        if digest is None and progress.visible <= (reply.span.start if reply.span else 0):
+            return None
+        reader = self.fill.reader(progress.journal.number, partial(self._service.leave, self.fill))
+        return replace(answer, body=reader) if reader is not None else None
+
+    def _describe(self, *, complete: bool) -> tuple[str, str]:
         """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""
-        if self.joined and complete and not self.stale:
+        if self._joined and complete and self._seen is None:
             return "hit", "hit"
-        reason = "fwd=stale" if self.stale else "fwd=uri-miss"
-        if self.joined:
+        reason = "fwd=stale" if self._seen is not None else "fwd=uri-miss"
+        if self._joined:
             return f"{reason}; collapsed", "joined"
-        return f"{reason}; fwd-status=200; stored", "refetched" if self.stale else "miss"
+        return f"{reason}; fwd-status=200; stored", "miss" if self._seen is None else "refetched"
+
+
+def _is_fresh(entry: Entry, target: Target) -> bool:
+    return freshness_of(target, entry.representation.get("content-type")) is Freshness.IMMUTABLE
 
 
 def _known(progress: Progress, request: Request) -> Representation | None:
@@ -279,20 +311,3 @@ def _known(progress: Progress, request: Request) -> Representation | None:
     if journal.head.size is None and (not request.modern or "range" in request.fields):
         return None
     return journal.head
-
-
-def _stream(reader: FillReader, reply: Reply, leave: Callable[[], None]) -> Stream:
-    """The body of a reply, its first block in hand: a failure before it can still be told in a status."""
-
-    def close() -> None:
-        blocks.close()
-        reader.close()
-        leave()
-
-    blocks = reader.read(reply.span)
-    try:
-        first = next(blocks, b"")
-    except BaseException:
-        reader.close()
-        raise
-    return Stream(itertools.chain((first,), blocks), close)

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from package_cache.errors import StoreError
 from package_cache.model import Entry
@@ -31,8 +31,12 @@ class LastUse:
 
     def note(self, entry: Entry) -> None:
         """The entry is served now."""
+        self.note_all({entry.id: self._clock()})
+
+    def note_all(self, used: Mapping[int, float]) -> None:
+        """Entries were served, by id, at these seconds of the epoch."""
         with self._guard:
-            self._noted[entry.id] = self._clock()
+            self._noted.update(used)
             if self._owner != os.getpid() and not self._closed.is_set():
                 self._owner = os.getpid()
                 threading.Thread(target=self._run, name="last use", daemon=True).start()

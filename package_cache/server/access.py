@@ -27,6 +27,15 @@ class AccessRecord:
         return f'{self.client} "{request}" {self.status} {self.sent} {self.kind}{ending} {self.seconds:.3f}s {self.source}'
 
 
+def enabled() -> bool:
+    """Whether anybody reads the log."""
+    return logger.isEnabledFor(logging.INFO)
+
+
+def flush() -> None:
+    """Write what was gathered."""
+
+
 def log(record: AccessRecord) -> None:
     """Write the record to the access log."""
     if logger.isEnabledFor(logging.INFO):

@@ -15,7 +15,8 @@ from io import FileIO
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from package_cache.engine.service import Answer, Service, Stream
+from package_cache.engine.fills import FillReader
+from package_cache.engine.service import Answer, Service
 from package_cache.errors import FillError, NotAllowed, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
@@ -78,8 +79,8 @@ class Application:
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account)
-            case Stream(blocks, close):
-                return _Body(blocks, close, account, ends=ends)
+            case FillReader() as reader:
+                return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
                 return _Body(iter((data,)), _nothing, account, ends=ends)
             case None:
@@ -131,7 +132,7 @@ def _nothing() -> None:
 
 
 def _closer(body: object) -> Callable[[], None]:
-    return body.close if isinstance(body, FileIO | Stream) else _nothing
+    return body.close if isinstance(body, FileIO | FillReader) else _nothing
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ time a request head may take, and on the time a client may take nothing of what 
 
 import errno
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from package_cache.config import Config, Timeouts
+from package_cache.engine.hotset import HotSet
 from package_cache.server.app import Application
+from package_cache.server.loop import Limits, Loop
 
 
 class GunicornServer(BaseApplication):  # type: ignore[misc]
@@ -36,7 +39,7 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "workers": config.workers,
             "threads": config.threads,
             "worker_class": worker_class(config.timeouts),
-            "worker_connections": 1024,
+            "worker_connections": 8192,
             "backlog": 2048,
             "keepalive": int(config.timeouts.idle),
             "timeout": 60,
@@ -82,7 +85,7 @@ class _Logger(GunicornLogger):  # type: ignore[misc]
 
 def worker_class(limits: Timeouts) -> type[ThreadWorker]:
     """A worker class bound to its limits; Gunicorn makes the instances."""
-    return type("PackageCacheWorker", (HeadTimeWorker,), {"limits": limits})
+    return type("PackageCacheWorker", (LoopWorker,), {"limits": limits})
 
 
 class HeadTimeWorker(ThreadWorker):  # type: ignore[misc]
@@ -122,6 +125,61 @@ class HeadTimeWorker(ThreadWorker):  # type: ignore[misc]
             if due < now:
                 self._reading.pop(conn, None)
                 _hang_up(conn)
+
+
+class LoopWorker(HeadTimeWorker):
+    """The event loop in front, Gunicorn's threads and parser for what it leaves."""
+
+    def run(self) -> None:
+        """Serve until told to stop, then until what runs is done."""
+        if self.cfg.is_ssl or not isinstance(self.wsgi, Application):
+            super().run()
+            return
+        self._serve(self.wsgi)
+
+    def _serve(self, application: Application) -> None:
+        service = application.service
+        self._loop = loop = Loop(
+            list(self.sockets),
+            service,
+            HotSet(service.generation),
+            self._fall_back,
+            self.tpool,
+            Limits(self.worker_connections, self.limits),
+            "gunicorn",
+            application.hosts,
+        )
+        loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
+        while self.alive and self.is_parent_alive():
+            self.notify()
+            loop.turn(1.0)
+            self.murder_pending()
+        loop.drain()
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        while (len(loop) or self.nr_conns) and time.monotonic() < deadline:
+            self.notify()
+            loop.turn(0.5)
+        loop.close()
+        self.tpool.shutdown(wait=False, cancel_futures=True)
+
+    def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
+        connection.settimeout(None)
+        taken = TConn(self.cfg, connection, address, connection.getsockname())
+        taken.init()
+        taken.parser.unreader.unread(received)
+        self.nr_conns += 1
+        self.enqueue_req(taken)
+
+    def finish_request(self, conn: TConn, fs: Any) -> None:
+        """A thread is done with a request: the loop has the connection back, or it ends."""
+        if not hasattr(self, "_loop") or conn.parser is None:
+            super().finish_request(conn, fs)
+            return
+        self.nr_conns -= 1
+        if not fs.cancelled() and fs.exception() is None and fs.result() is True and self.alive:
+            self._loop.adopt(conn.sock, conn.client, conn.parser.unreader.buf.getvalue())
+        else:
+            conn.close(graceful=True)
 
 
 def _hang_up(conn: TConn) -> None:

@@ -1,144 +1,111 @@
-"""The bare command's server: a thread a connection, wsgiref's handler for each request.
+"""The bare command's server: the event loop in front, wsgiref's handler in threads for the rest.
 
-Owns the sockets. Reads request heads itself, strictly and under a time limit, since wsgiref's own server does neither;
-keeps connections alive; frames bodies of unknown length as chunked (RFC 9112, section 7.1), so that a client can tell a
-cut body from a whole one; sends blobs with sendfile. Knows the application as a WSGI callable only.
+The handler gets what wsgiref lacks: persistent connections, bodies of unknown length framed as chunked (RFC 9112, section
+7.1), so that a client can tell a cut body from a whole one, and sendfile.
 """
 
 import io
 import logging
 import select
 import socket
-import socketserver
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
 
-from package_cache.config import Timeouts
+from package_cache.config import Config
+from package_cache.engine.hotset import HotSet
 from package_cache.errors import BadRequest, RequestError
 from package_cache.rules import wire
+from package_cache.server.app import Application
+from package_cache.server.loop import Limits, Loop
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 1024
+MAX_CONNECTIONS = 8192
 _RECEIVE = 65536
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1 << 18
 
 
-class StandaloneServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Serves `application` at `address`. At most `threads` requests run at once; others wait their turn."""
+class StandaloneServer:
+    """Serves `application` at `address`: the event loop in the calling thread, `threads` threads for what it leaves."""
 
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 1024
-
-    def __init__(
-        self, address: tuple[str, int], application: "WSGIApplication", timeouts: Timeouts, threads: int, software: str
-    ) -> None:
-        self.application = application
-        self.timeouts = timeouts
-        self.software = software
-        self.turns = threading.BoundedSemaphore(threads)
-        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        info = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, *_, found = min(info, key=lambda one: one[0] != socket.AF_INET)
-        self.address_family = family
-        super().__init__(found, _Connection)  # type: ignore[arg-type]
+    def __init__(self, address: tuple[str, int], application: Application, config: Config, software: str) -> None:
+        self._application = application
+        self._timeouts = config.timeouts
+        self._software = software
+        self._listener = _listen(address)
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
+        service = application.service
+        limits = Limits(MAX_CONNECTIONS, config.timeouts)
+        self._loop = Loop(
+            [self._listener],
+            service,
+            HotSet(service.generation),
+            self._fall_back,
+            self._pool,
+            limits,
+            software,
+            application.hosts,
+        )
 
     @property
     def url(self) -> str:
         """Where clients find the server."""
-        host, port = self.server_address[:2]
-        name = str(host)
-        return f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+        host, port = self._listener.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread, or refuse it where there are too many."""
-        if not self._places.acquire(blocking=False):
-            with suppress(OSError):
-                request.settimeout(0)
-                request.sendall(_plain(503, "too many connections; try again in a while"))
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+    def serve(self) -> None:
+        """Serve until an exception ends it."""
+        while True:
+            self._loop.turn(1.0)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection to its end."""
+    def close(self) -> None:
+        """Cut what runs and stop listening."""
+        self._loop.close()
+        self._listener.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._application.service.close()
+
+    def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
+        self._pool.submit(self._serve_rest, connection, received, address)
+
+    def _serve_rest(self, connection: socket.socket, received: bytes, address: Any) -> None:
+        """Answer the request at hand in this thread; then the loop has the connection back, or it ends."""
+        connection.settimeout(self._timeouts.send)
         try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._places.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - socketserver's signature
-        """Log what no handler caught; a client that left is nothing to log."""
-        if not isinstance(sys.exc_info()[1], OSError):
+            head, received = _read_head(connection, received, self._timeouts.request)
+            reusable = self._serve(connection, head, address)
+        except RequestError as error:
+            reusable = False
+            with suppress(OSError):
+                connection.sendall(_plain(error.http_status, str(error)))
+        except OSError:
+            reusable = False
+        except Exception:
+            reusable = False
             logger.exception("a connection ended in a bug")
+        if reusable:
+            self._loop.adopt(connection, address, received)
+            return
+        _linger(connection)
+        connection.close()
 
-
-class _Connection(socketserver.BaseRequestHandler):
-    server: StandaloneServer
-    request: socket.socket
-
-    def handle(self) -> None:
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        received = b""
-        idle = self.server.timeouts.request
-        while True:
-            try:
-                found = self._read_head(received, idle)
-            except RequestError as error:
-                self.request.sendall(_plain(error.http_status, str(error)))
-                self._linger()
-                return
-            if found is None:
-                return
-            head, received = found
-            if not self._serve(head):
-                self._linger()
-                return
-            idle = self.server.timeouts.idle
-
-    def _read_head(self, received: bytes, idle: float) -> tuple[wire.Head, bytes] | None:
-        """The next head and the bytes behind it; None if the client left or waited too long."""
-        deadline = time.monotonic() + (self.server.timeouts.request if received else idle)
-        while True:
-            parsed = wire.parse_head(received)
-            if parsed is not None:
-                head, size = parsed
-                return head, received[size:]
-            left = deadline - time.monotonic()
-            if left <= 0 or not _readable(self.request, left):
-                if received:
-                    raise _RequestTimeout("the head of the request did not arrive in time")
-                return None
-            block = self.request.recv(_RECEIVE)
-            if not block:
-                if received.strip():
-                    raise BadRequest("the request ends within its head")
-                return None
-            if not received:
-                deadline = time.monotonic() + self.server.timeouts.request
-            received += block
-
-    def _serve(self, head: wire.Head) -> bool:
+    def _serve(self, connection: socket.socket, head: wire.Head, address: Any) -> bool:
         """Run the application; whether the connection can be used again."""
-        self.request.settimeout(self.server.timeouts.send)
-        responder = _Responder(self.request, head, self._environ(head), self.server.software)
-        with self.server.turns:
-            responder.run(self.server.application)
+        responder = _Responder(connection, head, self._environ(head, address), self._software)
+        responder.run(self._application)
         return responder.reusable
 
-    def _environ(self, head: wire.Head) -> "WSGIEnvironment":
+    def _environ(self, head: wire.Head, address: Any) -> "WSGIEnvironment":
         path, _, query = head.target.partition("?")
         environ: dict[str, Any] = {
             "REQUEST_METHOD": head.method,
@@ -147,9 +114,9 @@ class _Connection(socketserver.BaseRequestHandler):
             "QUERY_STRING": query,
             "RAW_URI": head.target,
             "SERVER_PROTOCOL": f"HTTP/1.{head.minor}",
-            "SERVER_NAME": str(self.server.server_address[0]),
-            "SERVER_PORT": str(self.server.server_address[1]),
-            "REMOTE_ADDR": str(self.client_address[0]),
+            "SERVER_NAME": str(self._listener.getsockname()[0]),
+            "SERVER_PORT": str(self._listener.getsockname()[1]),
+            "REMOTE_ADDR": str(address[0]),
         }
         for name, value in head.combined.items():
             # A name with an underscore would pass for another one with a hyphen.
@@ -158,16 +125,38 @@ class _Connection(socketserver.BaseRequestHandler):
                 environ[variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"] = value
         return environ
 
-    def _linger(self) -> None:
-        """Let the client read the answer before unread bytes of its own would reset the connection."""
-        with suppress(OSError):
-            self.request.shutdown(socket.SHUT_WR)
-            deadline, size = time.monotonic() + _LINGER_SECONDS, 0
-            while size < _LINGER_BYTES and _readable(self.request, deadline - time.monotonic()):
-                block = self.request.recv(_RECEIVE)
-                if not block:
-                    return
-                size += len(block)
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    """A listening socket; IPv4 where a name has both kinds of address. Raises OSError."""
+    info = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, found = min(info, key=lambda one: one[0] != socket.AF_INET)
+    return socket.create_server((str(found[0]), int(found[1])), family=family, backlog=2048)
+
+
+def _read_head(connection: socket.socket, received: bytes, seconds: float) -> tuple[wire.Head, bytes]:
+    """The head at the start of what was received, and the bytes behind it. Raises RequestError."""
+    deadline = time.monotonic() + seconds
+    while (parsed := wire.parse_head(received)) is None:
+        if not _readable(connection, deadline - time.monotonic()):
+            raise _RequestTimeout("the head of the request did not arrive in time")
+        block = connection.recv(_RECEIVE)
+        if not block:
+            raise BadRequest("the request ends within its head")
+        received += block
+    head, size = parsed
+    return head, received[size:]
+
+
+def _linger(connection: socket.socket) -> None:
+    """Let the client read the answer before unread bytes of its own would reset the connection."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        deadline, size = time.monotonic() + _LINGER_SECONDS, 0
+        while size < _LINGER_BYTES and _readable(connection, deadline - time.monotonic()):
+            block = connection.recv(_RECEIVE)
+            if not block:
+                return
+            size += len(block)
 
 
 class _RequestTimeout(RequestError):

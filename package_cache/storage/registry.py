@@ -18,6 +18,7 @@ from pathlib import Path
 from package_cache.errors import StoreError
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.storage import records
+from package_cache.storage.generation import Generation
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blob (
@@ -75,8 +76,9 @@ class Totals:
 class Registry:
     """The registry in one file. Safe for any number of threads and processes. Methods raise StoreError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, generation: Generation) -> None:
         self._path = path
+        self._generation = generation
         self._guard = threading.Lock()
         self._owner = os.getpid()
         self._idle: list[sqlite3.Connection] = []
@@ -130,6 +132,7 @@ class Registry:
                     f" VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
                     (key, (newest[3] or 0) + 1, Status.READY, digest, records.dump(representation), now, now),
                 ).fetchone()
+        self._generation.bump(key)
         return _entry(row)
 
     def confirm(self, entry: Entry, representation: Representation) -> Entry:
@@ -138,6 +141,7 @@ class Registry:
             row = self._confirm(connection, entry.id, representation)
         if row is None:
             raise StoreError(f"version {entry.version} of {entry.key} is gone from the registry")
+        self._generation.bump(entry.key)
         return _entry(row)
 
     @staticmethod
@@ -151,9 +155,11 @@ class Registry:
     def condemn(self, digest: str) -> int:
         """Take every version made of a damaged blob out of service; how many there were."""
         with self._writing() as connection:
-            return connection.execute(
+            moved = connection.execute(
                 "UPDATE entry SET status = ? WHERE digest = ? AND status = ?", (Status.FAILED, digest, Status.READY)
             ).rowcount
+        self._generation.bump_all()
+        return moved
 
     def touch(self, used: Mapping[int, float]) -> None:
         """Record when entries were last served, by id, in seconds of the epoch. Never goes back in time."""

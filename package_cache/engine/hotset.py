@@ -1,0 +1,100 @@
+"""The hot set: package files that this process has open, so that a hit needs neither the registry nor the file system.
+
+Belongs to one thread, the event loop's; nothing here is locked. Only what never changes by itself is in it. An entry is
+good while its generation word has the value it had before the entry was read; a change in any process changes the word.
+"""
+
+from dataclasses import dataclass, field
+from io import FileIO
+
+from package_cache.model import Entry
+from package_cache.rules.answer import Reply
+from package_cache.storage.generation import Generation
+
+MAX_ENTRIES = 4096
+"""Entries, and with them open descriptors."""
+MAX_BYTES = 16 << 20
+"""Bytes of targets and header fields held in memory."""
+
+
+@dataclass(slots=True)
+class HotFile:
+    """An open blob and its entry. `users` counts the responses being sent; the last one closes the file when it is out."""
+
+    entry: Entry
+    file: FileIO
+    word: int
+    generation: int
+    used: float = 0.0
+    flushed: float = 0.0
+    users: int = 0
+    out: bool = False
+    heads: dict[tuple[str, bool], tuple[int, bytes, Reply]] = field(default_factory=dict)
+    """Rendered heads of plain requests by method and persistence, each with the second it was rendered in."""
+
+    @property
+    def cost(self) -> int:
+        """About how many bytes of memory the entry takes."""
+        return 1024 + 4 * sum(len(name) + len(value) for name, value in self.entry.representation.fields)
+
+    def release(self) -> None:
+        """One response less is sent from the file."""
+        self.users -= 1
+        if self.out and self.users == 0:
+            self.file.close()
+
+
+class HotSet:
+    """Hot files by the text of their target."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._words = generation.words
+        self._files: dict[str, HotFile] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def get(self, target: str) -> HotFile | None:
+        """The file of a target, if it is in the set and nothing changed."""
+        hot = self._files.get(target)
+        if hot is not None and self._words[hot.word] != hot.generation:
+            self.discard(target)
+            return None
+        return hot
+
+    def add(self, target: str, hot: HotFile) -> None:
+        """Put a file in, at the expense of those used longest ago."""
+        self.discard(target)
+        self._files[target] = hot
+        self._bytes += hot.cost
+        if len(self._files) > MAX_ENTRIES or self._bytes > MAX_BYTES:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Make room for a while: an eighth goes at once, so that a full set is not sorted for each newcomer."""
+        by_use = sorted(self._files, key=lambda target: self._files[target].used)
+        for target in by_use[: max(1, len(by_use) // 8)]:
+            self.discard(target)
+
+    def discard(self, target: str) -> None:
+        """Take a file out; it is closed when nothing is sent from it any more."""
+        hot = self._files.pop(target, None)
+        if hot is None:
+            return
+        self._bytes -= hot.cost
+        hot.out = True
+        if hot.users == 0:
+            hot.file.close()
+
+    def clear(self) -> None:
+        """Take everything out."""
+        for target in list(self._files):
+            self.discard(target)
+
+    def recently_used(self) -> dict[int, float]:
+        """Entry ids and times of what was used since the last call."""
+        fresh = [hot for hot in self._files.values() if hot.used > hot.flushed]
+        for hot in fresh:
+            hot.flushed = hot.used
+        return {hot.entry.id: hot.used for hot in fresh}

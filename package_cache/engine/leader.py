@@ -1,0 +1,78 @@
+"""What the leading thread of a fill does: downloads one key from the sources and puts it into the store."""
+
+import logging
+from dataclasses import dataclass, replace
+from functools import partial
+
+from package_cache.engine.fills import Fill
+from package_cache.engine.pump import pump
+from package_cache.engine.sinks import PartSink
+from package_cache.model import Entry, Key, Target
+from package_cache.rules.answer import refreshed
+from package_cache.rules.transfer import Finish, GiveUp, NotModified, Transfer
+from package_cache.storage.blobs import BlobStore
+from package_cache.storage.parts import Failed, Lease
+from package_cache.storage.registry import Registry
+from package_cache.upstream.fetcher import Fetcher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of the sources: `key` names it here, `accept` is sent along where the answer may depend on it."""
+
+    key: Key
+    target: Target
+    accept: str | None
+
+
+class Leader:
+    """Leads fills. Safe for any number of threads."""
+
+    def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._fetcher = fetcher
+
+    def lead(self, wanted: Wanted, seen: Entry | None, fill: Fill, lease: Lease) -> None:
+        """Download what is wanted; `seen` is the version that is to be confirmed or replaced. Raises StoreError."""
+        if self._is_done_already(wanted, seen):
+            lease.done()
+            fill.publish(lease)
+            return
+        sink = PartSink(lease, partial(fill.publish, lease))
+        urls = self._fetcher.urls(wanted.target)
+        held = seen.representation if seen else None
+        transfer = Transfer(urls, lease.have, lease.journal.head if lease.part else None, held)
+        fill.publish(lease)
+        match pump(transfer, self._fetcher, sink, wanted.accept):
+            case Finish():
+                self._store(wanted, fill, lease, sink)
+            case NotModified(head):
+                assert seen is not None  # only an entry makes a request conditional
+                self._registry.confirm(seen, refreshed(seen.representation, head))
+                lease.done()
+            case GiveUp(status, reason):
+                logger.log(logging.INFO if status == 404 else logging.WARNING, "%s: %s", wanted.key, reason)
+                lease.failed(Failed(status, reason), keep=not transfer.contradicted)
+        fill.publish(lease)
+
+    def _is_done_already(self, wanted: Wanted, seen: Entry | None) -> bool:
+        """Whether another process did the work between the look into the registry and the lease."""
+        current = self._registry.best(wanted.key)
+        if current is None:
+            return False
+        return seen is None or current.id != seen.id or current.representation.received > seen.representation.received
+
+    def _store(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
+        head, part = lease.journal.head, lease.part
+        assert head is not None  # a transfer finishes only after its head
+        assert part is not None
+        digest = sink.digest()
+        lease.whole(digest)
+        fill.publish(lease)
+        self._blobs.adopt(part, digest)
+        entry = self._registry.commit(wanted.key, digest, replace(head, size=part.size))
+        logger.info("stored %s, version %d, %d bytes, from %s", wanted.key, entry.version, part.size, head.source)
+        lease.done()

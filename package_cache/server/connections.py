@@ -1,0 +1,122 @@
+"""What the event loop keeps of each client: the request it is at, what is sent, and how far.
+
+Values and small functions on them; the loop moves them on.
+"""
+
+import socket
+from dataclasses import dataclass
+from http import HTTPStatus
+from io import FileIO
+
+from package_cache.engine.fills import FillReader
+from package_cache.engine.hotset import HotFile
+from package_cache.engine.service import Answer, Pending
+from package_cache.errors import PackageCacheError
+from package_cache.model import Request
+from package_cache.rules import wire
+from package_cache.rules.answer import Reply
+from package_cache.rules.freshness import accept_of
+from package_cache.rules.targets import parse_target
+from package_cache.server.sockets import READ
+
+_CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since", "if-range"})
+_NOT_SIMPLE = frozenset({"expect", "upgrade", "transfer-encoding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A simple request, parsed.
+
+    `plain` says that neither a range nor a condition bears on the answer, `hot` that the hot set may have it: its target
+    is in normal form and nothing but the target names the answer.
+    """
+
+    request: Request
+    target: str
+    keep: bool
+    plain: bool
+    hot: bool
+
+
+@dataclass(slots=True)
+class Connection:
+    """One client. What it waits for decides which of the optional members are set."""
+
+    socket: socket.socket
+    descriptor: int
+    address: object
+    moved: float
+    events: int = READ
+    received: bytes = b""
+    busy: bool = False
+    asked: Asked | None = None
+    head: bytes = b""
+    source: HotFile | FileIO | FillReader | None = None
+    body: bytes = b""
+    at: int = 0
+    stop: int = 0
+    begun: float = 0.0
+    answer_kind: str = "-"
+    answer_source: str = "-"
+    status: int = 0
+    first: int = 0
+    pending: Pending | None = None
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the loop did since it started."""
+
+    accepted: int = 0
+    hits: int = 0
+    refused: int = 0
+    stalls: int = 0
+
+
+def simple(head: wire.Head, hosts: frozenset[str]) -> Asked | None:
+    """The request, if it is one that the loop answers itself; what is not goes to the host's ordinary path."""
+    if head.method not in ("GET", "HEAD") or head.minor != 1 or not head.target.startswith("/") or head.has_body:
+        return None
+    fields = head.combined
+    if not _NOT_SIMPLE.isdisjoint(fields):
+        return None
+    try:
+        target = parse_target(head.target, hosts)
+    except PackageCacheError:
+        return None
+    hot = target.text == head.target and "via" not in fields and accept_of(target, fields.get("accept")) is None
+    request = Request(head.method, target, fields)
+    return Asked(request, head.target, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+
+
+def render(reply: Reply, software: str, date: str, *, keep: bool) -> bytes:
+    """The head of a response on the wire."""
+    lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}"]
+    lines += [f"Server: {software}", f"Date: {date}", f"Connection: {'keep-alive' if keep else 'close'}"]
+    lines += [f"{name}: {value}" for name, value in reply.fields]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def release(step: HotFile | Answer | Pending) -> None:
+    """Give back what nobody will send."""
+    match step:
+        case HotFile():
+            step.file.close()
+        case Pending():
+            step.abandon()
+        case Answer(body=FileIO() | FillReader() as body):
+            body.close()
+        case Answer():
+            return
+
+
+def describe(connection: Connection) -> str:
+    """What the connection asked for, for the log."""
+    return repr(connection.asked.target) if connection.asked else "-"
+
+
+def head_again(asked: Asked) -> bytes:
+    """The request as bytes, for a host that must read it anew."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in asked.request.fields.items())
+    return f"{asked.request.method} {asked.target} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")

@@ -1,0 +1,564 @@
+"""The event loop: answers simple requests itself, for any number of connections in one thread.
+
+A hit is answered from the hot set with sendfile. What is not in it is looked up in a pool of threads, so that a slow disk
+stalls nobody, and comes back as an `Answer` or as a `Pending`, which waits here without a thread. A file that is still
+arriving is sent as it grows. Everything that is not strictly simple (`rules.wire`) leaves with the bytes read so far to the
+host's ordinary WSGI path. Status and fields of a hit come from `rules.answer.decide`, as everywhere. The loop knows nothing
+of Gunicorn or wsgiref; a host gives it listeners and a way out.
+"""
+
+import logging
+import os
+import queue
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from io import FileIO
+
+from package_cache.config import Timeouts
+from package_cache.engine.fills import POLL, FillReader
+from package_cache.engine.hotset import HotFile, HotSet
+from package_cache.engine.service import Answer, Pending, Service
+from package_cache.errors import FillError, PackageCacheError, RequestError
+from package_cache.model import Request
+from package_cache.rules import wire
+from package_cache.rules.answer import Reply, decide
+from package_cache.rules.fields import format_date
+from package_cache.server import access
+from package_cache.server.connections import (
+    Asked,
+    Connection,
+    Counters,
+    describe,
+    head_again,
+    release,
+    render,
+    simple,
+)
+from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener
+
+logger = logging.getLogger(__name__)
+
+_RECEIVE = 65536
+_CHUNK = 512 << 10
+"""Bytes sent to one client before the others get their turn."""
+_MEMO = 4096
+_SWEEP_SECONDS = 1.0
+STALL_SECONDS = 0.25
+"""A turn that took longer than this, waiting apart, is counted as a stall."""
+
+Fallback = Callable[[socket.socket, bytes, object], None]
+"""Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one loop: connections at once, and times in seconds."""
+
+    connections: int
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Loop:
+    """Serves `listeners`. Call `turn` again and again, from one thread."""
+
+    def __init__(
+        self,
+        listeners: list[socket.socket],
+        service: Service,
+        hotset: HotSet,
+        fallback: Fallback,
+        pool: Executor,
+        limits: Limits,
+        software: str,
+        hosts: frozenset[str],
+    ) -> None:
+        self.counters = Counters()
+        self._service = service
+        self._hotset = hotset
+        self._fallback = fallback
+        self._pool = pool
+        self._limits = limits
+        self._software = software
+        self._hosts = hosts
+        self._poller = make_poller()
+        self._connections: dict[int, Connection] = {}
+        self._ready: deque[Connection] = deque()
+        self._tails: dict[int, Connection] = {}
+        self._memo: dict[bytes, Asked] = {}
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._woken = False
+        self._draining = False
+        self._now = time.time()
+        self._second = 0
+        self._date = ""
+        self._swept = 0.0
+        self._alarm, self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poller.register(self._alarm, READ)
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._external: dict[int, Callable[[], None]] = {}
+        for listener in listeners:
+            prepare_listener(listener)
+            self._poller.register(listener.fileno(), READ | exclusive())
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # -- what other threads may call
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` in the loop's thread, soon."""
+        self._calls.put(function)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the current wait."""
+        if not self._woken:
+            self._woken = True
+            try:
+                os.write(self._bell, b"!")
+            except BlockingIOError:
+                return
+
+    def adopt(self, connection: socket.socket, address: object, received: bytes = b"") -> None:
+        """Take a connection, for the first time or back from the fallback."""
+        self.call(lambda: self._begin_anew(connection, address, received))
+
+    def _begin_anew(self, connection: socket.socket, address: object, received: bytes) -> None:
+        taken = self._take(connection, address)
+        if received:
+            taken.received = received
+            self._parse(taken)
+
+    # -- the loop
+
+    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Call `callback` in the loop's thread whenever a descriptor of the host's is readable."""
+        self._external[descriptor] = callback
+        self._poller.register(descriptor, READ)
+
+    def turn(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for something to do, and do it."""
+        if self._ready:
+            timeout = 0.0
+        elif self._tails:
+            timeout = min(timeout, POLL)
+        events = self._poller.poll(timeout)
+        begun = time.monotonic()
+        self._tell_time()
+        for descriptor, what in events:
+            connection = self._connections.get(descriptor)
+            if connection is not None:
+                self._on_event(connection, what)
+            else:
+                self._on_other(descriptor)
+        self._take_turns()
+        for connection in list(self._tails.values()):
+            self._follow(connection)
+        if begun - self._swept > _SWEEP_SECONDS:
+            self._swept = begun
+            self._sweep(begun)
+        access.flush()
+        if time.monotonic() - begun > STALL_SECONDS:
+            self.counters.stalls += 1
+            logger.warning("the event loop was held up for %.2f s", time.monotonic() - begun)
+
+    def _take_turns(self) -> None:
+        """Go on with those that could have gone on, had not others waited."""
+        for _ in range(len(self._ready)):
+            connection = self._ready.popleft()
+            if connection.busy:
+                self._send(connection)
+            elif not connection.closed:
+                self._parse(connection)
+
+    def _tell_time(self) -> None:
+        self._now = time.time()
+        second = int(self._now)
+        if second != self._second:
+            self._second, self._date = second, format_date(second)
+
+    def _on_other(self, descriptor: int) -> None:
+        if descriptor in self._listeners:
+            self._accept(self._listeners[descriptor])
+        elif descriptor in self._external:
+            self._external[descriptor]()
+        elif descriptor == self._alarm:
+            self._answer_calls()
+
+    def _answer_calls(self) -> None:
+        os.read(self._alarm, 4096)
+        self._woken = False
+        for _ in range(self._calls.qsize()):
+            self._calls.get_nowait()()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, address = listener.accept()
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | ConnectionAbortedError):
+                logger.warning("cannot accept a connection: %s", error.strerror)
+            return
+        accepted.settimeout(0)
+        self.counters.accepted += 1
+        if len(self._connections) >= self._limits.connections:
+            self._turn_away(accepted)
+            return
+        self._read(self._take(accepted, address))
+
+    def _turn_away(self, accepted: socket.socket) -> None:
+        self.counters.refused += 1
+        text = b"too many connections; try again in a while\n"
+        head = f"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
+        try:
+            accepted.send(head.encode("ascii") + text)
+        except OSError:
+            pass
+        finally:
+            accepted.close()
+
+    def _take(self, accepted: socket.socket, address: object) -> Connection:
+        accepted.settimeout(0)
+        connection = Connection(accepted, accepted.fileno(), address, time.monotonic())
+        self._connections[connection.descriptor] = connection
+        self._poller.register(connection.descriptor, READ)
+        return connection
+
+    def _on_event(self, connection: Connection, what: int) -> None:
+        if what & BROKEN and not what & READ:
+            self._close(connection, cut=True)
+        elif connection.busy and what & WRITE:
+            self._send(connection)
+        elif not connection.busy:
+            self._read(connection)
+
+    def _expect(self, connection: Connection, events: int) -> None:
+        if connection.events != events:
+            connection.events = events
+            self._poller.modify(connection.descriptor, events)
+
+    # -- requests
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            block = connection.socket.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            block = b""
+        if not block:
+            self._close(connection)
+            return
+        if connection.received:
+            connection.received += block
+        else:
+            connection.received = block
+            connection.moved = time.monotonic()
+        self._parse(connection)
+
+    def _parse(self, connection: Connection) -> None:
+        """Begin with the next request that is complete, if there is one."""
+        data = connection.received
+        asked = self._memo.get(data)
+        if asked is not None:
+            connection.received = b""
+        else:
+            try:
+                parsed = wire.parse_head(data)
+            except RequestError:
+                self._hand_over(connection)
+                return
+            if parsed is None:
+                return
+            head, size = parsed
+            asked = simple(head, self._hosts)
+            if asked is None:
+                self._hand_over(connection)
+                return
+            connection.received = data[size:]
+            if size == len(data) and size < 2048:
+                if len(self._memo) >= _MEMO:
+                    self._memo.clear()
+                self._memo[data] = asked
+        connection.asked = asked
+        connection.busy = True
+        connection.begun = time.monotonic()
+        self._begin(connection, asked)
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Give a connection whose request is not simple to the host."""
+        self._forget(connection)
+        self._fallback(connection.socket, connection.received, connection.address)
+
+    def _begin(self, connection: Connection, asked: Asked) -> None:
+        hot = self._hotset.get(asked.target) if asked.hot else None
+        if hot is not None:
+            self._answer_hot(connection, asked, hot)
+            return
+        self._expect(connection, 0)
+        self._pool.submit(self._look_up, connection, asked)
+
+    def _answer_hot(self, connection: Connection, asked: Asked, hot: HotFile) -> None:
+        """The hit: no system call but send and sendfile."""
+        hot.used = self._now
+        self.counters.hits += 1
+        method = asked.request.method
+        reply: Reply
+        if asked.plain:
+            rendered = hot.heads.get((method, asked.keep))
+            if rendered is None or rendered[0] != self._second:
+                reply = self._decide(asked.request, hot)
+                rendered = (self._second, self._render(reply, asked), reply)
+                hot.heads[method, asked.keep] = rendered
+            _, connection.head, reply = rendered
+        else:
+            reply = self._decide(asked.request, hot)
+            connection.head = self._render(reply, asked)
+        connection.status, connection.answer_kind = reply.status, "hit"
+        connection.answer_source = hot.entry.representation.source
+        if reply.span is not None:
+            hot.users += 1
+            connection.source = hot
+            connection.first = connection.at = reply.span.start
+            connection.stop = reply.span.stop
+        else:
+            connection.first = connection.at = connection.stop = 0
+        self._send(connection)
+
+    def _render(self, reply: Reply, asked: Asked) -> bytes:
+        return render(reply, self._software, self._date, keep=asked.keep)
+
+    def _decide(self, request: Request, hot: HotFile) -> Reply:
+        return decide(request, hot.entry.representation, self._service.serving("hit", hot.entry.digest))
+
+    # -- what is not in the hot set
+
+    def _look_up(self, connection: Connection, asked: Asked) -> None:
+        """Runs in the pool: one look into the registry, perhaps a file opened, perhaps a fill joined."""
+        try:
+            found = self._service.find(asked.request) if "via" not in asked.request.fields else None
+            step = found or self._service.begin(asked.request)
+        except Exception as error:  # noqa: BLE001 - the boundary of this request
+            step = self._refusal(error)
+        self.call(lambda: self._go_on(connection, asked, step))
+
+    def _advance(self, connection: Connection, asked: Asked, pending: Pending) -> None:
+        """Runs in the pool: the fill that a request waits for has news."""
+        try:
+            step = pending.advance()
+        except Exception as error:  # noqa: BLE001 - the boundary of this request
+            step = self._refusal(error)
+        self.call(lambda: self._go_on(connection, asked, step))
+
+    def _refusal(self, error: Exception) -> Answer:
+        if not isinstance(error, PackageCacheError):
+            logger.exception("a request ended in a bug", exc_info=error)
+            error = PackageCacheError("internal error; the log of the cache says more")
+        return self._service.refuse(error)
+
+    def _go_on(self, connection: Connection, asked: Asked, step: HotFile | Answer | Pending) -> None:
+        if connection.closed:
+            release(step)
+            return
+        match step:
+            case HotFile():
+                if asked.hot:
+                    self._hotset.add(asked.target, step)
+                else:
+                    step.out = True  # an unusual spelling is served, but not kept
+                self._answer_hot(connection, asked, step)
+                if step.out and step.users == 0:
+                    step.file.close()
+            case Pending():
+                connection.pending = step
+                step.fill.listen(self.wake)
+                self._tails[connection.descriptor] = connection
+            case Answer() if step.reply.open_ended:
+                release(step)
+                connection.received = head_again(asked) + connection.received
+                self._hand_over(connection)
+            case Answer():
+                self._answer(connection, asked, step)
+
+    def _answer(self, connection: Connection, asked: Asked, answer: Answer) -> None:
+        reply = answer.reply
+        connection.head = self._render(reply, asked)
+        connection.status, connection.answer_kind, connection.answer_source = reply.status, answer.kind, answer.source
+        connection.first = connection.at = connection.stop = 0
+        match answer.body:
+            case bytes() as body if asked.request.method == "GET":
+                connection.head += body
+            case FileIO() | FillReader() if reply.span is not None:
+                connection.source = answer.body
+                connection.first = connection.at = reply.span.start
+                connection.stop = reply.span.stop
+            case _:
+                release(answer)
+        self._send(connection)
+
+    # -- bodies
+
+    def _send(self, connection: Connection) -> None:
+        """Send what may be sent now; then wait for the client, for the fill, for a turn, or for the next request."""
+        if connection.closed:
+            return
+        try:
+            done = self._push(connection)
+        except FillError as error:
+            logger.warning("cut the connection of a client of %s: %s", describe(connection), error)
+            self._close(connection, cut=True)
+            return
+        except BlockingIOError:
+            self._expect(connection, WRITE)
+            return
+        except OSError:
+            self._close(connection, cut=True)
+            return
+        if done:
+            self._finish(connection)
+
+    def _push(self, connection: Connection) -> bool:
+        """Whether everything was sent. Raises BlockingIOError where the client must read first."""
+        if connection.head:
+            more = socket.MSG_MORE if connection.at < connection.stop else 0
+            sent = connection.socket.send(connection.head, more)
+            connection.head = connection.head[sent:]
+            if connection.head:
+                raise BlockingIOError
+        source = connection.source
+        if source is None:
+            return True
+        limit = connection.stop
+        if isinstance(source, FillReader):
+            limit = min(limit, source.visible())
+        if connection.at < limit:
+            descriptor = source.file.fileno() if isinstance(source, HotFile) else source.fileno()
+            sent = os.sendfile(connection.descriptor, descriptor, connection.at, min(limit - connection.at, _CHUNK))
+            if sent == 0:
+                raise FillError("the file became shorter than it was", 500)
+            connection.at += sent
+            connection.moved = time.monotonic()
+        if connection.at == connection.stop:
+            return True
+        if connection.at < limit:
+            self._ready.append(connection)
+            self._expect(connection, 0)
+        else:
+            self._tails[connection.descriptor] = connection
+            self._expect(connection, 0)
+        return False
+
+    def _follow(self, connection: Connection) -> None:
+        """Look whether what a connection waits for has come."""
+        pending, asked = connection.pending, connection.asked
+        if pending is not None and asked is not None:
+            if pending.has_news():
+                del self._tails[connection.descriptor]
+                connection.pending = None
+                self._pool.submit(self._advance, connection, asked, pending)
+            return
+        source = connection.source
+        try:
+            if isinstance(source, FillReader) and source.visible() <= connection.at:
+                return
+        except FillError:
+            pass  # told by the attempt to send
+        del self._tails[connection.descriptor]
+        self._send(connection)
+
+    def _finish(self, connection: Connection) -> None:
+        """The answer is sent."""
+        self._account(connection, cut=False)
+        asked = connection.asked
+        self._drop_source(connection)
+        connection.asked, connection.busy = None, False
+        if asked is None or not asked.keep or self._draining:
+            self._close(connection)
+            return
+        self._expect(connection, READ)
+        connection.moved = time.monotonic()
+        if connection.received:
+            self._ready.append(connection)
+
+    def _account(self, connection: Connection, *, cut: bool) -> None:
+        if connection.asked is None or not access.enabled():
+            return
+        address = connection.address
+        access.log(
+            access.AccessRecord(
+                client=str(address[0]) if isinstance(address, tuple) else "-",
+                method=connection.asked.request.method,
+                target=connection.asked.target,
+                status=connection.status,
+                sent=connection.at - connection.first,
+                kind=connection.answer_kind,
+                source=connection.answer_source,
+                seconds=time.monotonic() - connection.begun,
+                cut=cut,
+            )
+        )
+
+    # -- ends
+
+    def _drop_source(self, connection: Connection) -> None:
+        source, connection.source = connection.source, None
+        match source:
+            case HotFile():
+                source.release()
+            case FileIO() | FillReader():
+                source.close()
+            case None:
+                pass
+        pending, connection.pending = connection.pending, None
+        if pending is not None:
+            pending.abandon()
+
+    def _forget(self, connection: Connection) -> None:
+        """Stop watching a connection, without closing it."""
+        connection.closed = True
+        self._tails.pop(connection.descriptor, None)
+        del self._connections[connection.descriptor]
+        self._poller.unregister(connection.descriptor)
+
+    def _close(self, connection: Connection, *, cut: bool = False) -> None:
+        if connection.closed:
+            return
+        if cut:
+            self._account(connection, cut=True)
+        self._drop_source(connection)
+        self._forget(connection)
+        connection.socket.close()
+
+    def _sweep(self, now: float) -> None:
+        """End the connections that took too long over a head, over the next request, or over reading."""
+        timeouts = self._limits.timeouts
+        for connection in list(self._connections.values()):
+            quiet = now - connection.moved
+            if not connection.busy and quiet > (timeouts.request if connection.received else timeouts.idle):
+                self._close(connection)
+            elif connection.busy and connection.events == WRITE and quiet > timeouts.send:
+                self._close(connection, cut=True)
+        used = self._hotset.recently_used()
+        if used:
+            self._service.note_use(used)
+
+    def drain(self) -> None:
+        """Accept no more; let what runs come to its end. The loop is over when it has no connection left."""
+        self._draining = True
+        for descriptor in self._listeners:
+            self._poller.unregister(descriptor)
+        self._listeners.clear()
+        for connection in list(self._connections.values()):
+            if not connection.busy and not connection.received:
+                self._close(connection)
+
+    def close(self) -> None:
+        """Cut whatever is left."""
+        for connection in list(self._connections.values()):
+            self._close(connection, cut=connection.busy)
+        self._hotset.clear()
+        os.close(self._alarm)
+        os.close(self._bell)

@@ -1,0 +1,63 @@
+"""Waiting for sockets: epoll where the system has it, poll elsewhere, behind one face."""
+
+import select
+import socket
+from typing import Protocol
+
+READ = select.POLLIN
+WRITE = select.POLLOUT
+BROKEN = select.POLLERR | select.POLLHUP
+_NOT_SENT_LIMIT = 512 << 10
+
+
+class Poller(Protocol):
+    """What the event loop needs of epoll. Events are those of poll(2), level-triggered."""
+
+    def register(self, descriptor: int, events: int) -> None:
+        """Report `events` of the descriptor from now on; what is BROKEN is always reported."""
+        ...
+
+    def modify(self, descriptor: int, events: int) -> None:
+        """Report other events of it."""
+        ...
+
+    def unregister(self, descriptor: int) -> None:
+        """Report nothing of it any more."""
+        ...
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        """Descriptors and their events, after at most `timeout` seconds."""
+        ...
+
+
+class _Poll:
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.register = self._poll.register
+        self.modify = self._poll.modify
+        self.unregister = self._poll.unregister
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        return self._poll.poll(timeout * 1000)
+
+
+def make_poller() -> Poller:
+    """The best this system has. The values of EPOLLIN and its like are those of POLLIN."""
+    return select.epoll() if hasattr(select, "epoll") else _Poll()
+
+
+def exclusive() -> int:
+    """The flag that wakes one of several processes for a new connection, where the system knows it."""
+    return getattr(select, "EPOLLEXCLUSIVE", 0)
+
+
+def prepare_listener(listener: socket.socket) -> None:
+    """Options that accepted connections inherit.
+
+    Unsent bytes in the kernel are limited a connection: hundreds of slow readers would otherwise hold gigabytes.
+    """
+    listener.settimeout(0)
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_LIMIT)

@@ -1,0 +1,53 @@
+"""Generation words: how one process learns at once that another changed what the registry says.
+
+A 4 KiB file of 8-byte words, mapped into every process that shares a cache. A key belongs to one word; whoever changed the
+key writes a value into it that was never there before, after the change is committed. What was remembered under another
+value is out of date.
+"""
+
+import mmap
+import os
+import zlib
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.model import Key
+
+_SIZE = 4096
+WORDS = _SIZE // 8
+
+
+class Generation:
+    """The words in one file. Reading one costs no system call."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(descriptor, _SIZE)
+                self._map = mmap.mmap(descriptor, _SIZE)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(f"cannot map {path}: {error.strerror}") from error
+        self.words = memoryview(self._map).cast("Q")
+        """The current values, by `word`."""
+
+    @staticmethod
+    def word(key: Key) -> int:
+        """The word a key belongs to."""
+        return zlib.crc32(key.encode("utf-8")) % WORDS
+
+    def bump(self, key: Key) -> None:
+        """Tell every process that the key changed."""
+        self.words[self.word(key)] = _fresh()
+
+    def bump_all(self) -> None:
+        """Tell every process that any key may have changed."""
+        for word in range(WORDS):
+            self.words[word] = _fresh()
+
+
+def _fresh() -> int:
+    """A value that no word had before; counting up would need a lock between processes."""
+    return int.from_bytes(os.urandom(8), "little")
