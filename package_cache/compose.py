@@ -14,6 +14,7 @@ from package_cache.engine.fills import Fills
 from package_cache.engine.service import Service
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
+from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.app import Application
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.generation import Generation
@@ -92,7 +93,18 @@ def build_service(config: Config) -> Service:
 def build_application(config: Config) -> Application:
     """The WSGI callable of a configuration."""
     named = (urlsplit(source.base).hostname for source in config.source)
-    return Application(build_service(config), _LOCAL | {config.host.lower()} | {host for host in named if host})
+    hosts = _LOCAL | {config.host.lower()} | {host for host in named if host}
+    return Application(build_service(config), hosts, build_access_log(config))
+
+
+def build_access_log(config: Config) -> AccessLog:
+    """The access log of a configuration: a file, or with -v the log of the command, or none."""
+    if config.access_log:
+        try:
+            return AccessLog(FileSink(config.access_log), config.access_format)
+        except OSError as error:
+            raise StoreError(f"cannot write the access log {config.access_log}: {error.strerror}") from error
+    return AccessLog(LoggerSink() if config.verbose else None, config.access_format)
 
 
 def require_sources(config: Config) -> None:
@@ -119,7 +131,7 @@ class Server(Application):
             raise ConfigError([str(error)]) from None
         require_sources(config)
         application = build_application(config)
-        super().__init__(application.service, application.hosts)
+        super().__init__(application.service, application.hosts, application.access)
 
 
 def create_app() -> Application:

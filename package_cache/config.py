@@ -18,6 +18,7 @@ from package_cache.model import Source
 
 PREFIX = "PACKAGE_CACHE_"
 SERVERS = ("wsgiref", "gunicorn")
+ACCESS_FORMATS = ("combined", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Config:
     threads: int = 128
     verbose: int = 0
     syslog: bool = False
+    access_log: str = ""
+    access_format: str = "combined"
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
@@ -120,6 +123,12 @@ def _server(text: str) -> str:
     return text
 
 
+def _format(text: str) -> str:
+    if text not in ACCESS_FORMATS:
+        raise ValueError(f"{text!r} is not a format of the access log; known are {' and '.join(ACCESS_FORMATS)}")
+    return text
+
+
 def _path(text: str) -> Path:
     if not text:
         raise ValueError("the cache directory is empty")
@@ -146,6 +155,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "threads": _count,
     "verbose": _level,
     "syslog": _switch,
+    "access_log": str,
+    "access_format": _format,
 }
 _TIMEOUTS = {f"{one.name}_timeout": one.name for one in fields(Timeouts)}
 

@@ -3,7 +3,7 @@
 import argparse
 
 from package_cache.compose import version_text
-from package_cache.config import SERVERS, Config
+from package_cache.config import ACCESS_FORMATS, SERVERS, Config
 
 _DESCRIPTION = """\
 Serve a package mirror through a cache. The first request for a file fetches it from the first source that has it and
@@ -51,6 +51,10 @@ def parser() -> argparse.ArgumentParser:
     )
     log = it.add_argument_group("what is logged")
     log.add_argument("--verbose", "-v", action="count", help="log more: -v each request, -vv each decision")
+    log.add_argument("--access-log", metavar="PATH", help="write a line a request to this file (-: to standard error)")
+    log.add_argument(
+        "--access-format", metavar="|".join(ACCESS_FORMATS), help=f"form of that line (default: {default.access_format})"
+    )
     log.add_argument("--syslog", action="store_true", help="log to the system log instead of standard error")
     return it
 

@@ -1,18 +1,34 @@
-"""One record a request, and the line it makes in the access log."""
+"""The access log: one record a request, one line a record, written in batches.
 
+Whatever a client wrote is escaped. A record says how many of its bytes came from the cache, and how many were fetched.
+"""
+
+import json
 import logging
+import os
+import threading
+import time
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
-logger = logging.getLogger("package_cache.access")
+logger = logging.getLogger(__name__)
+
+_FETCHED = frozenset({"miss", "refetched", "relayed"})
+_REOPEN_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AccessRecord:
     """What became of a request. `sent` counts bytes of the body, `seconds` run from the request to the end of the body."""
 
     client: str
+    when: float
     method: str
     target: str
+    agent: str
     status: int
     sent: int
     kind: str
@@ -20,23 +36,129 @@ class AccessRecord:
     seconds: float
     cut: bool
 
-    def line(self) -> str:
-        """The record as text; whatever a client wrote is escaped."""
-        request = f"{self.method} {self.target}".encode("unicode_escape").decode("ascii").replace('"', "\\x22")
-        ending = " cut" if self.cut else ""
-        return f'{self.client} "{request}" {self.status} {self.sent} {self.kind}{ending} {self.seconds:.3f}s {self.source}'
+    @property
+    def fetched(self) -> int:
+        """Bytes that a source was asked for because of this request; the rest came from the cache."""
+        return self.sent if self.kind in _FETCHED else 0
 
 
-def enabled() -> bool:
-    """Whether anybody reads the log."""
-    return logger.isEnabledFor(logging.INFO)
+def combined(record: AccessRecord, stamp: str) -> str:
+    """The combined format, followed by: kind, bytes from the cache, bytes from a source, seconds, source."""
+    kind = f"{record.kind}-cut" if record.cut else record.kind
+    fetched = record.fetched
+    return (
+        f'{record.client} - - [{stamp}] "{_escaped(record.method)} {_escaped(record.target)} HTTP/1.1" {record.status}'
+        f' {record.sent} "-" "{_escaped(record.agent)}" {kind} {record.sent - fetched} {fetched}'
+        f" {record.seconds:.6f} {record.source}"
+    )
 
 
-def flush() -> None:
-    """Write what was gathered."""
+def as_json(record: AccessRecord) -> str:
+    """One JSON object."""
+    return json.dumps(
+        {
+            "time": round(record.when, 3),
+            "client": record.client,
+            "method": record.method,
+            "target": record.target,
+            "agent": record.agent,
+            "status": record.status,
+            "kind": record.kind,
+            "cut": record.cut,
+            "bytes": record.sent,
+            "bytes_from_cache": record.sent - record.fetched,
+            "bytes_from_source": record.fetched,
+            "seconds": round(record.seconds, 6),
+            "source": record.source,
+        }
+    )
 
 
-def log(record: AccessRecord) -> None:
-    """Write the record to the access log."""
-    if logger.isEnabledFor(logging.INFO):
-        logger.info("%s", record.line())
+def _escaped(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text
+    return text.encode("unicode_escape").decode("ascii").replace('"', "\\x22")
+
+
+class Sink(Protocol):
+    """Where finished lines go."""
+
+    def write(self, lines: list[str]) -> None:
+        """Write whole lines, without their line ends."""
+        ...
+
+
+class LoggerSink:
+    """To the log of the command, for `-v`."""
+
+    def write(self, lines: list[str]) -> None:
+        """One record of the log a line."""
+        for line in lines:
+            logger.info("%s", line)
+
+
+class FileSink:
+    """To a file, which is opened anew when it was moved away; or to standard error, for `-`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = None if path == "-" else Path(path)
+        self._descriptor = 2 if self._path is None else self._open(self._path)
+        self._looked = 0.0
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    def write(self, lines: list[str]) -> None:
+        """Append the lines in one call, so that those of several processes do not mix."""
+        self._reopen_if_moved()
+        with suppress(OSError):  # a full disk must not stop the service
+            os.write(self._descriptor, ("\n".join(lines) + "\n").encode("ascii", "backslashreplace"))
+
+    def _reopen_if_moved(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now - self._looked < _REOPEN_SECONDS:
+            return
+        self._looked = now
+        with suppress(OSError):
+            if self._path.exists() and os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
+                return
+            fresh = self._open(self._path)
+            os.close(self._descriptor)
+            self._descriptor = fresh
+
+
+class AccessLog:
+    """Gathers records and writes them when `flush` is called. Safe for any number of threads."""
+
+    def __init__(self, sink: Sink | None, form: str = "combined") -> None:
+        self._sink = sink
+        self._json = form == "json"
+        self._guard = threading.Lock()
+        self._lines: deque[str] = deque()
+        self._second = 0
+        self._stamp = ""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody reads the log."""
+        return self._sink is not None
+
+    def add(self, record: AccessRecord) -> None:
+        """Note a finished request."""
+        if self._json:
+            self._lines.append(as_json(record))
+            return
+        second = int(record.when)
+        if second != self._second:
+            self._second, self._stamp = second, time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
+        self._lines.append(combined(record, self._stamp))
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if not self._lines or self._sink is None:
+            return
+        with self._guard:
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            if lines:
+                self._sink.write(lines)

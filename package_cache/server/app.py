@@ -21,7 +21,7 @@ from package_cache.errors import FillError, NotAllowed, PackageCacheError, Reque
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.targets import parse_target
-from package_cache.server import access
+from package_cache.server.access import AccessLog, AccessRecord
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -37,13 +37,14 @@ a wrapped file only where it is sent whole."""
 class Application:
     """The WSGI callable. `hosts` are the names an absolute-form target may have besides the server's own."""
 
-    def __init__(self, service: Service, hosts: frozenset[str]) -> None:
+    def __init__(self, service: Service, hosts: frozenset[str], access: AccessLog) -> None:
         self.service = service
         self.hosts = hosts
+        self.access = access
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
-        account = _Account(environ)
+        account = _Account(environ, self.access)
         ends = _has_body(environ)
         try:
             answer = self._answer(read_head(environ), environ)
@@ -140,6 +141,7 @@ class _Account:
     """Gathers what the access record of one request says."""
 
     environ: "WSGIEnvironment"
+    access: AccessLog
     begun: float = field(default_factory=time.monotonic)
     status: int = 0
     kind: str = "error"
@@ -156,11 +158,15 @@ class _Account:
 
     def settle(self) -> None:
         """Write the record; the request is over."""
-        access.log(
-            access.AccessRecord(
-                client=str(self.environ.get("REMOTE_ADDR", "-")),
+        if not self.access.enabled:
+            return
+        self.access.add(
+            AccessRecord(
+                client=str(self.environ.get("REMOTE_ADDR") or "-"),
+                when=time.time(),
                 method=str(self.environ.get("REQUEST_METHOD", "-")),
                 target=_raw_target(self.environ),
+                agent=str(self.environ.get("HTTP_USER_AGENT", "-")),
                 status=self.status,
                 sent=self.sent,
                 kind=self.kind,
@@ -169,6 +175,7 @@ class _Account:
                 cut=self.cut,
             )
         )
+        self.access.flush()
 
 
 class _Body:

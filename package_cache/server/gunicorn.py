@@ -16,7 +16,6 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from package_cache.config import Config, Timeouts
-from package_cache.engine.hotset import HotSet
 from package_cache.server.app import Application
 from package_cache.server.loop import Limits, Loop
 
@@ -138,17 +137,8 @@ class LoopWorker(HeadTimeWorker):
         self._serve(self.wsgi)
 
     def _serve(self, application: Application) -> None:
-        service = application.service
-        self._loop = loop = Loop(
-            list(self.sockets),
-            service,
-            HotSet(service.generation),
-            self._fall_back,
-            self.tpool,
-            Limits(self.worker_connections, self.limits),
-            "gunicorn",
-            application.hosts,
-        )
+        limits = Limits(self.worker_connections, self.limits)
+        self._loop = loop = Loop(list(self.sockets), application, self._fall_back, self.tpool, limits, "gunicorn")
         loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
         while self.alive and self.is_parent_alive():
             self.notify()

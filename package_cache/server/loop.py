@@ -21,13 +21,14 @@ from io import FileIO
 from package_cache.config import Timeouts
 from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import HotFile, HotSet
-from package_cache.engine.service import Answer, Pending, Service
+from package_cache.engine.service import Answer, Pending
 from package_cache.errors import FillError, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, decide
 from package_cache.rules.fields import format_date
-from package_cache.server import access
+from package_cache.server.access import AccessRecord
+from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
     Connection,
@@ -68,22 +69,21 @@ class Loop:
     def __init__(
         self,
         listeners: list[socket.socket],
-        service: Service,
-        hotset: HotSet,
+        application: Application,
         fallback: Fallback,
         pool: Executor,
         limits: Limits,
         software: str,
-        hosts: frozenset[str],
     ) -> None:
         self.counters = Counters()
-        self._service = service
-        self._hotset = hotset
+        self._service = application.service
+        self._hosts = application.hosts
+        self._access = application.access
+        self._hotset = HotSet(application.service.generation)
         self._fallback = fallback
         self._pool = pool
         self._limits = limits
         self._software = software
-        self._hosts = hosts
         self._poller = make_poller()
         self._connections: dict[int, Connection] = {}
         self._ready: deque[Connection] = deque()
@@ -161,7 +161,7 @@ class Loop:
         if begun - self._swept > _SWEEP_SECONDS:
             self._swept = begun
             self._sweep(begun)
-        access.flush()
+        self._access.flush()
         if time.monotonic() - begun > STALL_SECONDS:
             self.counters.stalls += 1
             logger.warning("the event loop was held up for %.2f s", time.monotonic() - begun)
@@ -484,14 +484,16 @@ class Loop:
             self._ready.append(connection)
 
     def _account(self, connection: Connection, *, cut: bool) -> None:
-        if connection.asked is None or not access.enabled():
+        if connection.asked is None or not self._access.enabled:
             return
         address = connection.address
-        access.log(
-            access.AccessRecord(
+        self._access.add(
+            AccessRecord(
                 client=str(address[0]) if isinstance(address, tuple) else "-",
+                when=self._now,
                 method=connection.asked.request.method,
                 target=connection.asked.target,
+                agent=connection.asked.request.fields.get("user-agent", "-"),
                 status=connection.status,
                 sent=connection.at - connection.first,
                 kind=connection.answer_kind,

@@ -18,7 +18,6 @@ from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
 
 from package_cache.config import Config
-from package_cache.engine.hotset import HotSet
 from package_cache.errors import BadRequest, RequestError
 from package_cache.rules import wire
 from package_cache.server.app import Application
@@ -44,18 +43,8 @@ class StandaloneServer:
         self._software = software
         self._listener = _listen(address)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
-        service = application.service
         limits = Limits(MAX_CONNECTIONS, config.timeouts)
-        self._loop = Loop(
-            [self._listener],
-            service,
-            HotSet(service.generation),
-            self._fall_back,
-            self._pool,
-            limits,
-            software,
-            application.hosts,
-        )
+        self._loop = Loop([self._listener], application, self._fall_back, self._pool, limits, software)
 
     @property
     def url(self) -> str:

@@ -1,0 +1,398 @@
+"""Fills: what clients get while a file arrives, and what is stored of it."""
+
+import hashlib
+import http.client
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from origin import Gate, Origin, Raw, Serve, until
+from product import Proxy, Response, blobs, parts
+
+HELD_BACK = 65536
+"""Bytes at the end that no client gets before the whole is verified."""
+
+both = pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@contextmanager
+def streaming(proxy: Proxy, target: str, fields: dict[str, str] | None = None) -> Iterator[http.client.HTTPResponse]:
+    """A response whose body the test reads bit by bit."""
+    connection = http.client.HTTPConnection(*proxy.address, timeout=60)
+    try:
+        connection.request("GET", target, headers=fields or {})
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def all_at_once(count: int, act: Callable[[int], Response]) -> list[Response]:
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(act, range(count)))
+
+
+@both
+def test_first_bytes_arrive_before_the_source_has_sent_the_rest(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=200_000))
+    proxy = start(origin.url, host=host)
+    with streaming(proxy, "/big.tar") as response:
+        assert response.status == 200
+        assert response.headers["Content-Length"] == "1000000"
+        assert "fwd=uri-miss" in response.headers["Cache-Status"]
+        assert response.read(200_000) == body[:200_000]
+        assert not gate.opened.is_set()
+        gate.open()
+        assert response.read() == body[200_000:]
+
+
+@both
+def test_all_clients_of_a_cold_file_share_one_request(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    gate, ready = Gate(), threading.Barrier(25)
+    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
+    proxy = start(origin.url, host=host)
+
+    def client(_: int) -> Response:
+        with streaming(proxy, "/big.tar") as response:
+            first = response.read(400_000)
+            ready.wait(60)
+            return Response(response.status, response.headers, first + response.read(), True)
+
+    with ThreadPoolExecutor(24) as pool:
+        running = [pool.submit(client, number) for number in range(24)]
+        ready.wait(60)
+        gate.open()
+        answers = [one.result() for one in running]
+    assert {hashlib.sha256(answer.body).hexdigest() for answer in answers} == {hashlib.sha256(body).hexdigest()}
+    assert len(origin.requests()) == 1
+    assert sum("collapsed" in answer.cache_status for answer in answers) == 23
+
+
+@both
+def test_who_joins_half_way_has_the_first_half_at_once(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(2_000_000), Serve(gate=gate, gate_at=1_000_000))
+    proxy = start(origin.url, host=host)
+    with streaming(proxy, "/big.tar") as first:
+        assert first.read(1_000_000) == body[:1_000_000]
+        for _ in range(4):  # enough to meet either worker
+            with streaming(proxy, "/big.tar") as second:
+                assert second.read(1_000_000) == body[:1_000_000]
+        assert not gate.opened.is_set()
+        gate.open()
+        assert first.read() == body[1_000_000:]
+    assert len(origin.requests()) == 1
+
+
+@both
+def test_a_fill_goes_on_when_its_only_client_leaves(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=300_000))
+    proxy = start(origin.url, host=host)
+    with streaming(proxy, "/big.tar") as response:
+        response.read(100_000)
+    gate.open()
+    until(lambda: blobs(proxy.cache) and not parts(proxy.cache))
+    answer = proxy.get("/big.tar")
+    assert answer.body == body
+    assert answer.cache_status == "package-cache; hit"
+    assert len(origin.requests()) == 1
+
+
+def test_a_client_that_leaves_takes_nothing_from_the_others(origin: Origin, start: Callable[..., Proxy]) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=300_000))
+    proxy = start(origin.url)
+    with streaming(proxy, "/big.tar") as stays:
+        with streaming(proxy, "/big.tar") as leaves:
+            leaves.read(100_000)
+        stays.read(300_000)
+        gate.open()
+        assert stays.read() == body[300_000:]
+    assert len(origin.requests()) == 1
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(origin: Origin, start: Callable[..., Proxy]) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(20_000_000), Serve(gate=gate, gate_at=100_000))
+    proxy = start(origin.url)
+    with streaming(proxy, "/big.tar") as slow:
+        slow.read(1)
+        gate.open()
+        assert proxy.get("/big.tar").body == body
+        assert slow.read() == body[1:]
+    assert len(origin.requests()) == 1
+
+
+@both
+def test_a_range_waits_for_its_own_bytes_only(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
+    proxy = start(origin.url, host=host)
+    with streaming(proxy, "/big.tar") as whole, ThreadPoolExecutor(3) as pool:
+        whole.read(500_000)
+        here = proxy.get("/big.tar", {"Range": "bytes=1000-499999"})
+        assert (here.status, here.body) == (206, body[1000:500_000])
+        assert here.fields["Content-Range"] == "bytes 1000-499999/1000000"
+        assert not gate.opened.is_set()
+        wanted = {"bytes=499990-500009": body[499_990:500_010], "bytes=700000-": body[700_000:], "bytes=-9": body[-9:]}
+        ahead = [pool.submit(proxy.get, "/big.tar", {"Range": text}) for text in wanted]
+        gate.open()
+        for running, part in zip(ahead, wanted.values(), strict=True):
+            assert (running.result().status, running.result().body) == (206, part)
+        assert whole.read() == body[500_000:]
+    assert len(origin.requests()) == 1
+
+
+def test_a_range_outside_the_file_is_refused_during_its_fill(origin: Origin, start: Callable[..., Proxy]) -> None:
+    gate = Gate()
+    origin.put("/big.tar", noise(200_000), Serve(gate=gate, gate_at=100_000))
+    proxy = start(origin.url)
+    with streaming(proxy, "/big.tar") as whole:
+        whole.read(1000)
+        answer = proxy.get("/big.tar", {"Range": "bytes=200000-"})
+        assert answer.status == 416
+        assert answer.fields["Content-Range"] == "bytes */200000"
+        gate.open()
+        whole.read()
+
+
+@both
+def test_a_chunked_file_is_passed_on_while_it_arrives_and_stored(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    gate = Gate()
+    body = origin.put("/big.tar", noise(1_000_000), Serve(chunked=True, gate=gate, gate_at=500_000))
+    proxy = start(origin.url, host=host)
+    with streaming(proxy, "/big.tar") as response:
+        assert "Content-Length" not in response.headers
+        assert response.read(500_000 - HELD_BACK) == body[: 500_000 - HELD_BACK]
+        gate.open()
+        assert response.read() == body[500_000 - HELD_BACK :]
+    answer = proxy.get("/big.tar")
+    assert answer.fields["Content-Length"] == "1000000"
+    assert (answer.body, answer.cache_status) == (body, "package-cache; hit")
+    assert len(origin.requests()) == 1
+
+
+def test_a_range_of_a_chunked_file_waits_for_the_length(origin: Origin, start: Callable[..., Proxy]) -> None:
+    body = origin.put("/a.tar", noise(300_000), Serve(chunked=True))
+    answer = start(origin.url).get("/a.tar", {"Range": "bytes=-1000"})
+    assert (answer.status, answer.body) == (206, body[-1000:])
+    assert answer.fields["Content-Range"] == "bytes 299000-299999/300000"
+
+
+def test_a_client_that_could_not_see_a_cut_gets_a_chunked_file_with_its_length(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    body = origin.put("/a.tar", noise(300_000), Serve(chunked=True))
+    proxy = start(origin.url)
+    with proxy.connect() as connection:
+        connection.sendall(b"GET /a.tar HTTP/1.0\r\n\r\n")
+        head, _, got = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert b"Content-Length: 300000" in head
+    assert got == body
+
+
+LONG, SHORT = noise(300_000, 1), noise(3000, 2)
+
+SPOILED: dict[str, tuple[bytes, Serve | Raw]] = {
+    "cut": (LONG, Serve(cut=200_000)),
+    "cut in the last ten bytes": (LONG, Serve(cut=len(LONG) - 10)),
+    "cut before the last byte of a short file": (SHORT, Serve(cut=len(SHORT) - 1)),
+    "cut before the first byte": (LONG, Serve(cut=0)),
+    "reset": (LONG, Serve(reset=200_000)),
+    "silent": (LONG, Serve(stall=200_000)),
+    "longer than declared": (LONG, Serve(declared=len(LONG) - 10)),
+    "short and longer than declared": (SHORT, Serve(declared=len(SHORT) - 10)),
+    "shorter than declared, then silent": (SHORT, Serve(declared=len(SHORT) + 10)),
+    "shorter than declared, then closed": (LONG, Serve(declared=len(LONG) + 10, cut=len(LONG))),
+    "chunked and cut": (LONG, Serve(chunked=True, cut=200_000)),
+    "chunked without its end": (LONG, Serve(chunked=True, cut=len(LONG))),
+    "chunked, short, without its end": (SHORT, Serve(chunked=True, cut=len(SHORT))),
+    "chunked with a size that is no number": (
+        SHORT,
+        Raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nbb8\r\n" + SHORT + b"\r\nx\r\n\r\n"),
+    ),
+    "neither length nor chunks": (SHORT, Serve(length=False)),
+}
+
+
+def place(name: str) -> str:
+    return "/" + re.sub(r"\W+", "-", name) + ".tar"
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
+    """What clients got of every broken file, each asked for once, all at the same time: giving up takes seconds."""
+    origin = Origin()
+    for name, (body, behaviour) in SPOILED.items():
+        origin.put(place(name), body, behaviour)
+    limits = {"PACKAGE_CACHE_STALL_TIMEOUT": "0.5", "PACKAGE_CACHE_HEAD_TIMEOUT": "5"}
+    proxy = Proxy(tmp_path_factory.mktemp("spoiled"), [origin.url], environment=limits)
+    try:
+        names = list(SPOILED)
+        got = all_at_once(len(names), lambda at: proxy.get(place(names[at])))
+        assert not blobs(proxy.cache), "something broken was stored"
+        yield proxy, origin, dict(zip(names, got, strict=True))
+    finally:
+        proxy.kill()
+        origin.stop()
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_broken_body_never_passes_for_a_whole_one(
+    spoiled: tuple[Proxy, Origin, dict[str, Response]], name: str
+) -> None:
+    answer = spoiled[2][name]
+    body = SPOILED[name][0]
+    if answer.status == 200:
+        assert not answer.whole
+        assert len(answer.body) <= len(body) - HELD_BACK + 10
+        assert body.startswith(answer.body)
+    else:
+        assert answer.status in (502, 504)
+        assert answer.fields["Content-Type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_what_was_broken_once_is_fetched_when_it_is_whole(
+    spoiled: tuple[Proxy, Origin, dict[str, Response]], name: str
+) -> None:
+    proxy, origin, _ = spoiled
+    body = SPOILED[name][0]
+    origin.script(place(name), Serve())
+    asked = len(origin.requests(place(name)))
+    answer = proxy.get(place(name))
+    assert (answer.status, answer.whole) == (200, True)
+    assert answer.body == body
+    assert answer.cache_status.endswith("stored")
+    assert len(origin.requests(place(name))) > asked
+    assert proxy.get(place(name)).cache_status == "package-cache; hit"
+
+
+def test_the_end_is_held_back_until_the_file_is_verified(origin: Origin, start: Callable[..., Proxy]) -> None:
+    gate = Gate()
+    body = origin.put("/a.tar", noise(300_000), Serve(gate=gate, gate_at=299_999))
+    proxy = start(origin.url)
+    with streaming(proxy, "/a.tar") as response:
+        assert response.read(300_000 - HELD_BACK) == body[:-HELD_BACK]
+        assert gate.reached.wait(30)
+        response.fp.raw._sock.settimeout(0.3)  # type: ignore[union-attr]
+        with pytest.raises(TimeoutError):
+            response.read(1)
+        gate.open()
+
+
+@both
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 131073])
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_every_size_is_served_and_stored(
+    origin: Origin, start: Callable[..., Proxy], host: str, size: int, chunked: bool
+) -> None:
+    body = origin.put("/a.tar", noise(size), Serve(chunked=chunked))
+    proxy = start(origin.url, host=host)
+    first, second, range_ = proxy.get("/a.tar"), proxy.get("/a.tar"), proxy.get("/a.tar", {"Range": "bytes=0-"})
+    assert (first.status, first.body, first.whole) == (200, body, True)
+    assert (second.body, second.cache_status) == (body, "package-cache; hit")
+    assert second.fields["Content-Length"] == str(size)
+    assert (range_.status, range_.body) == ((206, body) if size else (416, b""))
+    assert [path.read_bytes() for path in blobs(proxy.cache)] == [body]
+    until(lambda: not parts(proxy.cache))
+    assert len(origin.requests()) == 1
+
+
+def test_equal_bytes_of_two_keys_are_stored_once(origin: Origin, start: Callable[..., Proxy]) -> None:
+    body = noise(100_000)
+    for path in ("/a.tar", "/mirrored/a.tar", "/a.tar?x=1"):
+        origin.put(path, body)
+    proxy = start(origin.url)
+    for path in ("/a.tar", "/mirrored/a.tar", "/a.tar?x=1"):
+        assert proxy.get(path).body == body
+    assert [path.name for path in blobs(proxy.cache)] == [hashlib.sha256(body).hexdigest()]
+    assert len(origin.requests()) == 3
+
+
+@both
+def test_a_hundred_clients_of_ten_cold_files_get_them_with_ten_requests(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    bodies = [origin.put(f"/{number}.tar", noise(50_000 * (number + 1), number)) for number in range(10)]
+    proxy = start(origin.url, host=host)
+    answers = all_at_once(100, lambda at: proxy.get(f"/{at % 10}.tar"))
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.whole and answer.body == bodies[at % 10] for at, answer in enumerate(answers))
+    assert [len(origin.requests(f"/{number}.tar")) for number in range(10)] == [1] * 10
+    assert len(blobs(proxy.cache)) == 10
+    until(lambda: not parts(proxy.cache))
+
+
+_HOLD = """\
+import os, sys, time
+def hold(event, arguments):
+    if event == "open" and os.path.dirname(os.fsdecode(arguments[0] if isinstance(arguments[0], (str, bytes)) else "")) \\
+            .endswith("blobs-v1"):
+        open({reached!r}, "w").close()
+        while not os.path.exists({opened!r}):
+            time.sleep(0.005)
+sys.addaudithook(hold)
+"""
+
+
+def test_who_comes_between_the_last_byte_and_the_commit_waits_for_it(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    """One server is held where the file has its final name and the registry does not know it yet; another one is asked."""
+    body = origin.put("/a.tar", noise(200_000))
+    reached, opened = tmp_path / "reached", tmp_path / "opened"
+    (tmp_path / "hold").mkdir()
+    (tmp_path / "hold" / "sitecustomize.py").write_text(_HOLD.format(reached=str(reached), opened=str(opened)))
+    held = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "hold")})
+    other = start(origin.url)
+    with ThreadPoolExecutor(6) as pool:
+        leading = pool.submit(held.get, "/a.tar")
+        until(reached.exists)
+        coming = [pool.submit(other.get, "/a.tar") for _ in range(4)]
+        until(lambda: any(one.running() for one in coming))
+        leading.result()
+        for one in coming:
+            if not one.done():
+                threading.Event().wait(0.1)
+        opened.touch()
+        answers = [leading.result(), *(one.result() for one in coming)]
+    assert [(answer.status, answer.body == body) for answer in answers] == [(200, True)] * 5
+    assert len(origin.requests()) == 1
+
+
+_SMALL_DISK = """\
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+"""
+
+
+def test_a_file_the_disk_refuses_is_cut_and_does_not_block_its_key(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    origin.put("/big.tar", noise(2_000_000))
+    body = origin.put("/small.tar", noise(200_000))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_SMALL_DISK)
+    proxy = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})
+    for _ in range(2):
+        assert not proxy.get("/big.tar").whole
+        until(lambda: not parts(proxy.cache))
+    assert proxy.get("/small.tar").body == body
+    assert len(blobs(proxy.cache)) == 1
