@@ -26,7 +26,8 @@ class Timeouts:
     """Limits on silence, in seconds.
 
     Towards a source: `connect` to accept a connection, `head` to answer a request, `stall` between two blocks of a body.
-    Towards a client: `request` for a whole request head, `idle` for the next request, `send` to take what was sent.
+    Towards a client: `request` for a whole request head, `idle` for the next request, `send` to take what was sent,
+    `graceful` for running answers when the server is told to stop.
     """
 
     connect: float = 5.0
@@ -35,6 +36,7 @@ class Timeouts:
     request: float = 10.0
     idle: float = 60.0
     send: float = 60.0
+    graceful: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Config:
     server: str = "wsgiref"
     workers: int = 2
     threads: int = 128
+    connections: int = 8192
     verbose: int = 0
     syslog: bool = False
     access_log: str = ""
@@ -104,6 +107,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _many(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise ValueError(f"{text!r} is not a count from 1 to 1000000")
+    return int(text)
+
+
 def _level(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise ValueError(f"{text!r} is not a level; it is 0, 1 or 2")
@@ -153,6 +162,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "server": _server,
     "workers": _count,
     "threads": _count,
+    "connections": _many,
     "verbose": _level,
     "syslog": _switch,
     "access_log": str,

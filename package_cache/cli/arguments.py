@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     listen.add_argument(
         "--threads", metavar="INT", help=f"requests served at once in a process (default: {default.threads})"
     )
+    listen.add_argument(
+        "--connections", metavar="INT", help=f"connections at once in a process (default: {default.connections})"
+    )
     log = it.add_argument_group("what is logged")
     log.add_argument("--verbose", "-v", action="count", help="log more: -v each request, -vv each decision")
     log.add_argument("--access-log", metavar="PATH", help="write a line a request to this file (-: to standard error)")

@@ -79,8 +79,8 @@ def _serve(config: Config) -> None:
     address = (config.host, config.port)
     server = StandaloneServer(address, compose.build_application(config), config, compose.software())
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _terminate)
+        signal.signal(signal.SIGTERM, lambda *_: server.stop())
+        signal.signal(signal.SIGINT, lambda *_: server.stop())
         _announce(config, server.url)
         server.serve()
     finally:

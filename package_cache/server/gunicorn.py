@@ -38,11 +38,11 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "workers": config.workers,
             "threads": config.threads,
             "worker_class": worker_class(config.timeouts),
-            "worker_connections": 8192,
+            "worker_connections": config.connections,
             "backlog": 2048,
             "keepalive": int(config.timeouts.idle),
             "timeout": 60,
-            "graceful_timeout": 30,
+            "graceful_timeout": int(config.timeouts.graceful),
             "limit_request_line": 8190,
             "forwarded_allow_ips": "",
             "control_socket_disable": True,
@@ -146,7 +146,7 @@ class LoopWorker(HeadTimeWorker):
             self.murder_pending()
         loop.drain()
         deadline = time.monotonic() + self.cfg.graceful_timeout
-        while (len(loop) or self.nr_conns) and time.monotonic() < deadline:
+        while loop.busy and time.monotonic() < deadline:
             self.notify()
             loop.turn(0.5)
         loop.close()
@@ -157,6 +157,7 @@ class LoopWorker(HeadTimeWorker):
         taken = TConn(self.cfg, connection, address, connection.getsockname())
         taken.init()
         taken.parser.unreader.unread(received)
+        self._loop.lent += 1
         self.nr_conns += 1
         self.enqueue_req(taken)
 
@@ -170,6 +171,7 @@ class LoopWorker(HeadTimeWorker):
             self._loop.adopt(conn.sock, conn.client, conn.parser.unreader.buf.getvalue())
         else:
             conn.close(graceful=True)
+            self._loop.returned()
 
 
 def _hang_up(conn: TConn) -> None:

@@ -47,6 +47,8 @@ _RECEIVE = 65536
 _CHUNK = 512 << 10
 """Bytes sent to one client before the others get their turn."""
 _MEMO = 4096
+_LINGER = 1.5
+"""Seconds that an idle connection stays open when the loop comes to its end."""
 _SWEEP_SECONDS = 1.0
 STALL_SECONDS = 0.25
 """A turn that took longer than this, waiting apart, is counted as a stall."""
@@ -92,6 +94,8 @@ class Loop:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._woken = False
         self._draining = False
+        self.lent = 0
+        """Connections that the fallback has; the loop's thread alone counts them."""
         self._now = time.time()
         self._second = 0
         self._date = ""
@@ -104,8 +108,10 @@ class Loop:
             prepare_listener(listener)
             self._poller.register(listener.fileno(), READ | exclusive())
 
-    def __len__(self) -> int:
-        return len(self._connections)
+    @property
+    def busy(self) -> bool:
+        """Whether there are connections left, here or with the fallback."""
+        return bool(self._connections) or self.lent > 0
 
     # -- what other threads may call
 
@@ -124,10 +130,15 @@ class Loop:
                 return
 
     def adopt(self, connection: socket.socket, address: object, received: bytes = b"") -> None:
-        """Take a connection, for the first time or back from the fallback."""
+        """Take a connection back from the fallback, with bytes that were read beyond its request."""
         self.call(lambda: self._begin_anew(connection, address, received))
 
+    def returned(self) -> None:
+        """The fallback ended a connection; called in the loop's thread."""
+        self.lent -= 1
+
     def _begin_anew(self, connection: socket.socket, address: object, received: bytes) -> None:
+        self.lent -= 1
         taken = self._take(connection, address)
         if received:
             taken.received = received
@@ -305,14 +316,14 @@ class Loop:
         """The hit: no system call but send and sendfile."""
         hot.used = self._now
         self.counters.hits += 1
-        method = asked.request.method
+        method, keep = asked.request.method, asked.keep and not self._draining
         reply: Reply
         if asked.plain:
-            rendered = hot.heads.get((method, asked.keep))
+            rendered = hot.heads.get((method, keep))
             if rendered is None or rendered[0] != self._second:
                 reply = self._decide(asked.request, hot)
                 rendered = (self._second, self._render(reply, asked), reply)
-                hot.heads[method, asked.keep] = rendered
+                hot.heads[method, keep] = rendered
             _, connection.head, reply = rendered
         else:
             reply = self._decide(asked.request, hot)
@@ -329,7 +340,7 @@ class Loop:
         self._send(connection)
 
     def _render(self, reply: Reply, asked: Asked) -> bytes:
-        return render(reply, self._software, self._date, keep=asked.keep)
+        return render(reply, self._software, self._date, keep=asked.keep and not self._draining)
 
     def _decide(self, request: Request, hot: HotFile) -> Reply:
         return decide(request, hot.entry.representation, self._service.serving("hit", hot.entry.digest))
@@ -539,7 +550,8 @@ class Loop:
         timeouts = self._limits.timeouts
         for connection in list(self._connections.values()):
             quiet = now - connection.moved
-            if not connection.busy and quiet > (timeouts.request if connection.received else timeouts.idle):
+            patience = timeouts.request if connection.received else _LINGER if self._draining else timeouts.idle
+            if not connection.busy and quiet > patience:
                 self._close(connection)
             elif connection.busy and connection.events == WRITE and quiet > timeouts.send:
                 self._close(connection, cut=True)
@@ -548,14 +560,19 @@ class Loop:
             self._service.note_use(used)
 
     def drain(self) -> None:
-        """Accept no more; let what runs come to its end. The loop is over when it has no connection left."""
+        """Accept no more, and let what runs come to its end: until `busy` is false.
+
+        A client may be sending its next request on a connection that was promised to persist, so those are closed a moment
+        later; what they ask in it is answered.
+        """
         self._draining = True
         for descriptor in self._listeners:
             self._poller.unregister(descriptor)
         self._listeners.clear()
-        for connection in list(self._connections.values()):
-            if not connection.busy and not connection.received:
-                self._close(connection)
+        now = time.monotonic()
+        for connection in self._connections.values():
+            if not connection.busy:
+                connection.moved = now
 
     def close(self) -> None:
         """Cut whatever is left."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 8192
 _RECEIVE = 65536
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 1 << 18
@@ -41,9 +40,10 @@ class StandaloneServer:
         self._application = application
         self._timeouts = config.timeouts
         self._software = software
+        self._stopping = False
         self._listener = _listen(address)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
-        limits = Limits(MAX_CONNECTIONS, config.timeouts)
+        limits = Limits(config.connections, config.timeouts)
         self._loop = Loop([self._listener], application, self._fall_back, self._pool, limits, software)
 
     @property
@@ -53,9 +53,18 @@ class StandaloneServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
     def serve(self) -> None:
-        """Serve until an exception ends it."""
-        while True:
+        """Serve until `stop` is called and what runs has come to its end, or its time is up."""
+        while not self._stopping:
             self._loop.turn(1.0)
+        self._loop.drain()
+        deadline = time.monotonic() + self._timeouts.graceful
+        while self._loop.busy and time.monotonic() < deadline:
+            self._loop.turn(1.0)
+
+    def stop(self) -> None:
+        """Take no new connections, and come to an end. May be called from a signal handler."""
+        self._stopping = True
+        self._loop.wake()
 
     def close(self) -> None:
         """Cut what runs and stop listening."""
@@ -65,6 +74,7 @@ class StandaloneServer:
         self._application.service.close()
 
     def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
+        self._loop.lent += 1
         self._pool.submit(self._serve_rest, connection, received, address)
 
     def _serve_rest(self, connection: socket.socket, received: bytes, address: Any) -> None:
@@ -87,6 +97,7 @@ class StandaloneServer:
             return
         _linger(connection)
         connection.close()
+        self._loop.call(self._loop.returned)
 
     def _serve(self, connection: socket.socket, head: wire.Head, address: Any) -> bool:
         """Run the application; whether the connection can be used again."""

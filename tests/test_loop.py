@@ -1,0 +1,253 @@
+"""The event loop in front of both hosts: the same answers as the plain application, only quicker and for more clients."""
+
+import contextlib
+import hashlib
+import http.client
+import io
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from origin import MODIFIED, Gate, Origin, Serve
+from product import Proxy
+
+LOOPS = ("wsgiref", "gunicorn")
+BODY = random.Random(5).randbytes(200_000)
+ETAG = f'"{hashlib.md5(BODY).hexdigest()}"'
+
+Start = Callable[..., Proxy]
+
+
+class _Canned(io.BytesIO):
+    """A socket for http.client that holds bytes already read."""
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        return io.BytesIO(self.getvalue())
+
+
+def exchange(proxy: Proxy, request: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """Send bytes, close the sending side, and read every response until the server closes."""
+    with proxy.connect() as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while block := connection.recv(1 << 20):
+                received += block
+    received = received.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
+    method = request.lstrip(b"\r\n").split(b" ")[0].decode("latin-1")
+    answers = []
+    while received.startswith(b"HTTP/"):
+        response = http.client.HTTPResponse(_Canned(received), method=method)  # type: ignore[arg-type]
+        response.begin()
+        body = response.read()
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        answers.append((response.status, fields, body))
+        size = received.index(b"\r\n\r\n") + 4 + len(body)
+        if "transfer-encoding" in fields:
+            break
+        received = received[size:]
+    return answers
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Proxy]]:
+    """The loop and the plain application, on one cache."""
+    origin = Origin()
+    origin.put("/a-1.tar.gz", BODY)
+    origin.put("/empty-1.tar.gz", b"")
+    origin.put("/no-validators-1.tar.gz", BODY[:1000], etag=None, modified=None, content_type=None)
+    origin.put("/dir/%2Bx%20y-1.tar.gz", BODY[:5000])
+    cache = tmp_path_factory.mktemp("pair")
+    loop = Proxy(cache, [origin.url], host="gunicorn", arguments=["--workers", "1"])
+    plain = Proxy(cache, [origin.url], host="gthread")
+    for path in list(origin.things):
+        assert loop.get(path).whole
+    yield loop, plain
+    loop.kill()
+    plain.kill()
+    origin.stop()
+
+
+STORED = ("/a-1.tar.gz", "/empty-1.tar.gz", "/no-validators-1.tar.gz", "/dir/+x%20y-1.tar.gz", "/dir/%2bx%20y-1.tar.gz")
+ODD = ("/missing-1.tar.gz", "/./a-1.tar.gz", "//a-1.tar.gz", "/a-1.tar.gz?x", "/../a", "/%zz", "/a-1.tar.gz#x", "*", "a")
+ABSOLUTE = ("http://127.0.0.1/a-1.tar.gz", "http://elsewhere.example/a-1.tar.gz")
+TARGETS = st.sampled_from([*STORED, *ODD, *ABSOLUTE])
+NUMBERS = st.sampled_from(["", "0", "1", "9", "199999", "200000", "200001", "99999999999999999999", "x", "-1", " 5"])
+RANGES = st.one_of(
+    st.builds("bytes={}-{}".format, NUMBERS, NUMBERS),
+    st.sampled_from(["bytes=0-1,3-4", "lines=1-2", "bytes", "", "bytes=-", "BYTES=0-5", "bytes = 1 - 2"]),
+)
+DATES = st.sampled_from([MODIFIED, "Mon, 01 Jan 2024 00:00:00 GMT", "Wed, 03 Jan 2024 00:00:00 GMT", "junk", "0", ""])
+TAGS = st.sampled_from([ETAG, f"W/{ETAG}", '"other"', "*", f'"a", {ETAG}', '"a" , W/"b"', "junk", ""])
+FIELDS = st.lists(
+    st.one_of(
+        st.tuples(st.just("Range"), RANGES),
+        st.tuples(st.just("If-None-Match"), TAGS),
+        st.tuples(st.just("If-Modified-Since"), DATES),
+        st.tuples(st.just("If-Range"), st.one_of(TAGS, DATES)),
+        st.tuples(st.just("Accept"), st.sampled_from(["*/*", "text/html", "application/json"])),
+        st.tuples(st.just("Connection"), st.sampled_from(["close", "keep-alive", "Keep-Alive, x"])),
+        st.tuples(st.just("X-Empty"), st.just("")),
+        st.tuples(st.just("Content-Length"), st.sampled_from(["0", "3", "+1", "1,1"])),
+        st.tuples(st.just("Expect"), st.sampled_from(["100-continue", "more"])),
+        st.tuples(st.just("Host"), st.just("twice.example")),
+        st.tuples(st.just("Transfer-Encoding"), st.sampled_from(["chunked", "gzip"])),
+    ),
+    max_size=4,
+    unique_by=lambda pair: pair[0],
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "DELETE", "get"]),
+    TARGETS,
+    st.sampled_from(["HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0"]),
+    FIELDS,
+)
+def test_the_loop_answers_as_the_plain_application(
+    pair: tuple[Proxy, Proxy], method: str, target: str, version: str, fields: list[tuple[str, str]]
+) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    request = f"{method} {target} {version}\r\nHost: cache.example\r\n{lines}\r\n".encode("latin-1")
+    first, second = (exchange(proxy, request) for proxy in pair)
+    assert [_comparable(one) for one in first] == [_comparable(one) for one in second]
+
+
+def _comparable(answer: tuple[int, dict[str, str], bytes]) -> tuple[int, dict[str, str], bytes]:
+    status, fields, body = answer
+    kept = {name: value for name, value in fields.items() if name not in ("date", "age", "server")}
+    return status, kept, body if status != 400 else b""
+
+
+@pytest.fixture(params=LOOPS)
+def loop_host(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_pipelined_requests_are_answered_in_order(origin: Origin, start: Start, loop_host: str) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    origin.put("/b-1.tar.gz", BODY[:10])
+    proxy = start(origin.url, host=loop_host)
+    one = b"GET /%b-1.tar.gz HTTP/1.1\r\nHost: x\r\n\r\n"
+    sent = (
+        b"".join(one % name for name in (b"a", b"b") * 300)
+        + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % b"b"
+    )
+    with proxy.connect() as connection:
+        threading.Thread(target=connection.sendall, args=(sent,), daemon=True).start()
+        with connection.makefile("rb") as stream:
+            for number in range(601):
+                length = _length_of_next(stream)
+                assert stream.read(length) == (BODY if number % 2 == 0 and number < 600 else BODY[:10])
+            assert stream.read() == b""
+    assert len(origin.requests()) == 2
+
+
+def _length_of_next(stream: io.BufferedIOBase) -> int:
+    assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+    length = -1
+    while (line := stream.readline()) != b"\r\n":
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return length
+
+
+def test_a_change_made_by_one_server_is_seen_by_all_on_the_next_request(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    one = start(origin.url, host="gunicorn", arguments=["--workers", "1"])
+    other = start(origin.url, host="wsgiref")
+    assert one.get("/a-1.tar.gz").body == other.get("/a-1.tar.gz").body == BODY
+    assert one.get("/a-1.tar.gz").cache_status == "package-cache; hit"
+    blob = next(path for path in (tmp_path / "cache" / "blobs-v1").rglob("*") if path.is_file())
+    blob.unlink()
+    origin.put("/a-1.tar.gz", BODY[:777])
+    # A third server finds the damage and fetches again; the two that have the old file open must notice.
+    third = start(origin.url, host="wsgiref")
+    assert third.get("/a-1.tar.gz").body == BODY[:777]
+    assert one.get("/a-1.tar.gz").body == BODY[:777]
+    assert other.get("/a-1.tar.gz").body == BODY[:777]
+
+
+def test_slow_readers_of_a_growing_file_hold_no_thread(origin: Origin, start: Start, loop_host: str) -> None:
+    gate = Gate()
+    body = origin.put("/big-1.tar.gz", os.urandom(2_000_000), Serve(gate=gate, gate_at=1_000_000))
+    origin.put("/small-1.tar.gz", BODY[:100])
+    proxy = start(origin.url, host=loop_host, arguments=["--threads", "4"])
+    readers = [proxy.connect() for _ in range(24)]
+    for reader in readers:
+        reader.sendall(b"GET /big-1.tar.gz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert gate.reached.wait(30)
+    assert proxy.get("/small-1.tar.gz").body == BODY[:100]
+    gate.open()
+    for reader in readers:
+        with reader, reader.makefile("rb") as stream:
+            received = stream.read()
+            assert received.partition(b"\r\n\r\n")[2] == body
+    assert len(origin.requests("/big-1.tar.gz")) == 1
+
+
+def test_a_broken_fill_cuts_every_reader(origin: Origin, start: Start, loop_host: str) -> None:
+    gate = Gate()
+    origin.put("/big-1.tar.gz", os.urandom(1_000_000), Serve(gate=gate, gate_at=500_000, cut=600_000, ranges=False))
+    proxy = start(origin.url, host=loop_host)
+    results: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(proxy.get("/big-1.tar.gz").whole), daemon=True) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    assert gate.reached.wait(30)
+    gate.open()
+    for thread in threads:
+        thread.join(60)
+    assert results == [False] * 8
+
+
+def test_more_connections_than_there_are_places_are_told_so(origin: Origin, start: Start) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    proxy = start(origin.url, environment={"PACKAGE_CACHE_CONNECTIONS": "4"})
+    assert proxy.get("/a-1.tar.gz").whole
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(proxy.connect())
+        deadline = time.monotonic() + 20
+        while proxy.get("/a-1.tar.gz").status != 503:
+            assert time.monotonic() < deadline
+    deadline = time.monotonic() + 20
+    while proxy.get("/a-1.tar.gz").status != 200:
+        assert time.monotonic() < deadline
+
+
+def test_sigterm_lets_a_running_download_come_to_its_end(origin: Origin, start: Start, loop_host: str) -> None:
+    gate = Gate()
+    body = origin.put("/a-1.tar.gz", BODY, Serve(gate=gate, gate_at=100_000))
+    proxy = start(origin.url, host=loop_host)
+    results: list[bytes] = []
+    client = threading.Thread(target=lambda: results.append(proxy.get("/a-1.tar.gz").body), daemon=True)
+    client.start()
+    assert gate.reached.wait(30)
+    stopper = threading.Thread(target=proxy.stop, daemon=True)
+    stopper.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:  # until nobody listens any more
+        try:
+            proxy.connect().close()
+        except OSError:
+            break
+    gate.open()
+    client.join(30)
+    stopper.join(30)
+    assert results == [body]
+    assert not stopper.is_alive()
