@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from origin import MODIFIED, Gate, Origin, Serve
-from product import Proxy
+from product import Proxy, blobs
 
 LOOPS = ("wsgiref", "gunicorn")
 BODY = random.Random(5).randbytes(200_000)
@@ -71,6 +71,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Prox
     plain = Proxy(cache, [origin.url], host="gthread")
     for path in list(origin.things):
         assert loop.get(path).whole
+        assert loop.get(path, {"Accept": "application/json"}).whole  # a variant of its own
+    deadline = time.monotonic() + 20
+    while len(blobs(cache)) < 4:
+        assert time.monotonic() < deadline
     yield loop, plain
     loop.kill()
     plain.kill()
@@ -170,8 +174,10 @@ def test_a_change_made_by_one_server_is_seen_by_all_on_the_next_request(
     other = start(origin.url, host="wsgiref")
     assert one.get("/a-1.tar.gz").body == other.get("/a-1.tar.gz").body == BODY
     assert one.get("/a-1.tar.gz").cache_status == "package-cache; hit"
-    blob = next(path for path in (tmp_path / "cache" / "blobs-v1").rglob("*") if path.is_file())
-    blob.unlink()
+    deadline = time.monotonic() + 20
+    while not blobs(tmp_path / "cache"):  # the last byte may be served a moment before the file is stored
+        assert time.monotonic() < deadline
+    blobs(tmp_path / "cache")[0].unlink()
     origin.put("/a-1.tar.gz", BODY[:777])
     # A third server finds the damage and fetches again; the two that have the old file open must notice.
     third = start(origin.url, host="wsgiref")

@@ -3,8 +3,8 @@
 The process that gets the lease leads: a thread of its own downloads, never a client's. Everyone else reads the growing
 part. Readers in the leading process are woken by it, readers elsewhere poll; either way they see the same two things, the
 journal and the size of the part. When a leader dies the kernel frees its lease, and a reader's process takes over where
-it stopped. `Fills` guards its table with one lock, each `Fill` its state with a condition; no I/O but polling happens
-under either.
+it stopped. `Fills` guards its table with one lock, under which nothing waits; each `Fill` guards its state with a
+condition.
 """
 
 import logging
@@ -12,8 +12,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from package_cache.engine.threads import Threads
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Key, Span
 from package_cache.storage.parts import Failed, Journal, Lease, PartStore, Watch
@@ -28,6 +30,8 @@ ORPHAN = 0.05
 """Seconds without news after which a reader tests whether the leader still lives."""
 STUCK = 45.0
 """Seconds without a sign of life from a leader that holds its lease, after which readers give up."""
+_ENDING = 1.0
+"""Seconds that a leader has from the last line of its journal to the end of its lease."""
 _BLOCK = 1 << 18
 
 
@@ -54,11 +58,11 @@ Lead = Callable[["Fill", Lease], None]
 class Fill:
     """A running download, seen from this process. It lives as long as somebody uses it: a client, or the leading thread."""
 
-    def __init__(self, key: Key, lead: Lead, left: Callable[["Fill"], None]) -> None:
+    def __init__(self, key: Key, lead: Lead, fills: "Fills") -> None:
         self.key = key
         self._lead = lead
-        self._left = left
-        self._users = 0
+        self._fills = fills
+        self._users = 1
         self._changed = threading.Condition()
         self._progress = Progress(Journal(), 0)
         self._part: int | None = None
@@ -69,6 +73,8 @@ class Fill:
         self._beat = 0.0
         self._listeners: list[Callable[[], None]] = []
 
+    # -- who uses it
+
     def enter(self) -> bool:
         """Count one more user; False if the fill is over, so that another must be begun."""
         with self._changed:
@@ -77,33 +83,33 @@ class Fill:
             self._users += 1
             return True
 
-    def leave(self) -> None:
-        """Count one user less; the last one closes the fill."""
+    def leave(self) -> bool:
+        """Count one user less; True if that was the last one, and the fill is closed."""
         with self._changed:
             self._users -= 1
             if self._users > 0:
-                return
+                return False
             self._replace_part(None, 0)
             if self._watch is not None:
                 self._watch.close()
                 self._watch = None
+            return True
 
-    @property
-    def idle(self) -> bool:
-        """Whether nobody uses the fill any more."""
-        with self._changed:
-            return self._users == 0
+    # -- the leading thread
 
     def lead(self, lease: Lease) -> None:
         """Download in a thread of this process."""
         with self._changed:
-            self._users += 1
             self._start_leading(lease)
 
     def _start_leading(self, lease: Lease) -> None:
         self._leading = True
         self._users += 1
-        threading.Thread(target=self._run, args=(lease,), name=f"fill {self.key}", daemon=True).start()
+        try:
+            self._fills.threads.run(partial(self._run, lease))
+        except RuntimeError as error:
+            self._users -= 1
+            self._abandon(lease, f"no thread for a download: {error}")
 
     def _run(self, lease: Lease) -> None:
         try:
@@ -115,23 +121,16 @@ class Fill:
             logger.exception("the download of %s ended in a bug", self.key)
             self._abandon(lease, "the download ended in an internal error")
         finally:
-            self._left(self)
+            self._fills.leave(self)
 
     def _abandon(self, lease: Lease, reason: str) -> None:
         failure = Failed(500, reason)
-        journal = Journal(done=True, failed=failure)
         try:
             lease.failed(failure, keep=False)
         except (PackageCacheError, OSError) as error:
             logger.warning("cannot clean up after %s: %s", self.key, error)
-        self._set(Progress(journal, 0))
-
-    def follow(self, watch: Watch) -> None:
-        """Read what another process downloads."""
         with self._changed:
-            self._users += 1
-            self._watch = watch
-            self._poll()
+            self._set(replace(self._progress, journal=replace(lease.journal, done=True, failed=failure)))
 
     def publish(self, lease: Lease) -> None:
         """Show readers in this process what the leader wrote."""
@@ -139,23 +138,35 @@ class Fill:
         with self._changed:
             if part is not None and journal.number != self._part_number:
                 self._replace_part(os.dup(part.fileno()), journal.number)
-        size = part.size if part is not None else self._progress.size
-        self._set(Progress(journal, size))
-
-    def _set(self, progress: Progress) -> None:
-        with self._changed:
-            self._progress = progress
-            self._news = time.monotonic()
-            self._changed.notify_all()
+            self._set(Progress(journal, part.size if part is not None else self._progress.size))
             listeners = tuple(self._listeners)
         for listener in listeners:
             listener()
+
+    def _set(self, progress: Progress) -> None:
+        """Called with the condition held."""
+        self._progress = progress
+        self._news = time.monotonic()
+        self._changed.notify_all()
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever this process's leader publishes; from the leading thread, so it must be quick."""
         with self._changed:
             if listener not in self._listeners:
                 self._listeners.append(listener)
+
+    # -- the readers
+
+    def fail(self, reason: str) -> None:
+        """Tell readers that the download could not begin."""
+        with self._changed:
+            self._set(Progress(Journal(done=True, failed=Failed(500, reason)), 0))
+
+    def follow(self, watch: Watch) -> None:
+        """Read what another process downloads."""
+        with self._changed:
+            self._watch = watch
+            self._poll()
 
     def progress(self) -> Progress:
         """How far the fill is now."""
@@ -182,33 +193,39 @@ class Fill:
                 self._replace_part(self._watch.open_part(), journal.number)
             size = os.fstat(self._part).st_size if self._part is not None else 0
             progress = Progress(journal, size)
+            quiet = time.monotonic() - self._news
             if progress != self._progress or self._watch.beat != self._beat:
                 self._beat = self._watch.beat
-                self._progress, self._news = progress, time.monotonic()
-                self._changed.notify_all()
-            elif time.monotonic() - self._news > STUCK:
-                failure = Failed(504, "the process that downloads this file does not go on")
-                self._progress = Progress(Journal(done=True, failed=failure), 0)
-            elif time.monotonic() - self._news > ORPHAN:
-                lease = self._watch.take_over()
-                if lease is not None:
-                    logger.info("taking over the download of %s, whose process ended", self.key)
-                    self._start_leading(lease)
+                self._set(progress)
+            elif quiet > STUCK:
+                self.fail("the process that downloads this file does not go on")
+            elif quiet > ORPHAN:
+                self._take_over(self._watch)
         except (StoreError, OSError, ValueError) as error:
-            failure = Failed(500, f"the running download cannot be followed: {error}")
-            self._progress = Progress(Journal(done=True, failed=failure), 0)
+            self.fail(f"the running download cannot be followed: {error}")
+
+    def _take_over(self, watch: Watch) -> None:
+        lease = watch.take_over()
+        if lease is not None:
+            logger.info("taking over the download of %s, whose process ended", self.key)
+            self._start_leading(lease)
 
     def _replace_part(self, descriptor: int | None, number: int) -> None:
         if self._part is not None:
             os.close(self._part)
         self._part, self._part_number = descriptor, number
 
-    def reader(self, number: int, left: Callable[[], None]) -> "FillReader | None":
-        """A reader of the part of that number, if it is still the current one. `left` is called when it is closed."""
+    def reader(self, number: int) -> "FillReader | None":
+        """A reader of the part of that number, if it is still the current one. It counts as a user until it is closed."""
         with self._changed:
             if self._part is None or self._part_number != number:
                 return None
-            return FillReader(self, number, os.dup(self._part), left)
+            self._users += 1
+            return FillReader(self, number, os.dup(self._part), partial(self._fills.leave, self))
+
+
+class ReplacedError(FillError):
+    """The part a reader reads is not the file any more: a source has another one, and the fill began again."""
 
 
 class FillReader:
@@ -235,7 +252,8 @@ class FillReader:
     def read(self, span: Span | None) -> Generator[bytes, None, None]:
         """The bytes of `span`, or of the whole where its length is not known yet, each as soon as it may be shown.
 
-        Raises `FillError` if the download fails: what was read before is then not the whole.
+        Raises `FillError` if the download fails: what was read before is then not the whole. Raises `ReplacedError` if
+        it goes on with other bytes.
         """
         at = span.start if span else 0
         progress = self._fill.progress()
@@ -253,10 +271,11 @@ class FillReader:
             progress = self._fill.wait(progress)
 
     def _check(self, journal: Journal) -> None:
-        if journal.failed is not None:
-            raise FillError(journal.failed.reason, journal.failed.status)
         if journal.number != self._number:
-            raise FillError("the file changed at its source while it was sent", 502)
+            raise ReplacedError("the file changed at its source while it was sent", 502)
+        # What is verified stays so, though it could not be stored.
+        if journal.failed is not None and journal.digest is None:
+            raise FillError(journal.failed.reason, journal.failed.status)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -270,6 +289,7 @@ class Fills:
     """The fills this process leads or follows, one a key."""
 
     def __init__(self, parts: PartStore) -> None:
+        self.threads = Threads("fill")
         self._parts = parts
         self._guard = threading.Lock()
         self._running: dict[Key, Fill] = {}
@@ -283,22 +303,36 @@ class Fills:
             fill = self._running.get(key)
             if fill is not None and fill.enter():
                 return fill, True
-            while True:
-                fill = Fill(key, lead, self.leave)
-                lease = self._parts.claim(key)
-                if lease is not None:
-                    self._running[key] = fill
-                    fill.lead(lease)
-                    return fill, False
-                watch = self._parts.watch(key)
-                if watch is not None:
-                    fill.follow(watch)
-                    self._running[key] = fill
-                    return fill, True
+            fill = self._running[key] = Fill(key, lead, self)
+        try:
+            return fill, not self._begin(fill)
+        except BaseException as error:
+            fill.fail(str(error))
+            self.leave(fill)
+            raise
+
+    def _begin(self, fill: Fill) -> bool:
+        """Lead the fill, or follow the process that does; whether it is led here."""
+        deadline = time.monotonic() + _ENDING
+        while True:
+            lease = self._parts.claim(fill.key)
+            if lease is not None:
+                fill.lead(lease)
+                return True
+            watch = self._parts.watch(fill.key)
+            if watch is None:
+                continue
+            if watch.is_over() and time.monotonic() < deadline:
+                # Its leader is about to go, or the next one has only just come: there is a better answer in a moment.
+                watch.close()
+                time.sleep(POLL)
+                continue
+            fill.follow(watch)
+            return False
 
     def leave(self, fill: Fill) -> None:
         """Count one user less of a fill."""
-        fill.leave()
-        with self._guard:
-            if self._running.get(fill.key) is fill and fill.idle:
-                del self._running[fill.key]
+        if fill.leave():
+            with self._guard:
+                if self._running.get(fill.key) is fill:
+                    del self._running[fill.key]

@@ -7,11 +7,13 @@ from functools import partial
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
 from package_cache.engine.sinks import PartSink
+from package_cache.errors import DamagedBlob
 from package_cache.model import Entry, Key, Target
 from package_cache.rules.answer import refreshed
+from package_cache.rules.freshness import is_fresh
 from package_cache.rules.transfer import Finish, GiveUp, NotModified, Transfer
-from package_cache.storage.blobs import BlobStore
-from package_cache.storage.parts import Failed, Lease
+from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.parts import Failed, Journal, Lease
 from package_cache.storage.registry import Registry
 from package_cache.upstream.fetcher import Fetcher
 
@@ -41,6 +43,12 @@ class Leader:
             lease.done()
             fill.publish(lease)
             return
+        if lease.unstored is not None and self._store_late(wanted, lease, lease.unstored):
+            seen = self._registry.best(wanted.key)
+            if seen is not None and is_fresh(seen, wanted.target):
+                lease.done()
+                fill.publish(lease)
+                return
         sink = PartSink(lease, partial(fill.publish, lease))
         urls = self._fetcher.urls(wanted.target)
         held = seen.representation if seen else None
@@ -64,6 +72,24 @@ class Leader:
         if current is None:
             return False
         return seen is None or current.id != seen.id or current.representation.received > seen.representation.received
+
+    def _store_late(self, wanted: Wanted, lease: Lease, journal: Journal) -> bool:
+        """Put into the store what a killed process had verified; whether that could be done."""
+        digest, head, size = journal.digest, journal.head, journal.size
+        if digest is None or head is None or size is None:
+            return False
+        if lease.part is not None:
+            if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
+                return False
+            self._blobs.adopt(lease.part, digest)
+            lease.adopted()
+        else:
+            try:
+                self._blobs.open(digest, size).close()
+            except DamagedBlob:
+                return False
+        self._registry.commit(wanted.key, digest, replace(head, size=size))
+        return True
 
     def _store(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
         head, part = lease.journal.head, lease.part

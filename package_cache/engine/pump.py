@@ -42,6 +42,10 @@ class Sink(Protocol):
         """Forget every byte kept."""
         ...
 
+    def beat(self) -> None:
+        """The download goes on, though no byte may arrive for a while."""
+        ...
+
 
 def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Finish | NotModified | GiveUp:
     """Drive the transfer to its end. `accept` is sent to the sources as Accept."""
@@ -61,6 +65,7 @@ def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -
 
 def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Action:
     time.sleep(ask.pause)
+    sink.beat()
     logger.debug("asking %s from byte %d", ask.url, ask.offset)
     try:
         answer = fetcher.open(ask, accept)

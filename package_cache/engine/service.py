@@ -16,10 +16,18 @@ from package_cache.engine.fills import Fill, FillReader, Fills, Progress
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
 from package_cache.engine.upkeep import LastUse
-from package_cache.errors import DamagedBlob, FillError, LoopDetected, PackageCacheError, UpstreamError, UpstreamTimeout
-from package_cache.model import Entry, Representation, Request, Target
+from package_cache.errors import (
+    DamagedBlob,
+    FillError,
+    LoopDetected,
+    PackageCacheError,
+    StoreError,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from package_cache.model import Entry, Representation, Request
 from package_cache.rules.answer import Reply, Serving, decide, problem
-from package_cache.rules.freshness import Freshness, accept_of, freshness_of
+from package_cache.rules.freshness import accept_of, is_fresh
 from package_cache.rules.targets import key_of
 from package_cache.rules.transfer import Ask, Broke, GiveUp, Receive, Transfer
 from package_cache.storage.blobs import BlobStore
@@ -92,7 +100,7 @@ class Service:
         word = self.generation.word(key)
         value = self.generation.words[word]
         entry = self._registry.best(key)
-        if entry is None or not _is_fresh(entry, request.target):
+        if entry is None or not is_fresh(entry, request.target):
             return None
         try:
             return HotFile(entry, self._blobs.open(entry.digest, entry.size), word, value)
@@ -124,10 +132,13 @@ class Service:
         """An answer from what the registry knows now, or a fill to wait for."""
         while number <= _ATTEMPTS:
             entry = self._registry.best(wanted.key)
-            if entry is None or not _is_fresh(entry, wanted.target):
+            if entry is None or not is_fresh(entry, wanted.target):
                 if entry is None and request.method == "HEAD":
                     return self._relay_head(request, wanted)
-                fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted, entry))
+                try:
+                    fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted, entry))
+                except StoreError as error:
+                    return self.after_failure(request, wanted, entry, error)
                 return Pending(self, request, wanted, entry, fill, joined=joined, number=number).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:
@@ -165,7 +176,7 @@ class Service:
             status, kind = "fwd=stale; collapsed", "joined"
         return self._from_store(request, current, status, kind) or self._attempt(request, wanted, number + 1)
 
-    def after_failure(self, request: Request, wanted: Wanted, seen: Entry | None, error: FillError) -> Answer:
+    def after_failure(self, request: Request, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> Answer:
         """What is here already, where nothing better can be had; raises `error` where there is nothing."""
         if seen is None or error.http_status == 404:
             raise error
@@ -238,7 +249,7 @@ class Pending:
         """The answer, or what to wait for next. Does not wait for a source. Raises `PackageCacheError`."""
         try:
             answer = self._look(self.fill.progress())
-        except FillError as error:
+        except (FillError, StoreError) as error:
             self.abandon()
             return self._service.after_failure(self._request, self._wanted, self._seen, error)
         except BaseException:
@@ -254,19 +265,17 @@ class Pending:
 
     def _look(self, progress: Progress) -> "Answer | Pending":
         self._looked = progress
+        answer = self._answer(progress)
+        if answer is not None:
+            self.abandon()
+            return answer
         journal = progress.journal
         if journal.failed is not None:
             raise FillError(journal.failed.reason, journal.failed.status)
-        answer = self._answer(progress)
-        if answer is None and journal.done:
-            self.abandon()
-            return self._service.after_fill(self._request, self._wanted, self._seen, self._number)
-        if answer is None:
+        if not journal.done:
             return self
-        if isinstance(answer.body, FillReader):
-            self._waits = False  # the reader is counted from here on, and leaves when it is closed
         self.abandon()
-        return answer
+        return self._service.after_fill(self._request, self._wanted, self._seen, self._number)
 
     def _answer(self, progress: Progress) -> Answer | None:
         """The answer from the fill, once enough of it is here."""
@@ -281,7 +290,7 @@ class Pending:
             return answer
         if digest is None and progress.visible <= (reply.span.start if reply.span else 0):
             return None
-        reader = self.fill.reader(progress.journal.number, partial(self._service.leave, self.fill))
+        reader = self.fill.reader(progress.journal.number)
         return replace(answer, body=reader) if reader is not None else None
 
     def _describe(self, *, complete: bool) -> tuple[str, str]:
@@ -292,10 +301,6 @@ class Pending:
         if self._joined:
             return f"{reason}; collapsed", "joined"
         return f"{reason}; fwd-status=200; stored", "miss" if self._seen is None else "refetched"
-
-
-def _is_fresh(entry: Entry, target: Target) -> bool:
-    return freshness_of(target, entry.representation.get("content-type")) is Freshness.IMMUTABLE
 
 
 def _known(progress: Progress, request: Request) -> Representation | None:

@@ -38,15 +38,17 @@ class PartSink:
                 self._hash = hash_file(part.fileno(), before)
             self._hash.update(memoryview(data)[before - at :])
             self._hashed = part.size
-        self._beat()
-        self._publish()
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            self.beat()
+        else:
+            self._publish()
         return True
 
-    def _beat(self) -> None:
-        now = time.monotonic()
-        if now - self._beaten > BEAT_SECONDS:
-            self._beaten = now
-            self._lease.beat()
+    def beat(self) -> None:
+        """Show all readers that the download goes on."""
+        self._beaten = time.monotonic()
+        self._lease.beat()
+        self._publish()
 
     def reset(self) -> None:
         """Begin a new part."""

@@ -4,6 +4,7 @@ The only place that forms status and header fields of a hit. A file that is stil
 function, so that a hit and the fill before it differ in `Cache-Status`, `Age` and digest only.
 """
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ _KEPT = frozenset(
 )
 """What is stored of a source's answer. Hop-by-hop fields and Set-Cookie are not among it."""
 
+_FOLD = re.compile(r"[ \t]*\r?\n[ \t]+")
+_UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
 _OWN = frozenset({"etag", "date", "age"})
 """Fields of the stored answer that this cache states itself."""
 
@@ -67,8 +71,12 @@ class Serving:
 
 
 def kept_fields(fields: Fields) -> Fields:
-    """The fields of a source's answer that are stored and served again."""
-    return tuple((name, value) for name, value in fields if name.lower() in _KEPT)
+    """The fields of a source's answer that are stored and served again.
+
+    A value written over several lines becomes one line (RFC 9112, section 5.2); one that cannot be sent again is dropped.
+    """
+    unfolded = ((name, _FOLD.sub(" ", value).strip(" \t")) for name, value in fields if name.lower() in _KEPT)
+    return tuple((name, value) for name, value in unfolded if not _UNSENDABLE.search(value))
 
 
 def decide(request: Request, representation: Representation, serving: Serving) -> Reply:
@@ -124,7 +132,7 @@ def _is_not_modified(request: Request, representation: Representation, etag: str
     """If-None-Match decides alone where it stands (RFC 9110, section 13.2.2)."""
     listed = request.fields.get("if-none-match")
     if listed is not None:
-        return etag is not None and tag_listed(etag, listed)
+        return tag_listed(etag, listed)
     since = parse_date(request.fields.get("if-modified-since"))
     modified = parse_date(representation.get("last-modified"))
     return since is not None and modified is not None and modified <= since
@@ -170,6 +178,7 @@ _CONFIRMED = frozenset({"date", "age", "cache-control", "expires"})
 
 def refreshed(stored: Representation, confirmation: Representation) -> Representation:
     """The stored head after a 304 confirmed it (RFC 9111, section 3.2). What describes the body stays as it was."""
-    news = {name.lower(): (name, value) for name, value in confirmation.fields if name.lower() in _CONFIRMED}
-    kept = tuple(pair for pair in stored.fields if pair[0].lower() not in news and pair[0].lower() != "age")
-    return Representation((*kept, *news.values()), stored.size, stored.source, confirmation.received)
+    news = tuple(pair for pair in confirmation.fields if pair[0].lower() in _CONFIRMED)
+    replaced = {"age", *(name.lower() for name, _ in news)}
+    kept = tuple(pair for pair in stored.fields if pair[0].lower() not in replaced)
+    return Representation((*kept, *news), stored.size, stored.source, confirmation.received)

@@ -10,10 +10,12 @@ from email.utils import formatdate, parsedate_to_datetime
 
 from package_cache.model import Span
 
-_RANGE = re.compile(r"bytes[ \t]*=[ \t]*(\d{0,32})[ \t]*-[ \t]*(\d{0,32})[ \t]*", re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", re.IGNORECASE)
-_ENTITY_TAG = re.compile(r'[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|$)')
-_LENGTH = re.compile(r"\d{1,19}")
+_RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,32})[ \t]*-[ \t]*([0-9]{0,32})[ \t]*", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.IGNORECASE)
+_OPAQUE = r'"[\x21\x23-\x7e\x80-\xff]*"'
+_STRONG_TAG = re.compile(_OPAQUE)
+_LISTED_TAG = re.compile(rf"[ \t]*((?:W/)?{_OPAQUE})[ \t]*(?:,|$)")
+_LENGTH = re.compile(r"[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,14 @@ def format_date(seconds: float) -> str:
 
 
 def parse_length(text: str | None) -> int | None:
-    """A Content-Length in bytes; None unless it is digits only."""
-    return int(text) if text is not None and _LENGTH.fullmatch(text) else None
+    """A Content-Length in bytes; None unless it is digits only, blanks around them apart."""
+    text = (text or "").strip(" \t")
+    return int(text) if _LENGTH.fullmatch(text) else None
 
 
 def is_strong(etag: str | None) -> bool:
     """Whether a tag may prove two bodies equal byte for byte (RFC 9110, section 8.8.3)."""
-    return etag is not None and etag.startswith('"') and bool(_ENTITY_TAG.fullmatch(etag))
+    return etag is not None and bool(_STRONG_TAG.fullmatch(etag))
 
 
 def is_strong_date(last_modified: str | None, date: float | None) -> bool:
@@ -63,12 +66,15 @@ def is_strong_date(last_modified: str | None, date: float | None) -> bool:
     return modified is not None and date is not None and modified + 1 <= date
 
 
-def tag_listed(etag: str, listed: str) -> bool:
-    """Whether an If-None-Match value names the tag, by the weak comparison (RFC 9110, section 13.1.2)."""
+def tag_listed(etag: str | None, listed: str) -> bool:
+    """Whether an If-None-Match value names the tag, by the weak comparison (RFC 9110, section 13.1.2).
+
+    `*` names whatever there is, a representation without a tag as well.
+    """
     if listed.strip(" \t") == "*":
         return True
-    opaque = etag.removeprefix("W/")
-    return any(tag.removeprefix("W/") == opaque for tag in _ENTITY_TAG.findall(listed))
+    opaque = (etag or "").removeprefix("W/")
+    return any(tag.removeprefix("W/") == opaque for tag in _LISTED_TAG.findall(listed))
 
 
 def parse_range(text: str, size: int) -> Span | Unsatisfiable | None:
@@ -98,7 +104,7 @@ def _suffix(length: int, size: int) -> Span | Unsatisfiable:
 
 def parse_content_range(text: str | None) -> ContentRange | None:
     """The Content-Range of a 206 (RFC 9110, section 14.4); None without a total, or if it contradicts itself."""
-    match = _CONTENT_RANGE.fullmatch(text or "")
+    match = _CONTENT_RANGE.fullmatch((text or "").strip(" \t"))
     if match is None:
         return None
     first, last, total = (int(part) for part in match.groups())

@@ -8,7 +8,7 @@ pattern knows is a package file, unless its name or its media type says otherwis
 import re
 from enum import Enum
 
-from package_cache.model import Target
+from package_cache.model import Entry, Target
 from package_cache.rules.fields import media_type
 
 
@@ -25,7 +25,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Freshness], ...] = tuple(
     for pattern, freshness in (
         # Debian: names under by-hash, and the patches a pdiff Index lists, hold a digest or a date.
         (r"/by-hash/[A-Za-z0-9]+/[0-9a-f]{32,}$", Freshness.IMMUTABLE),
-        (r"\.diff/T?-?\d{4}-\d\d-\d\d-[\d.]+(-[A-Za-z]+)?\.(gz|xz)$", Freshness.IMMUTABLE),
+        (r"\.diff/(T-)?\d{4}-\d\d-\d\d-[\d.]+(-F-\d{4}-\d\d-\d\d-[\d.]+)?\.(gz|xz)$", Freshness.IMMUTABLE),
+        # Some archives have their pool inside dists.
+        (r"/pool/.*\.u?deb$", Freshness.IMMUTABLE),
         (r"/dists/", Freshness.REVALIDATE),
         (r"/(InRelease|Release(\.gpg)?)$", Freshness.REVALIDATE),
         (
@@ -36,7 +38,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Freshness], ...] = tuple(
         (r"/([^/]+)/\1-[^/]+-\d+\.(gpkg\.tar|xpak)$", Freshness.IMMUTABLE),
         (r"\.(gpkg\.tar|xpak|tbz2)$", Freshness.REVALIDATE),
         (r"/(layout\.conf|timestamp[^/]*)$", Freshness.REVALIDATE),
-        (r"/[^/]*(?<![A-Za-z])latest(?![A-Za-z])[^/]*$", Freshness.REVALIDATE),
+        # What always leads to the newest one: `portage-latest.tar.xz`, `gentoo-current.xz.sqfs`, and a folder of that name.
+        (r"/[^/]*(?<![A-Za-z])(latest|current)(?![A-Za-z])[^/]*$", Freshness.REVALIDATE),
+        (r"/(latest|current)/", Freshness.REVALIDATE),
+        # What a mirror says about itself.
+        (r"/(ls-lR[^/]*|project/trace/[^/]*)$", Freshness.REVALIDATE),
         # Lists of digests.
         (r"/(?i:(md5|sha\d+|b2|blake2b?)sums?|checksums?)(\.txt)?(\.(asc|gpg|sig|sign))?$", Freshness.REVALIDATE),
         # Arch: the databases, their older spellings and signatures.
@@ -63,6 +69,11 @@ def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
     if kind in _DOCUMENT_TYPES or kind.endswith("+json") or target.query is not None:
         return Freshness.REVALIDATE
     return next((freshness for pattern, freshness in _PATTERNS if pattern.search(target.path)), Freshness.REVALIDATE)
+
+
+def is_fresh(entry: Entry, target: Target) -> bool:
+    """Whether an entry may be served without asking a source."""
+    return freshness_of(target, entry.representation.get("content-type")) is Freshness.IMMUTABLE
 
 
 def accept_of(target: Target, accept: str | None) -> str | None:

@@ -16,7 +16,9 @@ MAX_TARGET = 4096
 
 # pchar of RFC 3986 without "+": an object store reads it as a blank, and %2B is understood everywhere.
 _SEGMENT_SAFE = "!$&'()*,;=:@"
-_QUERY_ALLOWED = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?%\[\]|{}^\\`\"<>]*")
+# What RFC 3986 allows in a query; anything else that clients send there bare is encoded.
+_QUERY_SAFE = _SEGMENT_SAFE + "+/?%"
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -29,7 +31,7 @@ def parse_target(text: str, hosts: frozenset[str]) -> Target:
     `hosts` are the lower-case host names that an absolute-form target may name.
     Raises `BadRequest` for what names nothing, `ForeignHost` for another host's file.
     """
-    if not text.isascii():
+    if not _VISIBLE.fullmatch(text):
         raise BadRequest("the request target holds characters that must be percent-encoded")
     if not text.startswith("/"):
         text = _from_absolute_form(text, hosts)
@@ -92,11 +94,11 @@ def _check_segment(segment: bytes) -> None:
 
 
 def _normal_query(query: str) -> str:
-    if _BROKEN_ESCAPE.search(query) or not _QUERY_ALLOWED.fullmatch(query):
-        raise BadRequest("the query holds characters that must be percent-encoded")
+    if _BROKEN_ESCAPE.search(query):
+        raise BadRequest("the query has a '%' without two hexadecimal digits")
     if _CONTROL.search(unquote_to_bytes(query)):
         raise BadRequest("the query has a control character")
-    return _ESCAPE.sub(_normal_escape, query)
+    return _ESCAPE.sub(_normal_escape, quote(query, safe=_QUERY_SAFE))
 
 
 def _normal_escape(match: re.Match[str]) -> str:

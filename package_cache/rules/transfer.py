@@ -3,13 +3,14 @@
 The loop that drives it performs an action, reports what happened as an event, and asks for the next action. The machine
 keeps one promise: the bytes kept are those of one file. It appends to bytes it has only where the source proves to hold
 the same thing (same strong validator, RFC 9110 section 8.8.1) and the last bytes before the joint compare equal. Without
-that proof the source is read from its first byte and compared with what is there. Completeness is a declared length or
-a chunked end, never an end of the stream alone.
+that proof the source is read from its first byte and compared with what is there; once all of that is equal, the file goes
+by the head of that source, since its validators are the ones that cover every byte kept. Completeness is a declared
+length or a chunked end, never an end of the stream alone. A length that readers were told stands until a restart.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from package_cache.model import Representation, Validators
+from package_cache.model import Representation, Span, Validators
 from package_cache.rules.fields import ContentRange, is_strong, is_strong_date, parse_date
 
 OVERLAP = 4096
@@ -78,7 +79,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Action: read on; the next byte belongs at `at`. `begin` is set once, when the body's head becomes known."""
+    """Action: read on; the next byte belongs at `at`. `begin` is a head that a source vouches for from now on.
+
+    It comes with the answer to a `Head`; where bytes have to be compared first, with that to the `Chunk` that ended this.
+    """
 
     at: int
     begin: Representation | None = None
@@ -121,6 +125,8 @@ class _Mirror:
     out: bool = False
     """Will not be asked again: it does not have the file, or has another one."""
     differs: bool = False
+    tried: bool = False
+    """The download was begun anew with what this one has."""
     refused: int | None = None
     timed_out: bool = False
     reason: str = "not asked"
@@ -145,8 +151,14 @@ class Transfer:
     _asked: Ask | None = field(init=False, default=None)
     _round: int = field(init=False, default=0)
     _round_start: int = field(init=False, default=0)
-    _restarted: bool = field(init=False, default=False)
+    _offered: Representation | None = field(init=False, default=None)
+    """The head of the body that is read from its first byte, until it has caught up with the bytes kept."""
+    _marked: bool = field(init=False, default=False)
+    """Whether the body's end is marked, and does not follow from a length."""
     _confirmed: bool = field(init=False, default=False)
+    """Whether a source vouched for `known`, so that readers were told."""
+    _begun: bool = field(init=False, default=False)
+    """Whether readers were told anything at all."""
 
     def __post_init__(self) -> None:
         self._mirrors = [_Mirror(url) for url in self.urls]
@@ -165,7 +177,7 @@ class Transfer:
     @property
     def contradicted(self) -> bool:
         """Whether the sources do not agree on the bytes kept, so that nothing of them may be used later."""
-        return self._restarted or any(mirror.differs for mirror in self._mirrors)
+        return any(mirror.differs or mirror.tried for mirror in self._mirrors)
 
     def start(self) -> Action:
         """The first action."""
@@ -201,7 +213,8 @@ class Transfer:
         if if_range is not None:
             self._asked = Ask(mirror.url, self.have - OVERLAP, if_range, pause=pause)
         else:
-            condition = self.held.validators if self.held and not self.have else None
+            # Readers who were told of a new version cannot be told that there is none.
+            condition = self.held.validators if self.held and not self.have and not self._begun else None
             self._asked = Ask(mirror.url, condition=condition, pause=pause)
         return self._asked
 
@@ -224,40 +237,53 @@ class Transfer:
         if head.status == 206 and asked.offset:
             return self._on_partial(head, asked)
         if head.status == 416 and asked.offset:
-            return self._ask(whole=True)
+            return self._ask_whole()
         if head.status == 200:
             return self._on_whole(head)
         self._mirror.refused = head.status
         return self._leave(f"answered {head.status}", out=head.status in _REFUSALS)
 
+    def _ask_whole(self) -> Action:
+        if self._mirror.asks >= self._limit:
+            return self._leave("does not send the part that was asked for")
+        return self._ask(whole=True)
+
     def _on_partial(self, head: Head, asked: Ask) -> Action:
+        place, known = head.content_range, self.known
+        assert known is not None
+        if place is None or not self._continues(place, head.representation.validators, asked):
+            return self._ask_whole()
+        self.known = replace(known, size=place.total)
+        self._at, self._marked, self._offered = asked.offset, False, None
+        return Receive(self._at, None if self._confirmed else self._vouch(self.known))
+
+    def _continues(self, place: ContentRange, offered: Validators, asked: Ask) -> bool:
+        """Whether a 206 is the rest of the known file. It must repeat ETag, not Last-Modified (RFC 9110, 15.3.7)."""
         assert self.known is not None
-        place = head.content_range
-        offered = head.representation.validators
-        # A 206 must repeat the ETag but may leave Last-Modified out (RFC 9110, section 15.3.7).
-        proven = (
-            place is not None
-            and place.span.start == asked.offset
-            and self.known.size in (None, place.total)
-            and asked.if_range in (offered.etag, offered.last_modified or self.known.validators.last_modified)
-        )
-        if not proven or place is None:
-            return self._ask(whole=True) if self._mirror.asks < self._limit else self._leave("sent a wrong range")
-        return self._receive(asked.offset, self.known)
+        if place.span != Span(asked.offset, place.total) or place.total < self.have:
+            return False
+        if self.known.size not in (None, place.total):
+            return False
+        etag = self.known.validators.etag
+        if asked.if_range == etag:
+            return offered.etag == etag
+        return offered.etag in (None, etag) and offered.last_modified in (None, asked.if_range)
 
     def _on_whole(self, head: Head) -> Action:
-        size = head.representation.size
-        if size is None and not head.chunked:
+        offered = head.representation
+        if offered.size is None and not head.chunked:
             return self._leave("gave neither a length nor a chunked body, so its end could not be told", out=True)
-        if self._is_older(head.representation):
+        if self._is_older(offered):
             return self._leave("has an older version", out=True)
-        if self.have == 0 or self.known is None:
-            self.known, self._confirmed = head.representation, False
-        elif None not in (size, self.known.size) and size != self.known.size:
-            return self._leave("has a file of another size", out=True, differs=True)
-        elif self.known.size is None and size is not None and size < self.have:
-            return self._leave("has a shorter file", out=True, differs=True)
-        return self._receive(0, self.known)
+        if self.known is not None and (self.have or self._confirmed):
+            if offered.size is None:
+                offered = replace(offered, size=self.known.size)
+            elif self.known.size not in (None, offered.size):
+                return self._leave("has a file of another size", out=True, differs=True)
+            elif offered.size < self.have:
+                return self._leave("has a shorter file", out=True, differs=True)
+        self._at, self._marked, self._offered = 0, head.representation.size is None, offered
+        return self._receive()
 
     def _is_older(self, offered: Representation) -> bool:
         """Whether a mirror that lags behind offers a version that was already replaced here."""
@@ -266,11 +292,19 @@ class Transfer:
         ours, theirs = parse_date(self.held.get("last-modified")), parse_date(offered.get("last-modified"))
         return ours is not None and theirs is not None and theirs < ours
 
-    def _receive(self, at: int, known: Representation) -> Receive:
-        self._at = at
-        begin = None if self._confirmed else known
-        self._confirmed = True
-        return Receive(at, begin)
+    def _receive(self) -> Receive:
+        """Read on. What is read from its first byte takes the file over as soon as all that is kept was compared."""
+        offered, known = self._offered, self.known
+        if offered is None or self._at < self.have:
+            return Receive(self._at)
+        self._offered = None
+        if self._confirmed and known is not None and _is_same(offered, known):
+            return Receive(self._at)
+        return Receive(self._at, self._vouch(offered))
+
+    def _vouch(self, head: Representation) -> Representation:
+        self.known, self._confirmed, self._begun = head, True, True
+        return head
 
     def fits(self, size: int) -> bool:
         """Whether so many more bytes are within the declared length."""
@@ -282,13 +316,13 @@ class Transfer:
             self._gained += self._at - self.have
             self.have = self._at
             self._round, self._round_start = 0, self._current
-        return Receive(self._at)
+        return self._receive()
 
     def _on_eof(self) -> Action:
         assert self.known is not None
-        if self._at < self.have:
-            return self._leave("has a shorter file", out=True, differs=True)
-        if self.known.size is not None and self._at < self.known.size:
+        if self._at < max(self.have, self.known.size or 0):
+            if self._marked:
+                return self._leave("has a shorter file", out=True, differs=True)
             return self._on_broken("ended before the declared length", again=True)
         return Finish(self.have)
 
@@ -321,12 +355,13 @@ class Transfer:
         return self._end_of_rounds()
 
     def _end_of_rounds(self) -> Action:
-        changed = next((at for at, mirror in enumerate(self._mirrors) if mirror.differs), None)
-        if changed is None or self._restarted:
+        """Begin anew with what another mirror has, each mirror in its turn; else give up."""
+        base = next((at for at, mirror in enumerate(self._mirrors) if mirror.differs and not mirror.tried), None)
+        if base is None:
             return self._give_up()
-        self._restarted, self._confirmed = True, False
-        self.have, self.known = 0, None
-        self._current = self._round_start = changed
+        self._mirrors[base].tried = True
+        self.have, self.known, self._offered, self._confirmed = 0, None, None, False
+        self._current = self._round_start = base
         self._round = 0
         for mirror in self._mirrors:
             mirror.out = mirror.differs = False
@@ -345,3 +380,10 @@ class Transfer:
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""
         return self._ask()
+
+
+def _is_same(one: Representation, other: Representation) -> bool:
+    """Whether two heads say the same of a file, and may be trusted in the same places."""
+    if one.validators != other.validators or one.size != other.size:
+        return False
+    return one.source == other.source or is_strong(one.get("etag"))

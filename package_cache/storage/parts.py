@@ -6,6 +6,7 @@ everyone else, in any process, reads the journal's lines and the part's size. A 
 to be of another file, a new part is begun under a new number, so a reader never sees its bytes change.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -51,8 +52,8 @@ class Journal:
         """The state after one more line. Raises ValueError for a line this format does not know."""
         record: dict[str, object] = json.loads(line)
         match record:
-            case {"claim": str(boot)}:
-                return replace(self, boot=boot, confirmed=False, digest=None, size=None, done=False, failed=None)
+            case {"claim": str(boot), "part": int(number)}:
+                return Journal(number=number, head=self.head, boot=boot)
             case {"part": int(number), "head": str(text)}:
                 return replace(self, number=number, head=records.load(text), confirmed=True)
             case {"whole": str(digest), "size": int(size)}:
@@ -109,24 +110,28 @@ class Watch:
         self._store = store
         self._path = path
         self._descriptor = descriptor
-        self._read = 0
-        self._rest = b""
+        self._seen = (0, 0)
         self.journal = Journal()
         self.beat = 0.0
 
     def refresh(self) -> Journal:
-        """Read what the leader wrote since the last call."""
+        """Read what the leader wrote. Raises ValueError for lines this format does not know."""
         status = os.fstat(self._descriptor)
         self.beat = status.st_mtime
-        while self._read < status.st_size:
-            block = os.pread(self._descriptor, status.st_size - self._read, self._read)
-            if not block:
-                break
-            self._read += len(block)
-            *lines, self._rest = (self._rest + block).split(b"\n")
-            for line in lines:
-                self.journal = self.journal.after(line)
+        seen = (status.st_size, status.st_mtime_ns)
+        if seen != self._seen:
+            # From the first line each time: a leader that cannot use what it took over begins the journal anew.
+            journal = Journal()
+            for line in os.pread(self._descriptor, status.st_size, 0).split(b"\n")[:-1]:
+                journal = journal.after(line)
+            self.journal, self._seen = journal, seen
         return self.journal
+
+    def is_over(self) -> bool:
+        """Whether the journal tells the end of a fill."""
+        with suppress(ValueError):
+            return self.refresh().done
+        return False
 
     def open_part(self) -> int | None:
         """A descriptor of the part, or None if it is gone: the fill ended, or began another part."""
@@ -139,13 +144,17 @@ class Watch:
         """The lease, if its holder died; None while somebody holds it. Raises StoreError if the journal was removed."""
         if not _lock(self._descriptor):
             return None
-        self.refresh()
-        if self.journal.done or not _is_at(self._descriptor, self._path):
+        try:
+            with suppress(ValueError):  # the lease makes of a damaged journal what it can
+                if self.refresh().done:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                    return None
+            if not _is_at(self._descriptor, self._path):
+                raise StoreError("the files of a running download were removed")
+            return Lease(self._store, self._path, os.dup(self._descriptor))
+        except BaseException:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            if self.journal.done:
-                return None
-            raise StoreError("the files of a running download were removed")
-        return Lease(self._store, self._path, os.dup(self._descriptor))
+            raise
 
     def close(self) -> None:
         """Close the journal."""
@@ -153,15 +162,22 @@ class Watch:
 
 
 class Lease:
-    """The right to write one fill's journal and part, until `release` or `discard` or the end of the process."""
+    """The right to write one fill's journal and part, until `done` or `failed` or the end of the process."""
 
     def __init__(self, store: "PartStore", path: Path, descriptor: int) -> None:
         self._store = store
         self._path = path
         self._descriptor = descriptor
         self.part: Part | None = None
-        self.journal = self._recover()
-        self._write({"claim": store.boot})
+        self.unstored: Journal | None = None
+        """What an earlier leader verified, and perhaps could not put into the store any more."""
+        self.journal = Journal()
+        try:
+            self.journal = self._recover()
+            self._write({"claim": store.boot, "part": self.journal.number})
+        except BaseException:
+            self._release()
+            raise
 
     def _recover(self) -> Journal:
         """What an earlier leader left, as far as it can be used; anything else is removed."""
@@ -178,9 +194,11 @@ class Lease:
         # Without a boot in between, what was written is what is there: the page cache outlives a process.
         if journal.head is None or journal.boot != self._store.boot or not journal.boot:
             return self._start_over(journal)
+        if journal.digest is not None and not journal.done:
+            self.unstored = journal
         try:
             self.part = Part(self._store.part_path(self._path, journal.number), create=False)
-        except FileNotFoundError:
+        except OSError:
             return self._start_over(journal)
         os.ftruncate(self._descriptor, len(whole) + 1)
         return journal
@@ -211,49 +229,64 @@ class Lease:
             self.part.close()
             self.part = None
 
+    def adopted(self) -> None:
+        """The part became a blob, or was not needed for one; what comes next begins a new one."""
+        if self.part is not None:
+            self.part.close()
+            self.part = None
+
     def whole(self, digest: str) -> None:
         """Tell readers that every byte is there and verified."""
         self._write({"whole": digest, "size": self.have})
 
     def done(self) -> None:
         """Tell readers that the registry has the outcome, and remove the files."""
-        self._write({"done": True})
-        self.discard()
+        self._end({"done": True}, keep=False)
 
     def failed(self, failure: Failed, *, keep: bool) -> None:
         """Tell readers that nothing came of it. With `keep`, the bytes stay for the next attempt."""
-        self._write({"failed": failure.status, "reason": failure.reason})
-        if keep and self.part is not None:
-            self.release()
-        else:
-            self.discard()
+        self._end({"failed": failure.status, "reason": failure.reason}, keep=keep and self.part is not None)
+
+    def _end(self, record: dict[str, object], *, keep: bool) -> None:
+        """Write the last line and give the lease back, whatever the disk says to it. Raises StoreError afterwards."""
+        if self._descriptor < 0:
+            return
+        try:
+            self._write(record)
+        finally:
+            try:
+                if not keep:
+                    self._remove()
+            finally:
+                self._release()
 
     def beat(self) -> None:
         """Show readers in other processes that the leader lives, though no byte may be added."""
-        os.utime(self._descriptor)
+        with _translated("write a download's journal"):
+            os.utime(self._descriptor)
 
-    def discard(self) -> None:
-        """Remove the files and give the lease back."""
+    def _remove(self) -> None:
         with _translated("remove a download"):
             self._store.part_path(self._path, self.journal.number).unlink(missing_ok=True)
             self._path.unlink(missing_ok=True)
-        self.release()
 
-    def release(self) -> None:
-        """Give the lease back. The files stay."""
+    def _release(self) -> None:
         if self.part is not None:
             self.part.close()
             self.part = None
-        os.close(self._descriptor)
-
-    def watch(self) -> Watch:
-        """A reader's view of this fill."""
-        return Watch(self._store, self._path, os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
+        if self._descriptor >= 0:
+            # A watch that took over shares the lock, and lives as long as the slowest reader: closing would not end it.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _write(self, record: dict[str, object]) -> None:
         line = json.dumps(record).encode("ascii")
         with _translated("write a download's journal"):
-            os.pwrite(self._descriptor, line + b"\n", os.fstat(self._descriptor).st_size)
+            end = os.fstat(self._descriptor).st_size
+            if os.pwrite(self._descriptor, line + b"\n", end) <= len(line):
+                os.ftruncate(self._descriptor, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.journal = self.journal.after(line)
 
 
