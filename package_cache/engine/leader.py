@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 
+from package_cache.engine.committer import Committer
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
 from package_cache.engine.sinks import PartSink
@@ -36,6 +37,7 @@ class Leader:
         self._registry = registry
         self._blobs = blobs
         self._fetcher = fetcher
+        self._committer = Committer(registry, blobs)
 
     def lead(self, wanted: Wanted, seen: Entry | None, fill: Fill, lease: Lease) -> None:
         """Download what is wanted; `seen` is the version that is to be confirmed or replaced. Raises StoreError."""
@@ -81,14 +83,14 @@ class Leader:
         if lease.part is not None:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
                 return False
-            self._blobs.adopt(lease.part, digest)
+            self._committer.commit(wanted.key, digest, replace(head, size=size), lease.part)
             lease.adopted()
-        else:
-            try:
-                self._blobs.open(digest, size).close()
-            except DamagedBlob:
-                return False
-        self._registry.commit(wanted.key, digest, replace(head, size=size))
+            return True
+        try:
+            self._blobs.open(digest, size).close()
+        except DamagedBlob:
+            return False
+        self._registry.commit([(wanted.key, digest, replace(head, size=size))])
         return True
 
     def _store(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
@@ -98,7 +100,6 @@ class Leader:
         digest = sink.digest()
         lease.whole(digest)
         fill.publish(lease)
-        self._blobs.adopt(part, digest)
-        entry = self._registry.commit(wanted.key, digest, replace(head, size=part.size))
+        entry = self._committer.commit(wanted.key, digest, replace(head, size=part.size), part)
         logger.info("stored %s, version %d, %d bytes, from %s", wanted.key, entry.version, part.size, head.source)
         lease.done()

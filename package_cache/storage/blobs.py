@@ -7,6 +7,7 @@ it, or of another size, was touched by somebody else and is hashed before it is 
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,23 +57,34 @@ class BlobStore:
         with suppress(OSError):  # a blob of another owner stays unsealed, and is hashed each time
             os.utime(file.fileno(), ns=(SEAL_NS, SEAL_NS))
 
-    def adopt(self, part: Part, digest: str) -> None:
-        """Make the part the blob of that digest, durably. The part's name is gone afterwards, open descriptors stay valid.
-
-        A blob that is there already is replaced by the same bytes, which also mends one that rotted.
-        """
-        target = self.path(digest)
+    def seal(self, part: Part) -> None:
+        """Make the bytes of a finished part durable and read-only. Raises StoreError."""
         try:
             os.fchmod(part.fileno(), 0o444)
             os.utime(part.fileno(), ns=(SEAL_NS, SEAL_NS))
             os.fsync(part.fileno())
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                sync_directory(self._root)
-            part.path.rename(target)
-            sync_directory(target.parent)
         except OSError as error:
-            raise StoreError(f"cannot store a finished download as {target}: {error.strerror}") from error
+            raise StoreError(f"cannot make a finished download durable: {error.strerror}") from error
+
+    def publish(self, sealed: Sequence[tuple[Part, str]]) -> None:
+        """Make sealed parts the blobs of their digests, durably. Raises StoreError.
+
+        The names of the parts are gone afterwards, open descriptors stay valid. A blob that is there already is replaced
+        by the same bytes, which also mends one that rotted.
+        """
+        directories: set[Path] = set()
+        try:
+            for part, digest in sealed:
+                target = self.path(digest)
+                if not target.parent.is_dir():
+                    target.parent.mkdir(exist_ok=True)
+                    directories.add(self._root)
+                part.path.rename(target)
+                directories.add(target.parent)
+            for directory in directories:
+                sync_directory(directory)
+        except OSError as error:
+            raise StoreError(f"cannot put finished downloads into {self._root}: {error.strerror}") from error
 
     def remove(self, digest: str) -> None:
         """Take the blob out of the store; readers that have it open go on."""

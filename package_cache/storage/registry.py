@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,7 @@ class Registry:
         self._path = path
         self._generation = generation
         self._guard = threading.Lock()
+        self._turn = threading.Lock()
         self._owner = os.getpid()
         self._idle: list[sqlite3.Connection] = []
         self._forsaken: list[sqlite3.Connection] = []
@@ -113,27 +114,32 @@ class Registry:
             ).fetchone()
         return _entry(row) if row else None
 
-    def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
-        """Record that the blob is there and is the newest version of the key.
+    def commit(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Entry]:
+        """Record, in one transaction, that blobs are there and are the newest versions of their keys.
 
-        Bytes that equal the newest version's are that version, confirmed: its row takes the new head.
+        Each is a key, a digest and the head the bytes came with. Bytes that equal the newest version's are that version,
+        confirmed: its row takes the new head.
         """
-        now = time.time()
         with self._writing() as connection:
-            connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
-            newest = connection.execute(
-                "SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)
-            ).fetchone()
-            if newest[1] == digest and newest[2] == Status.READY:
-                row = self._confirm(connection, newest[0], representation)
-            else:
-                row = connection.execute(
-                    "INSERT INTO entry (key, version, status, digest, representation, created, used)"
-                    f" VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
-                    (key, (newest[3] or 0) + 1, Status.READY, digest, records.dump(representation), now, now),
-                ).fetchone()
-        self._generation.bump(key)
-        return _entry(row)
+            rows = [self._commit(connection, *one) for one in news]
+        for key, _, _ in news:
+            self._generation.bump(key)
+        return [_entry(row) for row in rows]
+
+    def _commit(
+        self, connection: sqlite3.Connection, key: Key, digest: str, representation: Representation
+    ) -> tuple[object, ...]:
+        now = time.time()
+        connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
+        newest = connection.execute("SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)).fetchone()
+        if newest[1] == digest and newest[2] == Status.READY:
+            return self._confirm(connection, newest[0], representation)
+        row: tuple[object, ...] = connection.execute(
+            "INSERT INTO entry (key, version, status, digest, representation, created, used)"
+            f" VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
+            (key, (newest[3] or 0) + 1, Status.READY, digest, records.dump(representation), now, now),
+        ).fetchone()
+        return row
 
     def confirm(self, entry: Entry, representation: Representation) -> Entry:
         """Record that a source vouched for the entry again, with the head it has now."""
@@ -171,7 +177,8 @@ class Registry:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lent() as connection:
+        # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
+        with self._turn, _alone(self._path), self._lent() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -216,7 +223,10 @@ class Registry:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time make the file: SQLite does not wait where two switch a new one to WAL at once."""
+    """Let one process at a time write: the others wait for a lock of the kernel's, and go on the moment it is free.
+
+    It also makes the file in peace: SQLite does not wait where two switch a new one to WAL at once.
+    """
     try:
         descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
