@@ -8,6 +8,7 @@ import hashlib
 import re
 import socket
 import socketserver
+import ssl
 import struct
 import threading
 import time
@@ -42,7 +43,8 @@ class Serve:
     """An honest answer, changed where a field says so.
 
     `cut` closes the connection after so many bytes of the body, `reset` does it with a TCP reset, `stall` falls silent there.
-    `gate` waits at `gate_at`. `pace` is bytes a second. `extra` is sent behind the declared length.
+    `gate` waits at `gate_at`. `pace` is bytes a second. `extra` is sent behind the declared length. `before` waits with the
+    request read and nothing answered; `leave` closes the connection after a whole answer that did not announce it.
     """
 
     cut: int | None = None
@@ -60,6 +62,8 @@ class Serve:
     body: bytes | None = None
     range_shift: int = 0
     fields: tuple[tuple[str, str], ...] = ()
+    before: Gate | None = None
+    leave: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,26 @@ class Thing:
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for something to come true; AssertionError if it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
 class Origin(socketserver.ThreadingTCPServer):
-    """An HTTP/1.1 source on a free port of 127.0.0.1."""
+    """An HTTP/1.1 source on a free port of 127.0.0.1; with `context`, over TLS. `accepted` counts its connections."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 512
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0), context: ssl.SSLContext | None = None) -> None:
         super().__init__(address, _Handler)
+        self.context = context
+        self.accepted = 0
         self.things: dict[str, Thing] = {}
         self.asked: list[Asked] = []
         self.closing = threading.Event()
@@ -126,7 +140,7 @@ class Origin(socketserver.ThreadingTCPServer):
     @property
     def url(self) -> str:
         """The base URL to give as a source."""
-        return f"http://127.0.0.1:{self.port}/"
+        return f"{'https' if self.context else 'http'}://127.0.0.1:{self.port}/"
 
     def put(
         self,
@@ -175,12 +189,17 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def setup(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.server.context is not None:
+            self.request = self.server.context.wrap_socket(self.request, server_side=True)
         with self.server.guard:
+            self.server.accepted += 1
             self.server.connections.add(self.request)
 
     def finish(self) -> None:
         with self.server.guard:
             self.server.connections.discard(self.request)
+        if self.server.context is not None:
+            self.request.close()
 
     def handle(self) -> None:
         reader = self.request.makefile("rb")
@@ -204,7 +223,9 @@ class _Handler(socketserver.BaseRequestHandler):
         thing = self.server.things.get(asked.target)
         if thing is None:
             return self._say(asked, Say(404))
-        match thing.next():
+        with self.server.guard:
+            behaviour = thing.next()
+        match behaviour:
             case Say() as say:
                 return self._say(asked, say)
             case Raw(data):
@@ -227,6 +248,9 @@ class _Handler(socketserver.BaseRequestHandler):
         return True
 
     def _serve(self, asked: Asked, thing: Thing, how: Serve) -> bool:
+        if how.before:
+            how.before.reached.set()
+            how.before.opened.wait()
         body = thing.body if how.body is None else how.body
         fields = [("Date", email.utils.formatdate(usegmt=True)), *how.fields]
         if thing.content_type:
@@ -237,14 +261,15 @@ class _Handler(socketserver.BaseRequestHandler):
             fields.append(("Last-Modified", thing.modified))
         if how.validators and self._unchanged(asked, thing):
             self._head(304, fields)
-            return True
-        start, status = 0, 200
-        wanted = re.fullmatch(r"bytes=(\d+)-", asked.fields.get("range", ""))
+            return not how.leave
+        start, stop, status = 0, len(body), 200
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.fields.get("range", ""))
         condition = asked.fields.get("if-range")
         if how.ranges and wanted and condition in (None, thing.etag, thing.modified) and int(wanted[1]) < len(body):
             start, status = int(wanted[1]), 206
-            fields.append(("Content-Range", f"bytes {start + how.range_shift}-{len(body) - 1}/{len(body)}"))
-        sent = body[start:]
+            stop = min(int(wanted[2]) + 1, len(body)) if wanted[2] else len(body)
+            fields.append(("Content-Range", f"bytes {start + how.range_shift}-{stop - 1}/{len(body)}"))
+        sent = body[start:stop]
         if how.chunked:
             fields.append(("Transfer-Encoding", "chunked"))
         elif how.length:
@@ -285,6 +310,7 @@ class _Handler(socketserver.BaseRequestHandler):
                 return False
             if how.reset is not None and at >= how.reset:
                 self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                socket.close(self.request.detach())
                 return False
             if how.cut is not None and at >= how.cut:
                 return False
@@ -298,7 +324,7 @@ class _Handler(socketserver.BaseRequestHandler):
             self.request.sendall(b"0\r\n\r\n")
         if how.extra:
             self.request.sendall(how.extra)
-        return how.length or how.chunked
+        return (how.length or how.chunked) and not how.leave
 
     def _send(self, data: bytes, how: Serve) -> None:
         if how.chunked and data:

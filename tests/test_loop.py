@@ -257,3 +257,56 @@ def test_sigterm_lets_a_running_download_come_to_its_end(origin: Origin, start: 
     stopper.join(30)
     assert results == [body]
     assert not stopper.is_alive()
+
+
+def test_a_range_far_ahead_of_a_fill_is_fetched_beside_it(origin: Origin, start: Start, loop_host: str) -> None:
+    gate = Gate()
+    body = origin.put("/big-1.tar.gz", os.urandom(4_000_000), Serve(gate=gate, gate_at=100_000), Serve())
+    proxy = start(origin.url, host=loop_host)
+    whole: list[bytes] = []
+    client = threading.Thread(target=lambda: whole.append(proxy.get("/big-1.tar.gz").body), daemon=True)
+    client.start()
+    assert gate.reached.wait(30)
+    answer = proxy.get("/big-1.tar.gz", {"Range": "bytes=3000000-3065535"})
+    assert (answer.status, answer.body) == (206, body[3_000_000:3_065_536])
+    assert not whole
+    gate.open()
+    client.join(30)
+    assert whole == [body]
+    assert [one.fields.get("range") for one in origin.requests()] == [None, "bytes=3000000-3065535"]
+
+
+def test_a_range_that_breaks_off_beside_a_fill_is_ended_from_the_fill(origin: Origin, start: Start, loop_host: str) -> None:
+    gate = Gate()
+    body = origin.put("/big-1.tar.gz", os.urandom(4_000_000), Serve(gate=gate, gate_at=100_000), Serve(cut=3_500_000))
+    proxy = start(origin.url, host=loop_host)
+    threading.Thread(target=proxy.get, args=("/big-1.tar.gz",), daemon=True).start()
+    assert gate.reached.wait(30)
+    with proxy.connect() as connection, connection.makefile("rb") as stream:
+        lines = b"Host: x\r\nRange: bytes=3000000-3999999\r\nConnection: close\r\n\r\n"
+        connection.sendall(b"GET /big-1.tar.gz HTTP/1.1\r\n" + lines)
+        assert stream.readline() == b"HTTP/1.1 206 Partial Content\r\n"
+        while stream.readline() != b"\r\n":
+            pass
+        assert stream.read(400_000) == body[3_000_000:3_400_000]
+        gate.open()
+        assert stream.read() == body[3_400_000:]
+
+
+def test_a_range_far_ahead_waits_for_the_fill_where_the_source_proves_nothing(
+    origin: Origin, start: Start, loop_host: str
+) -> None:
+    gate = Gate()
+    body = origin.put("/big-1.tar.gz", os.urandom(4_000_000), Serve(gate=gate, gate_at=100_000), etag=None, modified=None)
+    proxy = start(origin.url, host=loop_host)
+    threading.Thread(target=proxy.get, args=("/big-1.tar.gz",), daemon=True).start()
+    assert gate.reached.wait(30)
+    part: list[bytes] = []
+    asker = threading.Thread(
+        target=lambda: part.append(proxy.get("/big-1.tar.gz", {"Range": "bytes=3000000-3000009"}).body), daemon=True
+    )
+    asker.start()
+    gate.open()
+    asker.join(30)
+    assert part == [body[3_000_000:3_000_010]]
+    assert len(origin.requests()) == 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
 
+from package_cache.engine.aside import FAR, AsideReader, open_aside
 from package_cache.engine.fills import Fill, FillReader, Fills, Progress
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
@@ -45,13 +46,13 @@ _ATTEMPTS = 5
 class Answer:
     """A reply and where its body comes from.
 
-    That is a blob, positioned at `reply.span`; or a reader of a part that is still arriving; or bytes in hand. `kind` and
-    `source` are for the log.
+    That is a blob, positioned at `reply.span`; or a reader of a part that still arrives, or of a range fetched beside it; or
+    bytes in hand. `kind` and `source` are for the log.
     """
 
     reply: Reply
     kind: str
-    body: FileIO | FillReader | bytes | None = None
+    body: FileIO | FillReader | AsideReader | bytes | None = None
     source: str = "-"
 
 
@@ -90,6 +91,9 @@ class Service:
         """
         step = self.begin(request)
         while isinstance(step, Pending):
+            aside = step.leap(self._fetcher) if step.far_ahead else None
+            if aside is not None:
+                return aside
             step.wait()
             step = step.advance()
         return step
@@ -235,6 +239,8 @@ class Pending:
         self._number = number
         self._looked: Progress | None = None
         self._waits = True
+        self._promise: Answer | None = None
+        self._leapt = False
 
     def wait(self) -> None:
         """Block until `advance` may find something new."""
@@ -244,6 +250,27 @@ class Pending:
     def has_news(self) -> bool:
         """Whether `advance` may find something new. Never blocks."""
         return self.fill.progress() != self._looked
+
+    @property
+    def far_ahead(self) -> bool:
+        """Whether the range asked for lies so far ahead of the fill that it is better fetched beside it."""
+        return self._promise is not None and not self._leapt
+
+    def leap(self, fetcher: Fetcher) -> Answer | None:
+        """An answer with the range fetched beside the fill; None if that cannot be done. Waits for a source."""
+        self._leapt = True
+        promise, progress = self._promise, self._looked
+        if promise is None or promise.reply.span is None or progress is None or progress.journal.head is None:
+            return None
+        reader = self.fill.reader(progress.journal.number)
+        if reader is None:
+            return None
+        fetched = open_aside(fetcher, progress.journal.head, promise.reply.span, self._wanted.accept)
+        if fetched is None:
+            reader.close()
+            return None
+        self.abandon()
+        return replace(promise, kind="aside", body=AsideReader(fetched, reader))
 
     def advance(self) -> "Answer | Pending":
         """The answer, or what to wait for next. Does not wait for a source. Raises `PackageCacheError`."""
@@ -288,7 +315,9 @@ class Pending:
         answer = Answer(reply, kind, source=representation.source)
         if reply.span is None and not reply.open_ended:
             return answer
-        if digest is None and progress.visible <= (reply.span.start if reply.span else 0):
+        start = reply.span.start if reply.span else 0
+        if digest is None and progress.visible <= start:
+            self._promise = answer if start - progress.visible > FAR else None
             return None
         reader = self.fill.reader(progress.journal.number)
         return replace(answer, body=reader) if reader is not None else None

@@ -65,7 +65,7 @@ Event = Head | Chunk | Mismatch | Eof | Broke
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Action: after `pause` seconds request `url` from byte `offset` on.
+    """Action: after `pause` seconds request `url` from byte `offset` on, up to `stop` if that is set.
 
     With an offset, `if_range` is sent as If-Range; without, `condition` is sent as If-None-Match or If-Modified-Since.
     """
@@ -75,6 +75,7 @@ class Ask:
     if_range: str | None = None
     condition: Validators | None = None
     pause: float = 0.0
+    stop: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,14 @@ class GiveUp:
 
 
 Action = Ask | Receive | Restart | Finish | NotModified | GiveUp
+
+
+def proof_for(known: Representation) -> str | None:
+    """The strong validator of a file: its tag, valid at any mirror, or its date, valid at its own source; else None."""
+    etag, modified = known.validators.etag, known.validators.last_modified
+    if is_strong(etag):
+        return etag
+    return modified if is_strong_date(modified, parse_date(known.get("date"))) else None
 
 
 @dataclass(slots=True)
@@ -222,12 +231,8 @@ class Transfer:
         """What proves that `url` holds the file whose first bytes are kept; None if nothing can."""
         if self.known is None or self.have <= OVERLAP:
             return None
-        etag, modified = self.known.validators.etag, self.known.validators.last_modified
-        if is_strong(etag):
-            return etag
-        if url == self.known.source and is_strong_date(modified, parse_date(self.known.get("date"))):
-            return modified
-        return None
+        proof = proof_for(self.known)
+        return proof if is_strong(proof) or url == self.known.source else None
 
     def _on_head(self, head: Head) -> Action:
         asked = self._asked

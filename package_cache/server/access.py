@@ -16,7 +16,7 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-_FETCHED = frozenset({"miss", "refetched", "relayed"})
+_FETCHED = frozenset({"miss", "refetched", "relayed", "aside"})
 _REOPEN_SECONDS = 1.0
 
 

@@ -15,6 +15,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.service import Answer, Service
 from package_cache.errors import FillError, NotAllowed, PackageCacheError, RequestError
@@ -80,7 +81,7 @@ class Application:
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account)
-            case FillReader() as reader:
+            case FillReader() | AsideReader() as reader:
                 return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
                 return _Body(iter((data,)), _nothing, account, ends=ends)
@@ -133,7 +134,7 @@ def _nothing() -> None:
 
 
 def _closer(body: object) -> Callable[[], None]:
-    return body.close if isinstance(body, FileIO | FillReader) else _nothing
+    return body.close if isinstance(body, FileIO | FillReader | AsideReader) else _nothing
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from io import FileIO
 
+from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.service import Answer, Pending
@@ -105,7 +106,7 @@ def release(step: HotFile | Answer | Pending) -> None:
             step.file.close()
         case Pending():
             step.abandon()
-        case Answer(body=FileIO() | FillReader() as body):
+        case Answer(body=FileIO() | FillReader() | AsideReader() as body):
             body.close()
         case Answer():
             return

@@ -383,6 +383,11 @@ class Loop:
                 self._answer_hot(connection, asked, step)
                 if step.out and step.users == 0:
                     step.file.close()
+            case Pending() if step.far_ahead:
+                # What is fetched beside a fill passes through a thread.
+                release(step)
+                connection.received = head_again(asked) + connection.received
+                self._hand_over(connection)
             case Pending():
                 connection.pending = step
                 step.fill.listen(self.wake)

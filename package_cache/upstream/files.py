@@ -79,8 +79,9 @@ def _answer(ask: Ask, file: io.FileIO, status: os.stat_result) -> FileAnswer:
         return FileAnswer(Head(304, representation), None, 0)
     if ask.offset and ask.if_range in (etag, modified) and ask.offset < status.st_size:
         file.seek(ask.offset)
-        place = ContentRange(Span(ask.offset, status.st_size), status.st_size)
-        return FileAnswer(Head(206, representation, content_range=place), file, status.st_size - ask.offset)
+        span = Span(ask.offset, min(ask.stop or status.st_size, status.st_size))
+        place = ContentRange(span, status.st_size)
+        return FileAnswer(Head(206, representation, content_range=place), file, len(span))
     return FileAnswer(Head(200, representation), file, status.st_size)
 
 

@@ -189,7 +189,7 @@ class HttpFetcher:
         if accept:
             fields["Accept"] = accept
         if ask.offset:
-            fields["Range"] = f"bytes={ask.offset}-"
+            fields["Range"] = f"bytes={ask.offset}-{'' if ask.stop is None else ask.stop - 1}"
             fields["If-Range"] = ask.if_range or ""
         elif ask.condition and ask.condition.etag:
             fields["If-None-Match"] = ask.condition.etag

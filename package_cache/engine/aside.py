@@ -1,0 +1,71 @@
+"""A range far ahead of a running fill: fetched beside it, so that the client does not wait for all that comes before.
+
+The fill goes on. The range is taken only from a source that proves, by a strong validator, to have the same thing; where it
+cannot, or breaks off, the client gets the rest from the fill, as if nothing had been tried.
+"""
+
+import logging
+from collections.abc import Generator
+
+from package_cache.engine.fills import FillReader
+from package_cache.errors import UpstreamError
+from package_cache.model import Representation, Span
+from package_cache.rules.transfer import Ask, Head, proof_for
+from package_cache.upstream.answers import Answer
+from package_cache.upstream.fetcher import Fetcher
+
+logger = logging.getLogger(__name__)
+
+FAR = 1 << 20
+"""Bytes that a range must lie ahead of what is here to be fetched beside the fill."""
+
+
+class AsideReader:
+    """A range that comes from a source while the fill is not there yet, and from the fill once it is."""
+
+    def __init__(self, answer: Answer, reader: FillReader) -> None:
+        self._answer = answer
+        self._reader = reader
+
+    def read(self, span: Span | None) -> Generator[bytes, None, None]:
+        """The bytes of `span`. Raises `FillError` if neither the source nor the fill goes on."""
+        assert span is not None  # only a range is fetched aside
+        at = span.start
+        try:
+            while at < span.stop and self._reader.visible() <= at:
+                block = self._answer.read()[: span.stop - at]
+                if not block:
+                    break
+                at += len(block)
+                yield block
+        except UpstreamError as error:
+            logger.info("a range fetched beside a download broke off: %s", error)
+        if at < span.stop:
+            yield from self._reader.read(Span(at, span.stop))
+
+    def close(self) -> None:
+        """Give back the connection and the part."""
+        self._answer.close()
+        self._reader.close()
+
+
+def open_aside(fetcher: Fetcher, known: Representation, span: Span, accept: str | None) -> Answer | None:
+    """The source's answer with exactly that range of the file whose head is `known`; None if it cannot be had."""
+    proof = proof_for(known)
+    if proof is None:
+        return None
+    try:
+        answer = fetcher.open(Ask(known.source, span.start, proof, stop=span.stop), accept)
+    except UpstreamError as error:
+        logger.info("%s %s", known.source, error)
+        return None
+    if _is_exact(answer.head, known, span):
+        return answer
+    answer.close()
+    return None
+
+
+def _is_exact(head: Head, known: Representation, span: Span) -> bool:
+    place = head.content_range
+    same = head.representation.get("etag") in (None, known.get("etag"))
+    return head.status == 206 and place is not None and place.span == span and place.total == known.size and same
