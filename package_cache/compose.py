@@ -14,10 +14,10 @@ from package_cache.engine.fills import Fills
 from package_cache.engine.service import Service
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
+from package_cache.model import Source
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.app import Application
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.generation import Generation
 from package_cache.storage.parts import PartStore
 from package_cache.storage.registry import Registry, Totals
 from package_cache.upstream.fetcher import Fetcher
@@ -60,7 +60,7 @@ def prepare(config: Config) -> Totals:
         raise StoreError(_unusable(root, error.strerror or str(error))) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
         raise StoreError(_unusable(root, "not writable for this user"))
-    registry = Registry(root / "registry-v1.db", Generation(root / "generation"))
+    registry = Registry(root / "registry-v1.db")
     totals = registry.totals()
     registry.close()
     return totals
@@ -74,8 +74,7 @@ def build_service(config: Config) -> Service:
     """The service of a configuration. Opens the store, starts nothing."""
     prepare(config)
     root = cache_directory(config)
-    generation = Generation(root / "generation")
-    registry = Registry(root / "registry-v1.db", generation)
+    registry = Registry(root / "registry-v1.db")
     via = f"package-cache-{registry.instance}"
     mirrors = Mirrors(config.source, time.monotonic)
     http = HttpFetcher(config.source, config.timeouts, software(), via)
@@ -85,7 +84,6 @@ def build_service(config: Config) -> Service:
         Fills(PartStore(root / "parts-v1")),
         Fetcher(http, mirrors),
         LastUse(registry, time.time),
-        generation,
         via,
     )
 
@@ -98,24 +96,25 @@ def build_application(config: Config) -> Application:
 
 
 def build_access_log(config: Config) -> AccessLog:
-    """The access log of a configuration: a file, or with -v the log of the command, or none."""
+    """The access log of a configuration: a file, else the logger `package_cache.access`."""
     if config.access_log:
         try:
             return AccessLog(FileSink(config.access_log), config.access_format)
         except OSError as error:
             raise StoreError(f"cannot write the access log {config.access_log}: {error.strerror}") from error
-    return AccessLog(LoggerSink() if config.verbose else None, config.access_format)
+    return AccessLog(LoggerSink(), config.access_format)
+
+
+NO_SOURCE = (
+    "no source given: name at least one mirror, for example"
+    " --source http://distfiles.gentoo.org/ (or set PACKAGE_CACHE_SOURCE)"
+)
 
 
 def require_sources(config: Config) -> None:
     """Raise ConfigError if there is nothing to fetch from."""
     if not config.source:
-        raise ConfigError(
-            [
-                "no source given: name at least one mirror, for example"
-                " --source http://distfiles.gentoo.org/ (or set PACKAGE_CACHE_SOURCE)"
-            ]
-        )
+        raise ConfigError([NO_SOURCE])
 
 
 class Server(Application):
@@ -125,13 +124,25 @@ class Server(Application):
     """
 
     def __init__(self, sources: Iterable[str], cache: str | os.PathLike[str]) -> None:
-        try:
-            config = Config(source=tuple(parse_source(source) for source in sources), cache=Path(cache))
-        except ValueError as error:
-            raise ConfigError([str(error)]) from None
+        if isinstance(sources, str):
+            raise ConfigError([f"sources is a list of URLs: write [{sources!r}]"])
+        config = Config(source=_parsed(sources), cache=Path(cache))
         require_sources(config)
         application = build_application(config)
         super().__init__(application.service, application.hosts, application.access)
+
+
+def _parsed(sources: Iterable[str]) -> tuple[Source, ...]:
+    parsed: list[Source] = []
+    problems: list[str] = []
+    for source in sources:
+        try:
+            parsed.append(parse_source(source))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
+    return tuple(parsed)
 
 
 def create_app() -> Application:

@@ -19,6 +19,7 @@ from package_cache.model import Source
 PREFIX = "PACKAGE_CACHE_"
 SERVERS = ("wsgiref", "gunicorn")
 ACCESS_FORMATS = ("combined", "json")
+_EXAMPLE = "a source looks like http://mirror.example/gentoo/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,36 +64,59 @@ def parse_source(text: str) -> Source:
 
     Raises ValueError with what is wrong and what would be right.
     """
-    parts = urlsplit(text.strip())
-    _check_source(text.strip(), parts)
+    text = text.strip()
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise ValueError(f"source {_without_credentials(text)!r} is not a URL; {_EXAMPLE}") from None
+    _check_source(text, parts)
     host = parts.netloc.rpartition("@")[2]
     base = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
     if parts.username is None:
         return Source(base)
-    pair = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
+    user = unquote_to_bytes(parts.username)
+    if b":" in user:
+        raise ValueError(f"source {base!r} has a user name with a colon, which HTTP cannot tell from the password")
+    pair = user + b":" + unquote_to_bytes(parts.password or "")
     return Source(base, "Basic " + b64encode(pair).decode("ascii"))
 
 
 def _check_source(text: str, parts: SplitResult) -> None:
-    example = "a source looks like http://mirror.example/gentoo/"
-    if not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueError(f"source {text!r} holds blanks or characters that must be percent-encoded; {example}")
+    shown = _without_credentials(text)
+    if not re.fullmatch(r"[\x21-\x7e]*", text):
+        raise ValueError(f"source {shown!r} holds blanks or characters that must be percent-encoded; {_EXAMPLE}")
+    if re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise ValueError(f"source {shown!r} has a '%' without two hexadecimal digits; a '%' itself is written %25")
     if parts.scheme not in ("http", "https", "file"):
-        raise ValueError(f"source {text!r} is not an http, https or file URL; {example}")
-    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-        raise ValueError(f"source {text!r} names a host; a local directory looks like file:///var/cache/distfiles")
+        raise ValueError(f"source {shown!r} is not an http, https or file URL; {_EXAMPLE}")
+    if parts.scheme == "file" and (parts.netloc not in ("", "localhost") or not parts.path.startswith("/")):
+        raise ValueError(f"source {shown!r} is not a local directory, which looks like file:///var/cache/distfiles")
     if parts.scheme != "file" and not parts.hostname:
-        raise ValueError(f"source {text!r} names no host; {example}")
+        raise ValueError(f"source {shown!r} names no host; {_EXAMPLE}")
     if parts.query or parts.fragment:
-        raise ValueError(f"source {text!r} has a query or a fragment; {example}")
+        raise ValueError(f"source {shown!r} has a query or a fragment; {_EXAMPLE}")
     try:
         _ = parts.port
     except ValueError:
-        raise ValueError(f"source {text!r} has a port that is not a number from 0 to 65535; {example}") from None
+        raise ValueError(f"source {shown!r} has a port that is not a number from 0 to 65535; {_EXAMPLE}") from None
+
+
+def _without_credentials(text: str) -> str:
+    """A source as it may appear in a message; a password may hold any character but '@'."""
+    return re.sub(r"//[^@]*@", "//***@", text)
 
 
 def _sources(text: str) -> tuple[Source, ...]:
-    return tuple(parse_source(word) for word in text.split())
+    sources: list[Source] = []
+    problems: list[str] = []
+    for word in text.split():
+        try:
+            sources.append(parse_source(word))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(sources)
 
 
 def _port(text: str) -> int:
@@ -141,7 +165,10 @@ def _format(text: str) -> str:
 def _path(text: str) -> Path:
     if not text:
         raise ValueError("the cache directory is empty")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r} names the home directory of a user that is not known here") from None
 
 
 def _seconds(text: str) -> float:

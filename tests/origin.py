@@ -1,6 +1,7 @@
 """A source that misbehaves on demand: a raw-socket HTTP server, scripted per path, that records what it was asked.
 
-Each path has a body and a list of behaviours; a request takes the next one, and the last one stays. `Serve` is the honest one.
+Each path has a body and a list of behaviours; a request takes the next one, and the last one stays. `Serve` is the honest
+one.
 """
 
 import email.utils
@@ -13,6 +14,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 MODIFIED = "Tue, 02 Jan 2024 03:04:05 GMT"
@@ -42,9 +44,9 @@ class Gate:
 class Serve:
     """An honest answer, changed where a field says so.
 
-    `cut` closes the connection after so many bytes of the body, `reset` does it with a TCP reset, `stall` falls silent there.
-    `gate` waits at `gate_at`. `pace` is bytes a second. `extra` is sent behind the declared length. `before` waits with the
-    request read and nothing answered; `leave` closes the connection after a whole answer that did not announce it.
+    `cut` closes the connection after so many bytes of the body, `reset` does it with a TCP reset, `stall` falls silent
+    there. `gate` waits at `gate_at`. `pace` is bytes a second. `extra` is sent behind the declared length. `before` waits
+    with the request read and nothing answered; `leave` closes the connection after a whole answer that did not announce it.
     """
 
     cut: int | None = None
@@ -173,10 +175,8 @@ class Origin(socketserver.ThreadingTCPServer):
         with self.guard:
             connections = list(self.connections)
         for connection in connections:
-            try:
+            with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         self._thread.join()
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -305,14 +305,7 @@ class _Handler(socketserver.BaseRequestHandler):
             if how.gate and at == how.gate_at and not how.gate.reached.is_set():
                 how.gate.reached.set()
                 how.gate.opened.wait()
-            if how.stall is not None and at >= how.stall:
-                self.server.closing.wait()
-                return False
-            if how.reset is not None and at >= how.reset:
-                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                socket.close(self.request.detach())
-                return False
-            if how.cut is not None and at >= how.cut:
+            if self._breaks(at, how):
                 return False
             if at >= start + len(body):
                 break
@@ -325,6 +318,17 @@ class _Handler(socketserver.BaseRequestHandler):
         if how.extra:
             self.request.sendall(how.extra)
         return (how.length or how.chunked) and not how.leave
+
+    def _breaks(self, at: int, how: Serve) -> bool:
+        """Whether the answer ends here, in the way it is told to."""
+        if how.stall is not None and at >= how.stall:
+            self.server.closing.wait()
+            return True
+        if how.reset is not None and at >= how.reset:
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.close(self.request.detach())
+            return True
+        return how.cut is not None and at >= how.cut
 
     def _send(self, data: bytes, how: Serve) -> None:
         if how.chunked and data:

@@ -1,5 +1,6 @@
 """The product as a subprocess, under each of its hosts, and a client that tells a cut body from a whole one."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -114,10 +115,8 @@ class Proxy:
         workers = self.workers()
         self.process.kill()
         for pid in workers:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._end()
 
     def stop(self) -> int:

@@ -1,18 +1,25 @@
 """Fills: what clients get while a file arrives, and what is stored of it."""
 
+import fcntl
 import hashlib
 import http.client
 import random
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from origin import Gate, Origin, Raw, Serve, until
 from product import Proxy, Response, blobs, parts
+
+from package_cache.engine.fills import Fill, FillReader, Fills, Lead, ReplacedError
+from package_cache.errors import FillError, StoreError
+from package_cache.model import Key, Representation, Span
+from package_cache.storage.parts import Failed, Lease, PartStore
 
 HELD_BACK = 65536
 """Bytes at the end that no client gets before the whole is verified."""
@@ -58,9 +65,7 @@ def test_first_bytes_arrive_before_the_source_has_sent_the_rest(
 
 
 @both
-def test_all_clients_of_a_cold_file_share_one_request(
-    origin: Origin, start: Callable[..., Proxy], host: str
-) -> None:
+def test_all_clients_of_a_cold_file_share_one_request(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
     gate, ready = Gate(), threading.Barrier(25)
     body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
     proxy = start(origin.url, host=host)
@@ -254,9 +259,7 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, O
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_a_broken_body_never_passes_for_a_whole_one(
-    spoiled: tuple[Proxy, Origin, dict[str, Response]], name: str
-) -> None:
+def test_a_broken_body_never_passes_for_a_whole_one(spoiled: tuple[Proxy, Origin, dict[str, Response]], name: str) -> None:
     answer = spoiled[2][name]
     body = SPOILED[name][0]
     if answer.status == 200:
@@ -298,21 +301,22 @@ def test_the_end_is_held_back_until_the_file_is_verified(origin: Origin, start: 
 
 
 @both
-@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 131073])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_every_size_is_served_and_stored(
-    origin: Origin, start: Callable[..., Proxy], host: str, size: int, chunked: bool
-) -> None:
-    body = origin.put("/a.tar", noise(size), Serve(chunked=chunked))
+def test_every_size_is_served_and_stored(origin: Origin, start: Callable[..., Proxy], host: str, chunked: bool) -> None:
     proxy = start(origin.url, host=host)
-    first, second, range_ = proxy.get("/a.tar"), proxy.get("/a.tar"), proxy.get("/a.tar", {"Range": "bytes=0-"})
-    assert (first.status, first.body, first.whole) == (200, body, True)
-    assert (second.body, second.cache_status) == (body, "package-cache; hit")
-    assert second.fields["Content-Length"] == str(size)
-    assert (range_.status, range_.body) == ((206, body) if size else (416, b""))
-    assert [path.read_bytes() for path in blobs(proxy.cache)] == [body]
+    stored = set()
+    for size in (0, 1, 65535, 65536, 65537, 131073):
+        path = f"/{size}.tar"
+        body = origin.put(path, noise(size), Serve(chunked=chunked))
+        first, second, part = proxy.get(path), proxy.get(path), proxy.get(path, {"Range": "bytes=0-"})
+        assert (first.status, first.body, first.whole) == (200, body, True)
+        assert (second.body, second.cache_status) == (body, "package-cache; hit")
+        assert second.fields["Content-Length"] == str(size)
+        assert (part.status, part.body) == ((206, body) if size else (416, b""))
+        assert len(origin.requests(path)) == 1
+        stored.add(body)
     until(lambda: not parts(proxy.cache))
-    assert len(origin.requests()) == 1
+    assert {path.read_bytes() for path in blobs(proxy.cache)} == stored
 
 
 def test_equal_bytes_of_two_keys_are_stored_once(origin: Origin, start: Callable[..., Proxy]) -> None:
@@ -366,11 +370,7 @@ def test_who_comes_between_the_last_byte_and_the_commit_waits_for_it(
         leading = pool.submit(held.get, "/a.tar")
         until(reached.exists)
         coming = [pool.submit(other.get, "/a.tar") for _ in range(4)]
-        until(lambda: any(one.running() for one in coming))
-        leading.result()
-        for one in coming:
-            if not one.done():
-                threading.Event().wait(0.1)
+        wait(coming, timeout=0.4)  # one that does not wait as it should is answered at once
         opened.touch()
         answers = [leading.result(), *(one.result() for one in coming)]
     assert [(answer.status, answer.body == body) for answer in answers] == [(200, True)] * 5
@@ -395,4 +395,139 @@ def test_a_file_the_disk_refuses_is_cut_and_does_not_block_its_key(
         assert not proxy.get("/big.tar").whole
         until(lambda: not parts(proxy.cache))
     assert proxy.get("/small.tar").body == body
-    assert len(blobs(proxy.cache)) == 1
+    until(lambda: len(blobs(proxy.cache)) == 1)
+
+
+def test_a_registry_that_is_busy_holds_no_client_up(origin: Origin, start: Callable[..., Proxy]) -> None:
+    body = origin.put("/a.tar", noise(300_000))
+    proxy = start(origin.url)
+    with closing(sqlite3.connect(proxy.cache / "registry-v1.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            answer = proxy.get("/a.tar")
+            assert (answer.status, answer.whole, answer.body) == (200, True, body)
+        assert parts(proxy.cache)
+        connection.execute("ROLLBACK")
+    until(lambda: not parts(proxy.cache))
+    assert proxy.get("/a.tar").cache_status == "package-cache; hit"
+    assert len(origin.requests()) == 1
+
+
+# Fills by themselves
+
+
+KEY = Key("/a.tar")
+BODY = noise(600_000)
+HEAD = Representation((), len(BODY), "http://mirror.example/a.tar", 1.0)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> PartStore:
+    return PartStore(tmp_path / "parts-v1")
+
+
+def receive(fill: Fill, lease: Lease, size: int) -> None:
+    """Do what a download does for its first bytes."""
+    lease.begin(HEAD)
+    assert lease.part is not None
+    assert lease.part.put(lease.have, BODY[lease.have : size])
+    fill.publish(lease)
+
+
+def follow(fills: Fills, lead: Lead) -> tuple[Fill, FillReader]:
+    """Begin a fill, and a reader of it as soon as there can be one."""
+    fill, joined = fills.join(KEY, lead)
+    assert not joined
+    readers: list[FillReader] = []
+
+    def has_reader() -> bool:
+        reader = fill.reader(1)
+        readers.extend([reader] if reader else [])
+        return bool(readers)
+
+    until(has_reader)
+    return fill, readers[0]
+
+
+def test_a_verified_file_is_read_to_its_end_though_it_cannot_be_stored(shelf: PartStore) -> None:
+    go_on = threading.Event()
+
+    def lead(fill: Fill, lease: Lease) -> None:
+        receive(fill, lease, len(BODY))
+        go_on.wait(30)
+        lease.whole(hashlib.sha256(BODY).hexdigest())
+        fill.publish(lease)
+        raise StoreError("the registry cannot be used")
+
+    fills = Fills(shelf)
+    fill, reader = follow(fills, lead)
+    blocks = reader.read(Span(0, len(BODY)))
+    got = next(blocks)
+    go_on.set()
+    until(lambda: fill.progress().journal.done)
+    assert got + b"".join(blocks) == BODY
+    reader.close()
+    fills.leave(fill)
+
+
+@pytest.mark.parametrize("error", [StoreError("no space"), ZeroDivisionError()], ids=["expected", "bug"])
+def test_a_download_that_ends_in_an_error_tells_its_readers_and_frees_its_key(shelf: PartStore, error: Exception) -> None:
+    go_on = threading.Event()
+
+    def lead(fill: Fill, lease: Lease) -> None:
+        receive(fill, lease, 300_000)
+        go_on.wait(30)
+        raise error
+
+    fills = Fills(shelf)
+    fill, reader = follow(fills, lead)
+    blocks = reader.read(Span(0, len(BODY)))
+    next(blocks)
+    go_on.set()
+    with pytest.raises(FillError):
+        list(blocks)
+    reader.close()
+    fills.leave(fill)
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    assert lease.have == 0
+    lease.done()
+
+
+def test_a_reader_is_not_left_waiting_where_the_work_turns_out_to_be_done(shelf: PartStore) -> None:
+    """So it is where a leader died after its commit: who takes over finds the file stored, and has no byte to add."""
+    go_on = threading.Event()
+
+    def lead(fill: Fill, lease: Lease) -> None:
+        receive(fill, lease, 300_000)
+        go_on.wait(30)
+        lease.done()
+        fill.publish(lease)
+
+    fills = Fills(shelf)
+    fill, reader = follow(fills, lead)
+    blocks = reader.read(Span(0, len(BODY)))
+    next(blocks)
+    go_on.set()
+    with pytest.raises(ReplacedError):
+        list(blocks)
+    reader.close()
+    fills.leave(fill)
+
+
+def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(shelf: PartStore, tmp_path: Path) -> None:
+    """Between the lock of a lease and its first line, the journal still ends with what the holder before wrote."""
+    earlier = shelf.claim(KEY)
+    assert earlier is not None
+    earlier.begin(HEAD)
+    earlier.failed(Failed(502, "broke off"), keep=True)
+    [journal] = (tmp_path / "parts-v1").glob("*.fill")
+    fills = Fills(shelf)
+    with journal.open("rb") as next_holder, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(next_holder, fcntl.LOCK_EX)
+        joining = pool.submit(fills.join, KEY, lambda _fill, lease: lease.done())
+        wait([joining], timeout=0.2)
+        fcntl.flock(next_holder, fcntl.LOCK_UN)
+        fill, joined = joining.result()
+    assert not joined
+    fills.leave(fill)

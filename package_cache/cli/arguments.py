@@ -1,9 +1,12 @@
 """The options of the command, and how a command line becomes settings."""
 
 import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from package_cache.compose import version_text
-from package_cache.config import ACCESS_FORMATS, SERVERS, Config
+from package_cache.config import ACCESS_FORMATS, PREFIX, SERVERS, Config, Timeouts
 
 _DESCRIPTION = """\
 Serve a package mirror through a cache. The first request for a file fetches it from the first source that has it and
@@ -12,18 +15,22 @@ for Portage, GENTOO_MIRRORS="http://THIS-HOST:4000/" in make.conf."""
 
 _EPILOG = """\
 Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --port, PACKAGE_CACHE_SOURCE for --source
-(several URLs separated by blanks), and so on. The command line wins.
+(several URLs separated by blanks), and so on. The command line wins. In the environment only, in seconds:
+{timeouts}
 
-exit codes: 0 ended by a signal, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
+exit codes: 0 ended by SIGTERM or SIGINT, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the `package-cache` command."""
     default = Config()
+    timeouts = "\n".join(
+        f"  {PREFIX}{name.upper()}_TIMEOUT (default: {value:g})" for name, value in asdict(Timeouts()).items()
+    )
     it = argparse.ArgumentParser(
         prog="package-cache",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(timeouts=timeouts),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -47,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     listen.add_argument("--workers", metavar="INT", help=f"processes under gunicorn (default: {default.workers})")
     listen.add_argument(
-        "--threads", metavar="INT", help=f"requests served at once in a process (default: {default.threads})"
+        "--threads",
+        metavar="INT",
+        help=f"threads of a process, for what its event loop leaves (default: {default.threads})",
     )
     listen.add_argument(
         "--connections", metavar="INT", help=f"connections at once in a process (default: {default.connections})"
@@ -62,9 +71,22 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def settings(namespace: argparse.Namespace) -> dict[str, str]:
-    """What was given on the command line, as the text `config.build` reads."""
+def read(argv: Sequence[str] | None) -> tuple[dict[str, str], list[str]]:
+    """What was given on the command line, as the text `config.build` reads; and what is wrong with the options' names."""
+    it = parser()
+    namespace, unknown = it.parse_known_args(argv)
     given = dict(vars(namespace))
     if "source" in given:
         given["source"] = " ".join(given["source"])
-    return {name: str(value) for name, value in given.items()}
+    return {name: str(value) for name, value in given.items()}, _problems(unknown, it)
+
+
+def _problems(unknown: list[str], it: argparse.ArgumentParser) -> list[str]:
+    # What follows an unknown option is most likely its value, and argparse has no public list of its options.
+    options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    known = [option for action in it._actions for option in action.option_strings]
+    problems = []
+    for option in options:
+        near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
+        problems.append(f"{option}: there is no such option; the nearest is {near[0]}")
+    return problems or [f"{word!r} is not an option; --help lists them" for word in unknown]

@@ -2,28 +2,57 @@
 
 import logging
 import logging.handlers
-import os
+import sys
 from pathlib import Path
 
 from package_cache.config import Config
+from package_cache.errors import PackageCacheError
 
 _SOCKET = "/dev/log"
+
+
+class CannotLog(PackageCacheError):
+    """The system log cannot be reached."""
+
+
+class _Formatter(logging.Formatter):
+    """Escapes what could pass for another line or steer a terminal, whoever put it into a message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
+        text = super().formatMessage(record)
+        if text.isprintable():
+            return text
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+class _SystemLog(logging.handlers.SysLogHandler):
+    """Says on standard error what the system log does not take: it may be started later, or again."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the standard library's
+        sys.stderr.write(f"{self.format(record)}\n")
 
 
 def configure(config: Config) -> None:
     """Send records of WARNING and above, and with each -v one level more, to standard error or the system log.
 
-    Raises OSError if the system log cannot be reached.
+    Raises CannotLog.
     """
     level = max(logging.DEBUG, logging.WARNING - 10 * config.verbose)
     handler: logging.Handler
     if config.syslog:
-        address = _SOCKET if Path(_SOCKET).exists() else ("localhost", logging.handlers.SYSLOG_UDP_PORT)
-        handler = logging.handlers.SysLogHandler(address, facility=logging.handlers.SysLogHandler.LOG_DAEMON)
-        handler.setFormatter(logging.Formatter(f"package-cache[{os.getpid()}]: %(message)s"))
+        handler = _system_log()
+        handler.setFormatter(_Formatter("package-cache[%(process)d]: %(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # How urllib3 fares with a connection is told by this package in its own words.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def _system_log() -> logging.Handler:
+    address = _SOCKET if Path(_SOCKET).exists() else ("localhost", logging.handlers.SYSLOG_UDP_PORT)
+    try:
+        return _SystemLog(address, facility=logging.handlers.SysLogHandler.LOG_DAEMON)
+    except OSError as error:
+        raise CannotLog(f"cannot reach the system log at {address}: {error.strerror or error}") from error

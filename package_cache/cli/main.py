@@ -4,12 +4,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from package_cache import compose
 from package_cache.cli import arguments, logs
-from package_cache.config import Config, build
-from package_cache.errors import ConfigError, StoreError
+from package_cache.config import PREFIX, Config, build
+from package_cache.errors import ConfigError, PackageCacheError
 from package_cache.server.gunicorn import GunicornServer
 from package_cache.server.standalone import StandaloneServer
 
@@ -19,31 +19,27 @@ CANNOT_SERVE = 1
 WRONG_OPTIONS = 2
 
 
-class _TerminatedError(Exception):
-    """SIGTERM or SIGINT arrived."""
+class _Terminated(BaseException):
+    """SIGTERM or SIGINT arrived. No `Exception`: whoever handles all of those must not swallow it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     try:
-        options = arguments.settings(arguments.parser().parse_args(argv))
-        config = build(os.environ, options)
-        compose.require_sources(config)
-        _check_workers(config, options)
+        config = _configuration(*arguments.read(argv))
     except ConfigError as error:
         return _fail(WRONG_OPTIONS, *error.problems)
     try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _terminate)
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)
-        _serve(config)
-    except StoreError as error:
+        return _serve(config)
+    except PackageCacheError as error:
         return _fail(CANNOT_SERVE, str(error))
-    except OSError as error:
-        return _fail(CANNOT_SERVE, _listening(config, error))
-    except _TerminatedError:
+    except _Terminated:
         return 0
-    return 0
 
 
 def _fail(code: int, *lines: str) -> int:
@@ -52,14 +48,24 @@ def _fail(code: int, *lines: str) -> int:
     return code
 
 
-def _check_workers(config: Config, options: dict[str, str]) -> None:
-    if config.server == "wsgiref" and config.workers > 1 and "workers" in options:
-        raise ConfigError(["--workers: wsgiref runs in one process; add --server gunicorn for several"])
+def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
+    """Raises ConfigError with every problem of every kind."""
+    config = Config()
+    try:
+        config = build(os.environ, options)
+    except ConfigError as error:
+        problems.extend(error.problems)
 
+    def text(name: str) -> str:
+        return options.get(name) or os.environ.get(PREFIX + name.upper()) or ""
 
-def _listening(config: Config, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"cannot listen on {config.host} port {config.port}: {reason}. Give another one with --host or --port"
+    if not text("source").strip():
+        problems.append(compose.NO_SOURCE)
+    if (text("server") or config.server) == "wsgiref" and options.get("workers", "1") != "1":
+        problems.append("--workers: wsgiref runs in one process; add --server gunicorn for several")
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def _announce(config: Config, url: str) -> None:
@@ -72,20 +78,43 @@ def _announce(config: Config, url: str) -> None:
         print(f"package-cache: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _serve(config: Config) -> None:
-    if config.server == "gunicorn":
-        GunicornServer(config, lambda: compose.build_application(config), lambda url: _announce(config, url)).run()
-        return
-    address = (config.host, config.port)
-    server = StandaloneServer(address, compose.build_application(config), config, compose.software())
+def _serve(config: Config) -> int:
+    return _serve_with_gunicorn(config) if config.server == "gunicorn" else _serve_alone(config)
+
+
+def _serve_alone(config: Config) -> int:
+    server = StandaloneServer(config, compose.build_application(config), compose.software())
     try:
-        signal.signal(signal.SIGTERM, lambda *_: server.stop())
-        signal.signal(signal.SIGINT, lambda *_: server.stop())
+        signal.signal(signal.SIGTERM, lambda *_: _stop(server, config.timeouts.graceful))
+        signal.signal(signal.SIGINT, lambda *_: _stop(server, 0.0))
         _announce(config, server.url)
         server.serve()
     finally:
         server.close()
+    return 0
+
+
+def _stop(server: StandaloneServer, patience: float) -> None:
+    server.stop(patience)
+    # A second signal ends what the first one lets run.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop(0.0))
+
+
+def _serve_with_gunicorn(config: Config) -> int:
+    arbiter = os.getpid()
+    try:
+        GunicornServer(config, lambda: compose.build_application(config), lambda url: _announce(config, url)).run()
+    except SystemExit as end:
+        # The workers are forked in there; what their codes mean is between them and the arbiter.
+        if os.getpid() == arbiter and end.code:
+            return CANNOT_SERVE
+        raise
+    return 0
 
 
 def _terminate(_number: int, _frame: object) -> None:
-    raise _TerminatedError
+    # A second signal finds the default action, and ends what this one could not.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    raise _Terminated

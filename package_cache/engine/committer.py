@@ -52,7 +52,7 @@ class Committer:
     def _commit(self, jobs: list[_Job]) -> None:
         try:
             self._blobs.publish([(job.part, job.digest) for job in jobs])
-            entries = self._registry.commit([(job.key, job.digest, job.representation) for job in jobs])
+            entries = self._registry.commit_all([(job.key, job.digest, job.representation) for job in jobs])
         except StoreError as error:
             for job in jobs:
                 job.error = error

@@ -273,6 +273,8 @@ class FillReader:
     def _check(self, journal: Journal) -> None:
         if journal.number != self._number:
             raise ReplacedError("the file changed at its source while it was sent", 502)
+        if journal.done and journal.failed is None and journal.digest is None:
+            raise ReplacedError("the process that downloaded the file ended when it was stored already", 502)
         # What is verified stays so, though it could not be stored.
         if journal.failed is not None and journal.digest is None:
             raise FillError(journal.failed.reason, journal.failed.status)

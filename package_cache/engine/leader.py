@@ -9,9 +9,9 @@ from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
 from package_cache.engine.sinks import PartSink
 from package_cache.errors import DamagedBlob
-from package_cache.model import Entry, Key, Target
+from package_cache.model import Key, Representation, Target
 from package_cache.rules.answer import refreshed
-from package_cache.rules.freshness import is_fresh
+from package_cache.rules.freshness import Freshness, freshness_of
 from package_cache.rules.transfer import Finish, GiveUp, NotModified, Transfer
 from package_cache.storage.blobs import BlobStore, hash_file
 from package_cache.storage.parts import Failed, Journal, Lease
@@ -28,6 +28,16 @@ class Wanted:
     key: Key
     target: Target
     accept: str | None
+    since: float
+    """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
+
+    def is_kept(self, representation: Representation) -> bool:
+        """Whether an answer with that head is good for ever."""
+        return freshness_of(self.target, representation.get("content-type")) is Freshness.IMMUTABLE
+
+    def is_met_by(self, representation: Representation) -> bool:
+        """Whether an answer with that head is good for this request."""
+        return self.is_kept(representation) or representation.received >= self.since
 
 
 class Leader:
@@ -39,18 +49,15 @@ class Leader:
         self._fetcher = fetcher
         self._committer = Committer(registry, blobs)
 
-    def lead(self, wanted: Wanted, seen: Entry | None, fill: Fill, lease: Lease) -> None:
-        """Download what is wanted; `seen` is the version that is to be confirmed or replaced. Raises StoreError."""
-        if self._is_done_already(wanted, seen):
+    def lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> None:
+        """Download what is wanted, unless it is here by now. Raises StoreError."""
+        if lease.unstored is not None:
+            self._store_late(wanted, lease, lease.unstored)
+        seen = self._registry.best(wanted.key)
+        if seen is not None and wanted.is_met_by(seen.representation):
             lease.done()
             fill.publish(lease)
             return
-        if lease.unstored is not None and self._store_late(wanted, lease, lease.unstored):
-            seen = self._registry.best(wanted.key)
-            if seen is not None and is_fresh(seen, wanted.target):
-                lease.done()
-                fill.publish(lease)
-                return
         sink = PartSink(lease, partial(fill.publish, lease))
         urls = self._fetcher.urls(wanted.target)
         held = seen.representation if seen else None
@@ -68,30 +75,22 @@ class Leader:
                 lease.failed(Failed(status, reason), keep=not transfer.contradicted)
         fill.publish(lease)
 
-    def _is_done_already(self, wanted: Wanted, seen: Entry | None) -> bool:
-        """Whether another process did the work between the look into the registry and the lease."""
-        current = self._registry.best(wanted.key)
-        if current is None:
-            return False
-        return seen is None or current.id != seen.id or current.representation.received > seen.representation.received
-
-    def _store_late(self, wanted: Wanted, lease: Lease, journal: Journal) -> bool:
-        """Put into the store what a killed process had verified; whether that could be done."""
+    def _store_late(self, wanted: Wanted, lease: Lease, journal: Journal) -> None:
+        """Put into the store what a killed process had verified, if it is there still."""
         digest, head, size = journal.digest, journal.head, journal.size
         if digest is None or head is None or size is None:
-            return False
+            return
         if lease.part is not None:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
-                return False
+                return
             self._committer.commit(wanted.key, digest, replace(head, size=size), lease.part)
             lease.adopted()
-            return True
+            return
         try:
             self._blobs.open(digest, size).close()
         except DamagedBlob:
-            return False
-        self._registry.commit([(wanted.key, digest, replace(head, size=size))])
-        return True
+            return
+        self._registry.commit(wanted.key, digest, replace(head, size=size))
 
     def _store(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
         head, part = lease.journal.head, lease.part

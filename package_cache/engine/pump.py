@@ -71,11 +71,7 @@ def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept:
         answer = fetcher.open(ask, accept)
         try:
             action = transfer.next(answer.head)
-            if not isinstance(action, Receive):
-                return action
-            if action.begin is not None:
-                sink.begin(action.begin)
-            return _receive(answer, transfer, sink)
+            return _receive(answer, transfer, sink, action) if isinstance(action, Receive) else action
         finally:
             answer.close()
     except OverrunError:
@@ -85,9 +81,13 @@ def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept:
         return transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
 
 
-def _receive(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
-    while data := answer.read():
+def _receive(answer: Answer, transfer: Transfer, sink: Sink, action: Action) -> Action:
+    while True:
+        if isinstance(action, Receive) and action.begin is not None:
+            sink.begin(action.begin)
+        data = answer.read()
+        if not data:
+            return transfer.next(Eof())
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
-        transfer.next(Chunk(len(data)))
-    return transfer.next(Eof())
+        action = transfer.next(Chunk(len(data)))

@@ -32,7 +32,6 @@ from package_cache.rules.freshness import accept_of, is_fresh
 from package_cache.rules.targets import key_of
 from package_cache.rules.transfer import Ask, Broke, GiveUp, Receive, Transfer
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.generation import Generation
 from package_cache.storage.registry import Registry
 from package_cache.upstream.fetcher import Fetcher
 
@@ -46,8 +45,8 @@ _ATTEMPTS = 5
 class Answer:
     """A reply and where its body comes from.
 
-    That is a blob, positioned at `reply.span`; or a reader of a part that still arrives, or of a range fetched beside it; or
-    bytes in hand. `kind` and `source` are for the log.
+    That is a blob, positioned at `reply.span`; or a reader of a part that still arrives, or of a range fetched beside it;
+    or bytes in hand. `kind` and `source` are for the log.
     """
 
     reply: Reply
@@ -66,11 +65,10 @@ class Service:
         fills: Fills,
         fetcher: Fetcher,
         last_use: LastUse,
-        generation: Generation,
         via: str,
     ) -> None:
         self._registry = registry
-        self.generation = generation
+        self.generation = registry.generation
         self._blobs = blobs
         self._fills = fills
         self._fetcher = fetcher
@@ -120,7 +118,7 @@ class Service:
         if self._via in request.fields.get("via", ""):
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
         accept = accept_of(request.target, request.fields.get("accept"))
-        return self._attempt(request, Wanted(key_of(request.target, accept), request.target, accept), 1)
+        return self.attempt(request, Wanted(key_of(request.target, accept), request.target, accept, time.time()), 1)
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
@@ -132,15 +130,15 @@ class Service:
         """What this cache has to say about an answer given now."""
         return Serving(cache_status, self._via, time.time(), digest)
 
-    def _attempt(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+    def attempt(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
         """An answer from what the registry knows now, or a fill to wait for."""
         while number <= _ATTEMPTS:
             entry = self._registry.best(wanted.key)
-            if entry is None or not is_fresh(entry, wanted.target):
+            if entry is None or not wanted.is_kept(entry.representation):
                 if entry is None and request.method == "HEAD":
                     return self._relay_head(request, wanted)
                 try:
-                    fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted, entry))
+                    fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted))
                 except StoreError as error:
                     return self.after_failure(request, wanted, entry, error)
                 return Pending(self, request, wanted, entry, fill, joined=joined, number=number).advance()
@@ -171,17 +169,18 @@ class Service:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""
         current = self._registry.best(wanted.key)
         if current is None:
-            return self._attempt(request, wanted, number + 1)
+            return self.attempt(request, wanted, number + 1)
         if seen is None:
             status, kind = "hit", "hit"
         elif seen.id == current.id:
             status, kind = "fwd=stale; fwd-status=304", "revalidated"
         else:
             status, kind = "fwd=stale; collapsed", "joined"
-        return self._from_store(request, current, status, kind) or self._attempt(request, wanted, number + 1)
+        return self._from_store(request, current, status, kind) or self.attempt(request, wanted, number + 1)
 
     def after_failure(self, request: Request, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> Answer:
         """What is here already, where nothing better can be had; raises `error` where there is nothing."""
+        seen = seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
         if seen is None or error.http_status == 404:
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.key, seen.representation.get("date"), error)
@@ -239,6 +238,7 @@ class Pending:
         self._number = number
         self._looked: Progress | None = None
         self._waits = True
+        self._outdated = False
         self._promise: Answer | None = None
         self._leapt = False
 
@@ -291,7 +291,11 @@ class Pending:
             self._service.leave(self.fill)
 
     def _look(self, progress: Progress) -> "Answer | Pending":
+        if self._looked is None:
+            self._outdated = self._joined and _is_outdated(progress, self._wanted)
         self._looked = progress
+        if self._outdated:
+            return self._ask_again() if progress.journal.done else self
         answer = self._answer(progress)
         if answer is not None:
             self.abandon()
@@ -303,6 +307,10 @@ class Pending:
             return self
         self.abandon()
         return self._service.after_fill(self._request, self._wanted, self._seen, self._number)
+
+    def _ask_again(self) -> "Answer | Pending":
+        self.abandon()
+        return self._service.attempt(self._request, self._wanted, self._number + 1)
 
     def _answer(self, progress: Progress) -> Answer | None:
         """The answer from the fill, once enough of it is here."""
@@ -330,6 +338,15 @@ class Pending:
         if self._joined:
             return f"{reason}; collapsed", "joined"
         return f"{reason}; fwd-status=200; stored", "miss" if self._seen is None else "refetched"
+
+
+def _is_outdated(progress: Progress, wanted: Wanted) -> bool:
+    """Whether a fill answers an earlier question than that of a request which joins it now.
+
+    An index that is here with every byte may have another content at its source by now. A package file has not.
+    """
+    head, digest = progress.journal.head, progress.journal.digest
+    return head is not None and digest is not None and not wanted.is_met_by(head)
 
 
 def _known(progress: Progress, request: Request) -> Representation | None:

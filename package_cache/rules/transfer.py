@@ -185,8 +185,8 @@ class Transfer:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the sources do not agree on the bytes kept, so that nothing of them may be used later."""
-        return any(mirror.differs or mirror.tried for mirror in self._mirrors)
+        """Whether the sources did not agree on what the file is, so that nothing kept may be used later."""
+        return any(mirror.tried for mirror in self._mirrors)
 
     def start(self) -> Action:
         """The first action."""
@@ -280,13 +280,13 @@ class Transfer:
             return self._leave("gave neither a length nor a chunked body, so its end could not be told", out=True)
         if self._is_older(offered):
             return self._leave("has an older version", out=True)
-        if self.known is not None and (self.have or self._confirmed):
-            if offered.size is None:
-                offered = replace(offered, size=self.known.size)
-            elif self.known.size not in (None, offered.size):
-                return self._leave("has a file of another size", out=True, differs=True)
-            elif offered.size < self.have:
-                return self._leave("has a shorter file", out=True, differs=True)
+        told = self.known.size if self.known is not None and self._confirmed else None
+        if offered.size is None:
+            offered = replace(offered, size=told)
+        elif told not in (None, offered.size):
+            return self._leave("has a file of another size", out=True, differs=True)
+        elif offered.size < self.have:
+            return self._leave("has a shorter file", out=True, differs=True)
         self._at, self._marked, self._offered = 0, head.representation.size is None, offered
         return self._receive()
 
@@ -313,7 +313,8 @@ class Transfer:
 
     def fits(self, size: int) -> bool:
         """Whether so many more bytes are within the declared length."""
-        return self.known is None or self.known.size is None or self._at + size <= self.known.size
+        head = self._offered or self.known
+        return head is None or head.size is None or self._at + size <= head.size
 
     def _on_chunk(self, size: int) -> Action:
         self._at += size

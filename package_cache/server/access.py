@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("package_cache.access")
 
 _FETCHED = frozenset({"miss", "refetched", "relayed", "aside"})
 _REOPEN_SECONDS = 1.0
@@ -83,13 +83,23 @@ def _escaped(text: str) -> str:
 class Sink(Protocol):
     """Where finished lines go."""
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody reads the lines."""
+        ...
+
     def write(self, lines: list[str]) -> None:
         """Write whole lines, without their line ends."""
         ...
 
 
 class LoggerSink:
-    """To the log of the command, for `-v`."""
+    """To the logger `package_cache.access`, where somebody listens to it: the command does with `-v`."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the logger passes INFO on."""
+        return logger.isEnabledFor(logging.INFO)
 
     def write(self, lines: list[str]) -> None:
         """One record of the log a line."""
@@ -99,6 +109,8 @@ class LoggerSink:
 
 class FileSink:
     """To a file, which is opened anew when it was moved away; or to standard error, for `-`."""
+
+    wanted = True
 
     def __init__(self, path: str) -> None:
         self._path = None if path == "-" else Path(path)
@@ -131,7 +143,7 @@ class FileSink:
 class AccessLog:
     """Gathers records and writes them when `flush` is called. Safe for any number of threads."""
 
-    def __init__(self, sink: Sink | None, form: str = "combined") -> None:
+    def __init__(self, sink: Sink, form: str = "combined") -> None:
         self._sink = sink
         self._json = form == "json"
         self._guard = threading.Lock()
@@ -142,7 +154,7 @@ class AccessLog:
     @property
     def enabled(self) -> bool:
         """Whether anybody reads the log."""
-        return self._sink is not None
+        return self._sink.wanted
 
     def add(self, record: AccessRecord) -> None:
         """Note a finished request."""
@@ -156,7 +168,7 @@ class AccessLog:
 
     def flush(self) -> None:
         """Write what was gathered."""
-        if not self._lines or self._sink is None:
+        if not self._lines:
             return
         with self._guard:
             lines = [self._lines.popleft() for _ in range(len(self._lines))]

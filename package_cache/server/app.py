@@ -7,6 +7,7 @@ the client sees that the transfer broke; a body that merely stopped would be bel
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 18
-_TRUSTED_WITH_FILES = ("gunicorn/", "package-cache/")
-"""Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks. Others get
-a wrapped file only where it is sent whole."""
+_KNOWN_SERVERS = ("gunicorn/", "gevent/", "package-cache/")
+"""Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks; to send
+bodies of unknown length so that a client can tell a cut one from a whole one; to send each block, and with the first one
+the head, before they ask for the next. Others get a wrapped file only where it is sent whole, a body only once its length
+is known, and a connection is cut only where the body may not go on."""
 
 
 class Application:
@@ -60,7 +63,7 @@ class Application:
             )
         account.note(answer)
         start_response(_status_line(answer.reply.status), list(answer.reply.fields))
-        return self._body(answer, environ, account, ends=ends)
+        return self._body(answer, environ, account, ends=ends and _is_known(environ))
 
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
         wire.check(head)
@@ -68,7 +71,8 @@ class Application:
             raise NotAllowed(f"{head.method} is not allowed here; GET and HEAD are")
         own = str(environ.get("SERVER_NAME", "")).lower()
         target = parse_target(head.target, self.hosts | {own})
-        return self.service.answer(Request(head.method, target, head.combined, modern=head.minor == 1))
+        modern = head.minor == 1 and _is_known(environ)
+        return self.service.answer(Request(head.method, target, head.combined, modern))
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):
@@ -77,10 +81,11 @@ class Application:
 
     def _body(self, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "HEAD" or (answer.reply.span is None and not answer.reply.open_ended):
-            return _Body(iter(()), _closer(answer.body), account, ends=ends)
+            # The empty block makes the server send the head before the connection is cut.
+            return _Body(iter((b"",)), _closer(answer.body), account, ends=ends)
         match answer.body:
             case FileIO() as file:
-                return self._file(file, answer, environ, account)
+                return self._file(file, answer, environ, account, ends=ends)
             case FillReader() | AsideReader() as reader:
                 return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
@@ -88,16 +93,17 @@ class Application:
             case None:
                 raise AssertionError("a reply with a span has a body")
 
-    def _file(self, file: FileIO, answer: Answer, environ: "WSGIEnvironment", account: "_Account") -> Iterable[bytes]:
+    def _file(
+        self, file: FileIO, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool
+    ) -> Iterable[bytes]:
         span = answer.reply.span
         assert span is not None
-        part = _FilePart(file, len(span), account)
         wrapper = environ.get("wsgi.file_wrapper")
-        trusted = str(environ.get("SERVER_SOFTWARE", "")).startswith(_TRUSTED_WITH_FILES)
-        if wrapper is not None and (trusted or answer.reply.status == HTTPStatus.OK):
-            wrapped: Iterable[bytes] = wrapper(part, _BLOCK)
-            return wrapped
-        return _Body(iter(lambda: part.read(_BLOCK), b""), part.close, account, ends=False)
+        wrappable = _is_known(environ) or answer.reply.status == HTTPStatus.OK
+        if wrapper is None or ends or not wrappable:
+            return _Body(_blocks(file, len(span)), file.close, account, ends=ends)
+        wrapped: Iterable[bytes] = wrapper(_FilePart(file, len(span), account), _BLOCK)
+        return wrapped
 
 
 def read_head(environ: "WSGIEnvironment") -> wire.Head:
@@ -123,6 +129,20 @@ def _raw_target(environ: "WSGIEnvironment") -> str:
 
 def _has_body(environ: "WSGIEnvironment") -> bool:
     return bool(environ.get("HTTP_TRANSFER_ENCODING")) or environ.get("CONTENT_LENGTH") not in (None, "", "0")
+
+
+def _is_known(environ: "WSGIEnvironment") -> bool:
+    return str(environ.get("SERVER_SOFTWARE", "")).startswith(_KNOWN_SERVERS)
+
+
+def _blocks(file: FileIO, left: int) -> Iterator[bytes]:
+    """`left` bytes of the blob, from the file's position on."""
+    while left:
+        block = file.read(min(_BLOCK, left))
+        if not block:
+            raise FillError("the stored file became shorter while it was sent", 500)
+        left -= len(block)
+        yield block
 
 
 def _status_line(status: int) -> str:
@@ -217,7 +237,7 @@ class _FilePart:
 
     def __init__(self, file: FileIO, size: int, account: _Account) -> None:
         self._file = file
-        self._left = size
+        self._stop = file.tell() + size
         self._account = account
         self._account.sent = size
 
@@ -228,11 +248,14 @@ class _FilePart:
         """Where in the file the next byte is."""
         return self._file.tell()
 
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte of the file; for servers that are told where to begin, and read."""
+        return self._file.seek(offset, whence)
+
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes, and never beyond the part."""
-        block = self._file.read(self._left if size < 0 else min(size, self._left)) or b""
-        self._left -= len(block)
-        return block
+        left = max(0, self._stop - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left)) or b""
 
     def close(self) -> None:
         """Close the blob."""

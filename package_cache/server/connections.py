@@ -63,6 +63,8 @@ class Connection:
     first: int = 0
     pending: Pending | None = None
     closed: bool = False
+    leaving: bool = False
+    served: bool = False
 
 
 @dataclass(slots=True)
@@ -121,3 +123,8 @@ def head_again(asked: Asked) -> bytes:
     """The request as bytes, for a host that must read it anew."""
     fields = "".join(f"{name}: {value}\r\n" for name, value in asked.request.fields.items())
     return f"{asked.request.method} {asked.target} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+
+
+def client_name(address: object) -> str:
+    """The client, as the log names it."""
+    return str(address[0]) if isinstance(address, tuple) else "-"

@@ -9,16 +9,13 @@ of Gunicorn or wsgiref; a host gives it listeners and a way out.
 
 import logging
 import os
-import queue
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from io import FileIO
 
-from package_cache.config import Timeouts
 from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import HotFile, HotSet
 from package_cache.engine.service import Answer, Pending
@@ -26,47 +23,34 @@ from package_cache.errors import FillError, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, decide
-from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessRecord
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
     Connection,
-    Counters,
+    client_name,
     describe,
     head_again,
     release,
     render,
     simple,
 )
-from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener
+from package_cache.server.reactor import Limits, Reactor
+from package_cache.server.sockets import READ, WRITE
 
 logger = logging.getLogger(__name__)
 
-_RECEIVE = 65536
 _CHUNK = 512 << 10
 """Bytes sent to one client before the others get their turn."""
 _MEMO = 4096
-_LINGER = 1.5
-"""Seconds that an idle connection stays open when the loop comes to its end."""
-_SWEEP_SECONDS = 1.0
-STALL_SECONDS = 0.25
-"""A turn that took longer than this, waiting apart, is counted as a stall."""
+_NOTE_SECONDS = 1.0
 
 Fallback = Callable[[socket.socket, bytes, object], None]
 """Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`."""
 
 
-@dataclass(slots=True)
-class Limits:
-    """Bounds of one loop: connections at once, and times in seconds."""
-
-    connections: int
-    timeouts: Timeouts = field(default_factory=Timeouts)
-
-
-class Loop:
-    """Serves `listeners`. Call `turn` again and again, from one thread."""
+class Loop(Reactor):
+    """Serves `listeners` with the application's service. Call `turn` again and again, from one thread."""
 
     def __init__(
         self,
@@ -77,198 +61,51 @@ class Loop:
         limits: Limits,
         software: str,
     ) -> None:
-        self.counters = Counters()
+        super().__init__(listeners, application.access, limits)
         self._service = application.service
         self._hosts = application.hosts
-        self._access = application.access
         self._hotset = HotSet(application.service.generation)
         self._fallback = fallback
         self._pool = pool
-        self._limits = limits
         self._software = software
-        self._poller = make_poller()
-        self._connections: dict[int, Connection] = {}
         self._ready: deque[Connection] = deque()
         self._tails: dict[int, Connection] = {}
         self._memo: dict[bytes, Asked] = {}
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._woken = False
-        self._draining = False
-        self.lent = 0
-        """Connections that the fallback has; the loop's thread alone counts them."""
-        self._now = time.time()
-        self._second = 0
-        self._date = ""
-        self._swept = 0.0
-        self._alarm, self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poller.register(self._alarm, READ)
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._external: dict[int, Callable[[], None]] = {}
-        for listener in listeners:
-            prepare_listener(listener)
-            self._poller.register(listener.fileno(), READ | exclusive())
+        self._noted = 0.0
 
-    @property
-    def busy(self) -> bool:
-        """Whether there are connections left, here or with the fallback."""
-        return bool(self._connections) or self.lent > 0
+    # -- turns
 
-    # -- what other threads may call
-
-    def call(self, function: Callable[[], None]) -> None:
-        """Run `function` in the loop's thread, soon."""
-        self._calls.put(function)
-        self.wake()
-
-    def wake(self) -> None:
-        """End the current wait."""
-        if not self._woken:
-            self._woken = True
-            try:
-                os.write(self._bell, b"!")
-            except BlockingIOError:
-                return
-
-    def adopt(self, connection: socket.socket, address: object, received: bytes = b"") -> None:
-        """Take a connection back from the fallback, with bytes that were read beyond its request."""
-        self.call(lambda: self._begin_anew(connection, address, received))
-
-    def returned(self) -> None:
-        """The fallback ended a connection; called in the loop's thread."""
-        self.lent -= 1
-
-    def _begin_anew(self, connection: socket.socket, address: object, received: bytes) -> None:
-        self.lent -= 1
-        taken = self._take(connection, address)
-        if received:
-            taken.received = received
-            self._parse(taken)
-
-    # -- the loop
-
-    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Call `callback` in the loop's thread whenever a descriptor of the host's is readable."""
-        self._external[descriptor] = callback
-        self._poller.register(descriptor, READ)
-
-    def turn(self, timeout: float) -> None:
-        """Wait at most `timeout` seconds for something to do, and do it."""
+    def _may_wait(self) -> float:
         if self._ready:
-            timeout = 0.0
-        elif self._tails:
-            timeout = min(timeout, POLL)
-        events = self._poller.poll(timeout)
-        begun = time.monotonic()
-        self._tell_time()
-        for descriptor, what in events:
-            connection = self._connections.get(descriptor)
-            if connection is not None:
-                self._on_event(connection, what)
-            else:
-                self._on_other(descriptor)
-        self._take_turns()
-        for connection in list(self._tails.values()):
-            self._follow(connection)
-        if begun - self._swept > _SWEEP_SECONDS:
-            self._swept = begun
-            self._sweep(begun)
-        self._access.flush()
-        if time.monotonic() - begun > STALL_SECONDS:
-            self.counters.stalls += 1
-            logger.warning("the event loop was held up for %.2f s", time.monotonic() - begun)
+            return 0.0
+        return POLL if self._tails else 60.0
 
-    def _take_turns(self) -> None:
-        """Go on with those that could have gone on, had not others waited."""
+    def _go_on_with_others(self) -> None:
+        """Those that could have gone on, had not others waited; and those that wait for a fill."""
         for _ in range(len(self._ready)):
             connection = self._ready.popleft()
             if connection.busy:
                 self._send(connection)
             elif not connection.closed:
                 self._parse(connection)
+        for connection in list(self._tails.values()):
+            self._follow(connection)
+        if self._now - self._noted > _NOTE_SECONDS:
+            self._note_use()
 
-    def _tell_time(self) -> None:
-        self._now = time.time()
-        second = int(self._now)
-        if second != self._second:
-            self._second, self._date = second, format_date(second)
+    def _note_use(self) -> None:
+        self._noted = self._now
+        used = self._hotset.recently_used()
+        if used:
+            self._service.note_use(used)
 
-    def _on_other(self, descriptor: int) -> None:
-        if descriptor in self._listeners:
-            self._accept(self._listeners[descriptor])
-        elif descriptor in self._external:
-            self._external[descriptor]()
-        elif descriptor == self._alarm:
-            self._answer_calls()
-
-    def _answer_calls(self) -> None:
-        os.read(self._alarm, 4096)
-        self._woken = False
-        for _ in range(self._calls.qsize()):
-            self._calls.get_nowait()()
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            accepted, address = listener.accept()
-        except OSError as error:
-            if not isinstance(error, BlockingIOError | ConnectionAbortedError):
-                logger.warning("cannot accept a connection: %s", error.strerror)
-            return
-        accepted.settimeout(0)
-        self.counters.accepted += 1
-        if len(self._connections) >= self._limits.connections:
-            self._turn_away(accepted)
-            return
-        self._read(self._take(accepted, address))
-
-    def _turn_away(self, accepted: socket.socket) -> None:
-        self.counters.refused += 1
-        text = b"too many connections; try again in a while\n"
-        head = f"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
-        try:
-            accepted.send(head.encode("ascii") + text)
-        except OSError:
-            pass
-        finally:
-            accepted.close()
-
-    def _take(self, accepted: socket.socket, address: object) -> Connection:
-        accepted.settimeout(0)
-        connection = Connection(accepted, accepted.fileno(), address, time.monotonic())
-        self._connections[connection.descriptor] = connection
-        self._poller.register(connection.descriptor, READ)
-        return connection
-
-    def _on_event(self, connection: Connection, what: int) -> None:
-        if what & BROKEN and not what & READ:
-            self._close(connection, cut=True)
-        elif connection.busy and what & WRITE:
-            self._send(connection)
-        elif not connection.busy:
-            self._read(connection)
-
-    def _expect(self, connection: Connection, events: int) -> None:
-        if connection.events != events:
-            connection.events = events
-            self._poller.modify(connection.descriptor, events)
+    def close(self) -> None:
+        """Cut whatever is left, and let go of the hot set."""
+        super().close()
+        self._note_use()
+        self._hotset.clear()
 
     # -- requests
-
-    def _read(self, connection: Connection) -> None:
-        try:
-            block = connection.socket.recv(_RECEIVE)
-        except BlockingIOError:
-            return
-        except OSError:
-            block = b""
-        if not block:
-            self._close(connection)
-            return
-        if connection.received:
-            connection.received += block
-        else:
-            connection.received = block
-            connection.moved = time.monotonic()
-        self._parse(connection)
 
     def _parse(self, connection: Connection) -> None:
         """Begin with the next request that is complete, if there is one."""
@@ -279,8 +116,8 @@ class Loop:
         else:
             try:
                 parsed = wire.parse_head(data)
-            except RequestError:
-                self._hand_over(connection)
+            except RequestError as error:
+                self._refuse(connection, error)
                 return
             if parsed is None:
                 return
@@ -301,6 +138,7 @@ class Loop:
 
     def _hand_over(self, connection: Connection) -> None:
         """Give a connection whose request is not simple to the host."""
+        self._tails.pop(connection.descriptor, None)
         self._forget(connection)
         self._fallback(connection.socket, connection.received, connection.address)
 
@@ -407,6 +245,7 @@ class Loop:
         match answer.body:
             case bytes() as body if asked.request.method == "GET":
                 connection.head += body
+                connection.first = -len(body)
             case FileIO() | FillReader() if reply.span is not None:
                 connection.source = answer.body
                 connection.first = connection.at = reply.span.start
@@ -490,7 +329,7 @@ class Loop:
         self._account(connection, cut=False)
         asked = connection.asked
         self._drop_source(connection)
-        connection.asked, connection.busy = None, False
+        connection.asked, connection.busy, connection.served = None, False, True
         if asked is None or not asked.keep or self._draining:
             self._close(connection)
             return
@@ -502,10 +341,9 @@ class Loop:
     def _account(self, connection: Connection, *, cut: bool) -> None:
         if connection.asked is None or not self._access.enabled:
             return
-        address = connection.address
         self._access.add(
             AccessRecord(
-                client=str(address[0]) if isinstance(address, tuple) else "-",
+                client=client_name(connection.address),
                 when=self._now,
                 method=connection.asked.request.method,
                 target=connection.asked.target,
@@ -521,6 +359,12 @@ class Loop:
 
     # -- ends
 
+    def _on_end(self, connection: Connection, *, cut: bool) -> None:
+        if cut:
+            self._account(connection, cut=True)
+        self._tails.pop(connection.descriptor, None)
+        self._drop_source(connection)
+
     def _drop_source(self, connection: Connection) -> None:
         source, connection.source = connection.source, None
         match source:
@@ -533,56 +377,3 @@ class Loop:
         pending, connection.pending = connection.pending, None
         if pending is not None:
             pending.abandon()
-
-    def _forget(self, connection: Connection) -> None:
-        """Stop watching a connection, without closing it."""
-        connection.closed = True
-        self._tails.pop(connection.descriptor, None)
-        del self._connections[connection.descriptor]
-        self._poller.unregister(connection.descriptor)
-
-    def _close(self, connection: Connection, *, cut: bool = False) -> None:
-        if connection.closed:
-            return
-        if cut:
-            self._account(connection, cut=True)
-        self._drop_source(connection)
-        self._forget(connection)
-        connection.socket.close()
-
-    def _sweep(self, now: float) -> None:
-        """End the connections that took too long over a head, over the next request, or over reading."""
-        timeouts = self._limits.timeouts
-        for connection in list(self._connections.values()):
-            quiet = now - connection.moved
-            patience = timeouts.request if connection.received else _LINGER if self._draining else timeouts.idle
-            if not connection.busy and quiet > patience:
-                self._close(connection)
-            elif connection.busy and connection.events == WRITE and quiet > timeouts.send:
-                self._close(connection, cut=True)
-        used = self._hotset.recently_used()
-        if used:
-            self._service.note_use(used)
-
-    def drain(self) -> None:
-        """Accept no more, and let what runs come to its end: until `busy` is false.
-
-        A client may be sending its next request on a connection that was promised to persist, so those are closed a moment
-        later; what they ask in it is answered.
-        """
-        self._draining = True
-        for descriptor in self._listeners:
-            self._poller.unregister(descriptor)
-        self._listeners.clear()
-        now = time.monotonic()
-        for connection in self._connections.values():
-            if not connection.busy:
-                connection.moved = now
-
-    def close(self) -> None:
-        """Cut whatever is left."""
-        for connection in list(self._connections.values()):
-            self._close(connection, cut=connection.busy)
-        self._hotset.clear()
-        os.close(self._alarm)
-        os.close(self._bell)

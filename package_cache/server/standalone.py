@@ -12,7 +12,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
@@ -20,8 +19,11 @@ from wsgiref.handlers import SimpleHandler
 from package_cache.config import Config
 from package_cache.errors import BadRequest, RequestError
 from package_cache.rules import wire
+from package_cache.server import addresses
 from package_cache.server.app import Application
-from package_cache.server.loop import Limits, Loop
+from package_cache.server.loop import Loop
+from package_cache.server.reactor import Limits
+from package_cache.server.refusals import RequestTimeout, refuse
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -29,19 +31,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RECEIVE = 65536
-_LINGER_SECONDS = 1.0
-_LINGER_BYTES = 1 << 18
 
 
 class StandaloneServer:
     """Serves `application` at `address`: the event loop in the calling thread, `threads` threads for what it leaves."""
 
-    def __init__(self, address: tuple[str, int], application: Application, config: Config, software: str) -> None:
+    def __init__(self, config: Config, application: Application, software: str) -> None:
         self._application = application
         self._timeouts = config.timeouts
         self._software = software
-        self._stopping = False
-        self._listener = _listen(address)
+        self._patience: float | None = None
+        self._listener = addresses.listen(config.host, config.port)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
         limits = Limits(config.connections, config.timeouts)
         self._loop = Loop([self._listener], application, self._fall_back, self._pool, limits, software)
@@ -49,21 +49,23 @@ class StandaloneServer:
     @property
     def url(self) -> str:
         """Where clients find the server."""
-        host, port = self._listener.getsockname()[:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        return addresses.url(self._listener.getsockname())
 
     def serve(self) -> None:
         """Serve until `stop` is called and what runs has come to its end, or its time is up."""
-        while not self._stopping:
+        while self._patience is None:
             self._loop.turn(1.0)
         self._loop.drain()
-        deadline = time.monotonic() + self._timeouts.graceful
-        while self._loop.busy and time.monotonic() < deadline:
+        begun = time.monotonic()
+        while self._loop.busy and time.monotonic() - begun < self._patience:
             self._loop.turn(1.0)
 
-    def stop(self) -> None:
-        """Take no new connections, and come to an end. May be called from a signal handler."""
-        self._stopping = True
+    def stop(self, patience: float) -> None:
+        """Take no new connections, and end when running answers have, or after `patience` seconds.
+
+        May be called from a signal handler, and again with less patience.
+        """
+        self._patience = patience
         self._loop.wake()
 
     def close(self) -> None:
@@ -86,7 +88,7 @@ class StandaloneServer:
         except RequestError as error:
             reusable = False
             with suppress(OSError):
-                connection.sendall(_plain(error.http_status, str(error)))
+                connection.sendall(refuse(error, str(address[0]), self._application.access))
         except OSError:
             reusable = False
         except Exception:
@@ -94,10 +96,8 @@ class StandaloneServer:
             logger.exception("a connection ended in a bug")
         if reusable:
             self._loop.adopt(connection, address, received)
-            return
-        _linger(connection)
-        connection.close()
-        self._loop.call(self._loop.returned)
+        else:
+            self._loop.see_off(connection, address)
 
     def _serve(self, connection: socket.socket, head: wire.Head, address: Any) -> bool:
         """Run the application; whether the connection can be used again."""
@@ -126,43 +126,18 @@ class StandaloneServer:
         return environ
 
 
-def _listen(address: tuple[str, int]) -> socket.socket:
-    """A listening socket; IPv4 where a name has both kinds of address. Raises OSError."""
-    info = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, *_, found = min(info, key=lambda one: one[0] != socket.AF_INET)
-    return socket.create_server((str(found[0]), int(found[1])), family=family, backlog=2048)
-
-
 def _read_head(connection: socket.socket, received: bytes, seconds: float) -> tuple[wire.Head, bytes]:
     """The head at the start of what was received, and the bytes behind it. Raises RequestError."""
     deadline = time.monotonic() + seconds
     while (parsed := wire.parse_head(received)) is None:
         if not _readable(connection, deadline - time.monotonic()):
-            raise _RequestTimeout("the head of the request did not arrive in time")
+            raise RequestTimeout("the head of the request did not arrive in time")
         block = connection.recv(_RECEIVE)
         if not block:
             raise BadRequest("the request ends within its head")
         received += block
     head, size = parsed
     return head, received[size:]
-
-
-def _linger(connection: socket.socket) -> None:
-    """Let the client read the answer before unread bytes of its own would reset the connection."""
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_WR)
-        deadline, size = time.monotonic() + _LINGER_SECONDS, 0
-        while size < _LINGER_BYTES and _readable(connection, deadline - time.monotonic()):
-            block = connection.recv(_RECEIVE)
-            if not block:
-                return
-            size += len(block)
-
-
-class _RequestTimeout(RequestError):
-    """RFC 9110, section 15.5.9."""
-
-    http_status = 408
 
 
 class _Responder(SimpleHandler):
@@ -264,20 +239,13 @@ class _Gathered(io.RawIOBase):
 
     def flush(self) -> None:
         if self._pending:
-            pending, self._pending = self._pending, bytearray()
-            self._connection.sendall(pending)
+            pending, self._pending = memoryview(self._pending), bytearray()
+            # Not sendall: its time limit is on the whole, ours is on silence.
+            while pending:
+                pending = pending[self._connection.send(pending) :]
 
 
 def _readable(connection: socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(max(0.0, seconds) * 1000))
-
-
-def _plain(status: int, text: str) -> bytes:
-    """A whole answer that closes the connection, for what never reaches the application."""
-    body = f"{text}\n".encode()
-    return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    ).encode("ascii") + body

@@ -1,8 +1,7 @@
 """The registry: which versions of which keys there are, and in what state. One SQLite file, `registry-v1.db`.
 
 The only place that changes a status. WAL lets readers go on while one writer commits; every change is one
-`BEGIN IMMEDIATE` transaction, so two processes never decide on the same old state. Connections are lent from a pool of
-this process: a server with a thread a client would otherwise open one for each. A connection never crosses a fork.
+`BEGIN IMMEDIATE` transaction, so two processes never decide on the same old state.
 """
 
 import fcntl
@@ -18,6 +17,7 @@ from pathlib import Path
 from package_cache.errors import StoreError
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.storage import records
+from package_cache.storage.connections import Connections
 from package_cache.storage.generation import Generation
 
 _SCHEMA = """
@@ -61,7 +61,6 @@ INSERT OR IGNORE INTO meta VALUES ('instance', lower(hex(randomblob(4))));
 """
 
 _COLUMNS = "id, key, version, status, digest, representation, created, used"
-_BUSY_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +75,17 @@ class Totals:
 class Registry:
     """The registry in one file. Safe for any number of threads and processes. Methods raise StoreError."""
 
-    def __init__(self, path: Path, generation: Generation) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._generation = generation
-        self._guard = threading.Lock()
+        self.generation = Generation(path.with_name("generation-v1"))
         self._turn = threading.Lock()
-        self._owner = os.getpid()
-        self._idle: list[sqlite3.Connection] = []
-        self._forsaken: list[sqlite3.Connection] = []
+        self._connections = Connections(path)
         with _alone(path), self._lent() as connection:
             connection.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        with self._guard:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._connections.close()
 
     @property
     def instance(self) -> str:
@@ -114,7 +107,11 @@ class Registry:
             ).fetchone()
         return _entry(row) if row else None
 
-    def commit(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Entry]:
+    def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
+        """Record that the blob is there and is the newest version of the key; see `commit_all`."""
+        return self.commit_all([(key, digest, representation)])[0]
+
+    def commit_all(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Entry]:
         """Record, in one transaction, that blobs are there and are the newest versions of their keys.
 
         Each is a key, a digest and the head the bytes came with. Bytes that equal the newest version's are that version,
@@ -123,7 +120,7 @@ class Registry:
         with self._writing() as connection:
             rows = [self._commit(connection, *one) for one in news]
         for key, _, _ in news:
-            self._generation.bump(key)
+            self.generation.bump(key)
         return [_entry(row) for row in rows]
 
     def _commit(
@@ -147,7 +144,7 @@ class Registry:
             row = self._confirm(connection, entry.id, representation)
         if row is None:
             raise StoreError(f"version {entry.version} of {entry.key} is gone from the registry")
-        self._generation.bump(entry.key)
+        self.generation.bump(entry.key)
         return _entry(row)
 
     @staticmethod
@@ -164,7 +161,7 @@ class Registry:
             moved = connection.execute(
                 "UPDATE entry SET status = ? WHERE digest = ? AND status = ?", (Status.FAILED, digest, Status.READY)
             ).rowcount
-        self._generation.bump_all()
+        self.generation.bump_all()
         return moved
 
     def touch(self, used: Mapping[int, float]) -> None:
@@ -178,7 +175,7 @@ class Registry:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
-        with self._turn, _alone(self._path), self._lent() as connection:
+        with self._lent() as connection, self._turn, _alone(self._path):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -190,35 +187,10 @@ class Registry:
     @contextmanager
     def _lent(self) -> Iterator[sqlite3.Connection]:
         try:
-            connection = self._take()
-            try:
+            with self._connections.lend() as connection:
                 yield connection
-            except sqlite3.Error:
-                connection.close()
-                raise
-            except BaseException:
-                self._give(connection)
-                raise
-            self._give(connection)
         except sqlite3.Error as error:
             raise StoreError(f"the registry {self._path} cannot be used: {error}") from error
-
-    def _take(self) -> sqlite3.Connection:
-        with self._guard:
-            if self._owner != os.getpid():
-                # Closing a connection that was opened before the fork could harm the parent's locks.
-                self._forsaken, self._idle, self._owner = self._idle, [], os.getpid()
-            if self._idle:
-                return self._idle.pop()
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
-
-    def _give(self, connection: sqlite3.Connection) -> None:
-        with self._guard:
-            self._idle.append(connection)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Sources that are directories of this machine: `file:///var/cache/distfiles`."""
 
+import errno
 import io
 import os
 import stat
@@ -12,15 +13,18 @@ from package_cache.rules.fields import ContentRange, format_date
 from package_cache.rules.transfer import Ask, Head
 
 _BLOCK = 1 << 20
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+"""What the system says where there is no file of that name, or one that is a socket."""
 
 
 class FileAnswer:
     """A regular file, or a head that says why there is none."""
 
-    def __init__(self, head: Head, file: io.FileIO | None, left: int) -> None:
+    def __init__(self, head: Head, file: io.FileIO | None = None, left: int = 0, etag: str = "") -> None:
         self.head = head
         self._file = file
         self._left = left
+        self._etag = etag
 
     def read(self) -> bytes:
         """The next block of the file."""
@@ -33,6 +37,8 @@ class FileAnswer:
         if not block:
             raise UpstreamError("became shorter while it was read")
         self._left -= len(block)
+        if self._left == 0 and _etag(os.fstat(self._file.fileno())) != self._etag:
+            raise UpstreamError("changed while it was read")
         return block
 
     def close(self) -> None:
@@ -47,18 +53,18 @@ def open_file(ask: Ask) -> FileAnswer:
     if path is None:
         return _refusal(ask, 404)
     try:
-        file = io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except PermissionError:
         return _refusal(ask, 403)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return _refusal(ask, 404)
     except OSError as error:
+        if error.errno in _ABSENT:
+            return _refusal(ask, 404)
         raise UpstreamError(f"cannot be opened: {error.strerror}") from error
-    status = os.fstat(file.fileno())
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        file.close()
+        os.close(descriptor)
         return _refusal(ask, 404)
-    return _answer(ask, file, status)
+    return _answer(ask, io.FileIO(descriptor), status)
 
 
 def _path(url: str) -> bytes | None:
@@ -69,21 +75,25 @@ def _path(url: str) -> bytes | None:
     return b"/".join(segments)
 
 
+def _etag(status: os.stat_result) -> str:
+    return f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+
+
 def _answer(ask: Ask, file: io.FileIO, status: os.stat_result) -> FileAnswer:
-    etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+    etag = _etag(status)
     modified = format_date(status.st_mtime)
     fields = (("Last-Modified", modified), ("ETag", etag), ("Date", format_date(time.time())))
     representation = Representation(fields, status.st_size, ask.url, time.time())
     if ask.condition and ask.condition.etag == etag:
         file.close()
-        return FileAnswer(Head(304, representation), None, 0)
+        return FileAnswer(Head(304, representation))
     if ask.offset and ask.if_range in (etag, modified) and ask.offset < status.st_size:
         file.seek(ask.offset)
         span = Span(ask.offset, min(ask.stop or status.st_size, status.st_size))
         place = ContentRange(span, status.st_size)
-        return FileAnswer(Head(206, representation, content_range=place), file, len(span))
-    return FileAnswer(Head(200, representation), file, status.st_size)
+        return FileAnswer(Head(206, representation, content_range=place), file, len(span), etag)
+    return FileAnswer(Head(200, representation), file, status.st_size, etag)
 
 
 def _refusal(ask: Ask, status: int) -> FileAnswer:
-    return FileAnswer(Head(status, Representation((), None, ask.url, time.time())), None, 0)
+    return FileAnswer(Head(status, Representation((), None, ask.url, time.time())))

@@ -10,6 +10,7 @@ import http.client
 import ipaddress
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -41,6 +42,8 @@ from package_cache.rules.transfer import Ask, Head
 
 MAX_REDIRECTS = 5
 _BLOCK = 1 << 20
+_SHORT = 1 << 14
+"""Bytes of an error's body that are read so that the connection can be used again."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -74,6 +77,9 @@ class _Response(http.client.HTTPResponse):
             return bool(self.fp.peek(1))
         except (OSError, ValueError):
             return False
+        finally:
+            with suppress(OSError):
+                self._socket.settimeout(self.stall)
 
 
 class _PublicOnly:
@@ -84,8 +90,7 @@ class _PublicOnly:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        address = ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])
-        if not (getattr(address, "ipv4_mapped", None) or address).is_global:
+        if not _is_public(ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])):
             self.sock.close()
             raise UpstreamError(f"redirects to {self.host}, which is not a public address")
 
@@ -139,21 +144,17 @@ class HttpAnswer:
             raise _translated(error) from error
 
     def close(self) -> None:
-        """Drop the connection unless the body was read to its end, which gave it back to the pool."""
-        try:
-            self._response.close()
-        except OverrunError:
-            return
-        self._response.release_conn()
+        """Drop the connection, unless the body was read to its end or a few bytes more make it so: then it is kept."""
+        _let_go(self._response)
 
 
 class HttpFetcher:
     """Asks http and https sources. Safe for any number of threads."""
 
     def __init__(self, sources: tuple[Source, ...], timeouts: Timeouts, agent: str, via: str) -> None:
-        self._authorization = {
-            _Origin.of(source.base): source.authorization for source in sources if source.base.startswith("http")
-        }
+        web = [source for source in sources if source.base.startswith("http")]
+        self._sources = sorted(web, key=lambda source: len(source.base), reverse=True)
+        self._own = frozenset(_Origin.of(source.base) for source in web)
         self._fields = {"User-Agent": agent, "Via": f"1.1 {via}", "Accept-Encoding": "identity"}
         self._direct = _manager(timeouts, public_only=False)
         self._guarded = _manager(timeouts, public_only=True)
@@ -172,18 +173,37 @@ class HttpFetcher:
             location = response.headers.get("location") if response.status in _REDIRECTS else None
             if location is None:
                 return HttpAnswer(_head(response, ask), response)
-            response.close()
-            following = urljoin(url, location)
-            if urlsplit(following).scheme not in ("http", "https"):
-                raise UpstreamError("redirects to something that is not an http URL")
-            if url.startswith("https:") and not following.startswith("https:"):
-                raise UpstreamError("redirects from https down to http")
-            url = following
+            _let_go(response)
+            url = self._following(url, location)
         raise UpstreamError(f"redirects more than {MAX_REDIRECTS} times")
+
+    def _following(self, url: str, location: str) -> str:
+        """Where a redirect leads. Raises UpstreamError where it must not be followed."""
+        try:
+            following = urljoin(url, location)
+            origin = _Origin.of(following)
+        except ValueError:
+            raise UpstreamError("redirects to something that is not a URL") from None
+        if origin.scheme not in ("http", "https") or not origin.host:
+            raise UpstreamError("redirects to something that is not an http URL")
+        if url.startswith("https:") and origin.scheme != "https":
+            raise UpstreamError("redirects from https down to http")
+        if origin not in self._own and _is_named_inside(origin.host):
+            raise UpstreamError(f"redirects to {origin.host}, which is not a public address")
+        return following
+
+    def _authorization(self, url: str) -> str | None:
+        """The credentials of the source that a URL belongs to; of its host, for what is redirected out of the source."""
+        for source in self._sources:
+            if url.startswith(source.base + "/"):
+                return source.authorization
+        origin = _Origin.of(url)
+        given = (source.authorization for source in self._sources if _Origin.of(source.base) == origin)
+        return next((authorization for authorization in given if authorization), None)
 
     def _fields_for(self, url: str, ask: Ask, accept: str | None) -> dict[str, str]:
         fields = dict(self._fields)
-        authorization = self._authorization.get(_Origin.of(url))
+        authorization = self._authorization(url)
         if authorization:
             fields["Authorization"] = authorization
         if accept:
@@ -209,12 +229,37 @@ class HttpFetcher:
         origin = _Origin.of(url)
         if origin.scheme in self._proxied and not proxy_bypass(origin.host):
             return self._proxied[origin.scheme]
-        return self._direct if origin in self._authorization else self._guarded
+        return self._direct if origin in self._own else self._guarded
 
     def close(self) -> None:
         """Close idle connections."""
         for manager in (self._direct, self._guarded, *self._proxied.values()):
             manager.clear()
+
+
+def _let_go(response: BaseHTTPResponse) -> None:
+    """Keep the connection where what is left of an answer costs less than a new one; else drop it."""
+    left = getattr(response, "length_remaining", None)
+    if left == 0 or (left is not None and left <= _SHORT and response.status not in (200, 206)):
+        response.drain_conn()
+    try:
+        response.close()
+    except OverrunError:
+        return
+    response.release_conn()
+
+
+def _is_named_inside(host: str) -> bool:
+    """Whether a name alone says that a host is on this machine or in its network; what it resolves to is seen later."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return not _is_public(address)
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return (getattr(address, "ipv4_mapped", None) or address).is_global
 
 
 def _head(response: BaseHTTPResponse, ask: Ask) -> Head:
@@ -234,10 +279,10 @@ def _translated(error: Exception) -> UpstreamError:
     match error:
         case NameResolutionError():
             translated = UpstreamError("cannot be found: its name does not resolve")
-        case ConnectTimeoutError():
-            translated = UpstreamTimeout("did not accept the connection in time")
         case NewConnectionError():
             translated = UpstreamError(f"cannot be reached: {_reason(error)}")
+        case ConnectTimeoutError():
+            translated = UpstreamTimeout("did not accept the connection in time")
         case SSLError():
             translated = UpstreamError(f"failed the TLS handshake: {_reason(error)}")
         case PoolTimeoutError() | TimeoutError():

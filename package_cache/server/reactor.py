@@ -1,0 +1,330 @@
+"""One thread's sockets: listeners, connections, time limits, and calls from other threads.
+
+Owns the connections and when they end. Knows of HTTP only how a connection is refused. What to do with received bytes, and
+what to send, is the business of `server.loop`.
+"""
+
+import logging
+import queue
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from package_cache.config import Timeouts
+from package_cache.errors import BadRequest, RequestError
+from package_cache.rules.fields import format_date
+from package_cache.server.access import AccessLog
+from package_cache.server.connections import Connection, Counters, client_name
+from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
+from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener
+
+logger = logging.getLogger(__name__)
+
+_RECEIVE = 65536
+_LINGER = 1.5
+"""Seconds that a connection stays open for what may be on its way, when it or the loop comes to its end."""
+_LINGER_BYTES = 1 << 18
+_SWEEP_SECONDS = 1.0
+STALL_SECONDS = 0.25
+"""A turn that took longer than this, waiting apart, is counted as a stall."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds of one loop: connections at once, and times in seconds."""
+
+    connections: int
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+class Reactor(ABC):
+    """Waits for sockets and keeps their time. Call `turn` again and again, from one thread."""
+
+    def __init__(self, listeners: list[socket.socket], access: AccessLog, limits: Limits) -> None:
+        self.counters = Counters()
+        self.lent = 0
+        """Connections that a fallback has; the loop's thread alone counts them."""
+        self._access = access
+        self._limits = limits
+        self._poller = make_poller()
+        self._connections: dict[int, Connection] = {}
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._woken = False
+        self._draining = False
+        self._now = time.time()
+        self._second = 0
+        self._date = ""
+        self._swept = 0.0
+        self._alarm, self._bell = socket.socketpair()
+        self._alarm.settimeout(0)
+        self._bell.settimeout(0)
+        self._poller.register(self._alarm.fileno(), READ)
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._external: dict[int, Callable[[], None]] = {}
+        for listener in listeners:
+            prepare_listener(listener)
+            self._poller.register(listener.fileno(), READ | exclusive())
+
+    # -- what is done with a connection
+
+    @abstractmethod
+    def _parse(self, connection: Connection) -> None:
+        """Begin with what was received, if it is enough."""
+
+    @abstractmethod
+    def _send(self, connection: Connection) -> None:
+        """Go on sending."""
+
+    @abstractmethod
+    def _on_end(self, connection: Connection, *, cut: bool) -> None:
+        """Let go of what the connection holds; `cut` in the middle of an answer."""
+
+    @abstractmethod
+    def _may_wait(self) -> float:
+        """Seconds until there is something to do though no socket says so."""
+
+    @abstractmethod
+    def _go_on_with_others(self) -> None:
+        """Go on with connections whose turn does not come from their socket."""
+
+    # -- what other threads may call
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` in the loop's thread, soon."""
+        self._calls.put(function)
+        self.wake()
+
+    def wake(self) -> None:
+        """End the current wait."""
+        if not self._woken:
+            self._woken = True
+            with suppress(OSError):  # it rings already, or the loop is over
+                self._bell.send(b"!")
+
+    def adopt(self, connection: socket.socket, address: object, received: bytes = b"") -> None:
+        """Take a connection back from the fallback, with bytes that were read beyond its request."""
+        self.call(lambda: self._begin_anew(connection, address, received))
+
+    def see_off(self, connection: socket.socket, address: object) -> None:
+        """End a connection that the fallback is done with, once the client has read its answer."""
+        self.call(lambda: self._see_off(connection, address))
+
+    # -- what the host calls
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are connections left, here or with the fallback."""
+        return bool(self._connections) or self.lent > 0
+
+    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Call `callback` in the loop's thread whenever a descriptor of the host's is readable."""
+        self._external[descriptor] = callback
+        self._poller.register(descriptor, READ)
+
+    def turn(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for something to do, and do it."""
+        events = self._poller.poll(min(timeout, self._may_wait()))
+        begun = time.monotonic()
+        self._tell_time()
+        for descriptor, what in events:
+            connection = self._connections.get(descriptor)
+            if connection is not None:
+                self._on_event(connection, what)
+            else:
+                self._on_other(descriptor)
+        self._go_on_with_others()
+        if begun - self._swept > _SWEEP_SECONDS:
+            self._swept = begun
+            self._sweep(begun)
+        self._access.flush()
+        if time.monotonic() - begun > STALL_SECONDS:
+            self.counters.stalls += 1
+            logger.warning("the event loop was held up for %.2f s", time.monotonic() - begun)
+
+    def drain(self) -> None:
+        """Accept no more, and let what runs come to its end: until `busy` is false.
+
+        A client may be sending its next request on a connection that was promised to persist, so those are closed a moment
+        later; what they ask in it is answered.
+        """
+        self._draining = True
+        for descriptor in self._listeners:
+            self._poller.unregister(descriptor)
+        self._listeners.clear()
+        now = time.monotonic()
+        for connection in self._connections.values():
+            if not connection.busy:
+                connection.moved = now
+
+    def close(self) -> None:
+        """Cut whatever is left."""
+        for connection in list(self._connections.values()):
+            self._close(connection, cut=connection.busy)
+        self._alarm.close()
+        self._bell.close()
+
+    # -- events
+
+    def _see_off(self, accepted: socket.socket, address: object) -> None:
+        self.lent -= 1
+        connection = self._take(accepted, address)
+        self._leave(connection)
+
+    def _begin_anew(self, connection: socket.socket, address: object, received: bytes) -> None:
+        self.lent -= 1
+        taken = self._take(connection, address)
+        if received:
+            taken.received = received
+            self._parse(taken)
+
+    def _tell_time(self) -> None:
+        self._now = time.time()
+        second = int(self._now)
+        if second != self._second:
+            self._second, self._date = second, format_date(second)
+
+    def _on_other(self, descriptor: int) -> None:
+        if descriptor in self._listeners:
+            self._accept(self._listeners[descriptor])
+        elif descriptor in self._external:
+            self._external[descriptor]()
+        elif descriptor == self._alarm.fileno():
+            self._answer_calls()
+
+    def _answer_calls(self) -> None:
+        self._alarm.recv(4096)
+        self._woken = False
+        for _ in range(self._calls.qsize()):
+            self._calls.get_nowait()()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, address = listener.accept()
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | ConnectionAbortedError):
+                logger.warning("cannot accept a connection: %s", error.strerror)
+            return
+        accepted.settimeout(0)
+        self.counters.accepted += 1
+        if len(self._connections) >= self._limits.connections:
+            self._turn_away(accepted, address)
+            return
+        self._read(self._take(accepted, address))
+
+    def _turn_away(self, accepted: socket.socket, address: object) -> None:
+        self.counters.refused += 1
+        with suppress(OSError):
+            error = TooManyConnections("too many connections; try again in a while")
+            accepted.send(refuse(error, client_name(address), self._access))
+        accepted.close()
+
+    def _take(self, accepted: socket.socket, address: object) -> Connection:
+        accepted.settimeout(0)
+        connection = Connection(accepted, accepted.fileno(), address, time.monotonic())
+        self._connections[connection.descriptor] = connection
+        self._poller.register(connection.descriptor, READ)
+        return connection
+
+    def _on_event(self, connection: Connection, what: int) -> None:
+        if connection.leaving:
+            self._wave(connection)
+        elif what & BROKEN and not what & READ:
+            self._close(connection, cut=True)
+        elif connection.busy and what & WRITE:
+            self._send(connection)
+        elif not connection.busy:
+            self._read(connection)
+
+    def _expect(self, connection: Connection, events: int) -> None:
+        if connection.events != events:
+            connection.events = events
+            self._poller.modify(connection.descriptor, events)
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            block = connection.socket.recv(_RECEIVE)
+        except BlockingIOError:
+            return
+        except OSError:
+            block = b""
+        if not block and connection.received.strip():
+            self._refuse(connection, BadRequest("the request ends within its head"))
+            return
+        if not block:
+            self._close(connection)
+            return
+        if connection.received:
+            connection.received += block
+        else:
+            connection.received = block
+            connection.moved = time.monotonic()
+        self._parse(connection)
+
+    # -- ends
+
+    def _leave(self, connection: Connection) -> None:
+        """Let the client read the last answer: unread bytes of its own would reset the connection before it has."""
+        connection.leaving = True
+        connection.moved = time.monotonic()
+        try:
+            connection.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(connection)
+
+    def _wave(self, connection: Connection) -> None:
+        try:
+            size = len(connection.socket.recv(_RECEIVE))
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        connection.at += size
+        if not size or connection.at > _LINGER_BYTES:
+            self._close(connection)
+
+    def _refuse(self, connection: Connection, error: RequestError) -> None:
+        """Answer what is no request, and end the connection."""
+        with suppress(OSError):
+            connection.socket.send(refuse(error, client_name(connection.address), self._access))
+        self._leave(connection)
+
+    def _time_out(self, connection: Connection) -> None:
+        """A head did not come, or not to its end."""
+        if connection.received.strip():
+            self._refuse(connection, RequestTimeout("the head of the request did not arrive in time"))
+        else:
+            self._close(connection)
+
+    def _sweep(self, now: float) -> None:
+        """End the connections that took too long over a head, over the next request, or over reading."""
+        timeouts = self._limits.timeouts
+        for connection in list(self._connections.values()):
+            quiet = now - connection.moved
+            if connection.leaving and quiet > _LINGER:
+                self._close(connection)
+            elif not connection.busy and quiet > self._patience(connection):
+                self._time_out(connection)
+            elif connection.busy and connection.events == WRITE and quiet > timeouts.send:
+                self._close(connection, cut=True)
+
+    def _patience(self, connection: Connection) -> float:
+        if connection.received:
+            return self._limits.timeouts.request
+        idle = self._limits.timeouts.idle if connection.served else self._limits.timeouts.request
+        return min(idle, _LINGER) if self._draining else idle
+
+    def _forget(self, connection: Connection) -> None:
+        """Stop watching a connection, without closing it."""
+        connection.closed = True
+        del self._connections[connection.descriptor]
+        self._poller.unregister(connection.descriptor)
+
+    def _close(self, connection: Connection, *, cut: bool = False) -> None:
+        if connection.closed:
+            return
+        self._on_end(connection, cut=cut)
+        self._forget(connection)
+        connection.socket.close()

@@ -1,0 +1,36 @@
+"""Answers to what never reaches the application: heads that are no request, or that did not arrive in time.
+
+Such an answer always closes the connection, and is in the access log like every other one.
+"""
+
+import time
+from http import HTTPStatus
+
+from package_cache.errors import RequestError
+from package_cache.server.access import AccessLog, AccessRecord
+
+
+class RequestTimeout(RequestError):
+    """The head was begun and not ended in time (RFC 9110, section 15.5.9)."""
+
+    http_status = 408
+    close = True
+
+
+class TooManyConnections(RequestError):
+    """There is no place for another connection (RFC 9110, section 15.6.4)."""
+
+    http_status = 503
+    close = True
+
+
+def refuse(error: RequestError, client: str, log: AccessLog) -> bytes:
+    """The whole answer, ready to be sent."""
+    status = error.http_status
+    body = f"{error}\n".encode()
+    if log.enabled:
+        log.add(AccessRecord(client, time.time(), "-", "-", "-", status, len(body), "refused", "-", 0.0, cut=False))
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    ).encode("ascii") + body

@@ -1,0 +1,288 @@
+"""Settings: what they may be, which layer wins, and how bad ones are reported."""
+
+from base64 import b64decode
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from package_cache.config import NAMES, SERVERS, Config, Timeouts, build, parse_source
+from package_cache.errors import ConfigError
+from package_cache.model import Source
+
+URL = "http://mirror.example/gentoo"
+
+
+def problems(environment: dict[str, str], options: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build(environment, options or {})
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return list(caught.value.problems)
+
+
+def built(environment: dict[str, str], options: dict[str, str]) -> Config | tuple[str, ...]:
+    """The settings, or every problem with them."""
+    try:
+        return build(environment, options)
+    except ConfigError as error:
+        return error.problems
+
+
+def test_without_a_setting_the_defaults_hold() -> None:
+    config = build({}, {})
+    assert config == Config()
+    assert (config.host, config.port, config.server, config.cache, config.source) == (
+        "localhost",
+        4000,
+        "wsgiref",
+        None,
+        (),
+    )
+
+
+def test_environment_sets_everything() -> None:
+    environment = {
+        "PACKAGE_CACHE_SOURCE": f"{URL}/ https://other.example",
+        "PACKAGE_CACHE_CACHE": "/var/cache/package-cache",
+        "PACKAGE_CACHE_HOST": "::",
+        "PACKAGE_CACHE_PORT": "0",
+        "PACKAGE_CACHE_SERVER": "gunicorn",
+        "PACKAGE_CACHE_WORKERS": "4",
+        "PACKAGE_CACHE_THREADS": "8",
+        "PACKAGE_CACHE_VERBOSE": "2",
+        "PACKAGE_CACHE_SYSLOG": "Yes",
+        "PACKAGE_CACHE_CONNECT_TIMEOUT": "1",
+        "PACKAGE_CACHE_HEAD_TIMEOUT": "2.5",
+        "PACKAGE_CACHE_STALL_TIMEOUT": "3",
+        "PACKAGE_CACHE_REQUEST_TIMEOUT": "4",
+        "PACKAGE_CACHE_IDLE_TIMEOUT": "5",
+        "PACKAGE_CACHE_SEND_TIMEOUT": "6",
+        "PATH": "/usr/bin",
+        "MY_PACKAGE_CACHE_PORT": "1",
+    }
+    assert build(environment, {}) == Config(
+        source=(Source(URL), Source("https://other.example")),
+        cache=Path("/var/cache/package-cache"),
+        host="::",
+        port=0,
+        server="gunicorn",
+        workers=4,
+        threads=8,
+        verbose=2,
+        syslog=True,
+        timeouts=Timeouts(1, 2.5, 3, 4, 5, 6),
+    )
+
+
+def test_every_field_can_be_set() -> None:
+    named = {one.name for one in fields(Config)} - {"timeouts"} | {f"{one.name}_timeout" for one in fields(Timeouts)}
+    assert set(NAMES) == named
+
+
+def test_command_line_wins_over_the_environment() -> None:
+    environment = {"PACKAGE_CACHE_PORT": "1", "PACKAGE_CACHE_HOST": "a.example", "PACKAGE_CACHE_SOURCE": URL}
+    config = build(environment, {"port": "2", "source": "https://other.example/"})
+    assert (config.port, config.host, config.source) == (2, "a.example", (Source("https://other.example"),))
+
+
+def test_all_problems_are_told_at_once_with_their_place() -> None:
+    environment = {"PACKAGE_CACHE_PORT": "x", "PACKAGE_CACHE_WORKERS": "0", "PACKAGE_CACHE_COLOUR": "red"}
+    told = problems(environment, {"head_timeout": "-1", "server": "apache"})
+    assert [text.partition(":")[0] for text in sorted(told)] == [
+        "--head-timeout",
+        "--server",
+        "PACKAGE_CACHE_COLOUR",
+        "PACKAGE_CACHE_PORT",
+        "PACKAGE_CACHE_WORKERS",
+    ]
+
+
+def test_problem_of_the_environment_is_told_though_the_command_line_wins() -> None:
+    (told,) = problems({"PACKAGE_CACHE_PORT": "x"}, {"port": "1"})
+    assert told.startswith("PACKAGE_CACHE_PORT: 'x' is not a port")
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("PACKAGE_CACHE_PROT", "PACKAGE_CACHE_PORT"),
+        ("PACKAGE_CACHE_SOURCES", "PACKAGE_CACHE_SOURCE"),
+        ("PACKAGE_CACHE_CACHE_DIR", "PACKAGE_CACHE_CACHE"),
+        ("PACKAGE_CACHE_STALL", "PACKAGE_CACHE_STALL_TIMEOUT"),
+    ],
+)
+def test_unknown_variable_is_refused_with_the_nearest_name(variable: str, nearest: str) -> None:
+    assert problems({variable: "1"}) == [f"{variable}: there is no such setting; the nearest is {nearest}"]
+
+
+@settings(deadline=None)
+@given(st.text(), st.text())
+def test_any_variable_of_ours_is_a_setting_or_a_problem(name: str, text: str) -> None:
+    outcome = built({f"PACKAGE_CACHE_{name}": text}, {})
+    assert name.lower() in NAMES if isinstance(outcome, Config) else len(outcome) == 1
+
+
+@settings(deadline=None)
+@given(st.sampled_from(NAMES), st.text())
+def test_any_value_is_taken_or_told(name: str, text: str) -> None:
+    config = built({}, {name: text})
+    if not isinstance(config, Config):
+        (told,) = config
+        assert told.startswith(f"--{name.replace('_', '-')}: ")
+        return
+    assert 0 <= config.port <= 65535
+    assert 1 <= config.workers <= 4096
+    assert config.server in SERVERS
+    assert all(0 < getattr(config.timeouts, one.name) < 1e6 for one in fields(Timeouts))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("port", text) for text in ("", "-1", "65536", "4000.0", "http", "\u0664", " 1", "1e3")),
+        *(("workers", text) for text in ("", "0", "-1", "4097", "two")),
+        *(("threads", text) for text in ("0", "4097")),
+        *(("verbose", text) for text in ("", "-1", "much")),
+        *(("syslog", text) for text in ("", "2", "maybe")),
+        *(("server", text) for text in ("", "apache", "Gunicorn")),
+        *(("cache", text) for text in ("", "~nobody-of-that-name/cache")),
+        *(("stall_timeout", text) for text in ("", "0", "-1", "nan", "inf", "1e6", "soon")),
+    ],
+)
+def test_value_that_cannot_be_is_refused(name: str, text: str) -> None:
+    (told,) = problems({}, {name: text})
+    assert told.startswith(f"--{name.replace('_', '-')}: ")
+
+
+@pytest.mark.parametrize("text", ["1", "yes", "TRUE", "On"])
+def test_switch_is_on(text: str) -> None:
+    assert build({}, {"syslog": text}).syslog is True
+
+
+@pytest.mark.parametrize("text", ["0", "no", "False", "OFF"])
+def test_switch_is_off(text: str) -> None:
+    assert build({}, {"syslog": text}).syslog is False
+
+
+def test_home_directory_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert build({}, {"cache": "~/cache"}).cache == Path("/home/someone/cache")
+
+
+# --- Sources ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        ("http://mirror.example", "http://mirror.example"),
+        ("http://mirror.example/", "http://mirror.example"),
+        ("http://mirror.example/gentoo/", "http://mirror.example/gentoo"),
+        ("http://mirror.example/gentoo//", "http://mirror.example/gentoo"),
+        ("  http://mirror.example/ ", "http://mirror.example"),
+        ("HTTPS://mirror.example:8443/a/b", "https://mirror.example:8443/a/b"),
+        ("http://[2001:db8::1]:80/a", "http://[2001:db8::1]:80/a"),
+        ("http://mirror.example/a%20b/~c/@d", "http://mirror.example/a%20b/~c/@d"),
+        ("file:///var/cache/distfiles/", "file:///var/cache/distfiles"),
+        ("file://localhost/var/cache", "file://localhost/var/cache"),
+        ("file:/var/cache", "file:///var/cache"),
+    ],
+)
+def test_source_is_a_base_without_its_last_slash(text: str, base: str) -> None:
+    assert parse_source(text) == Source(base)
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "pair"),
+    [
+        ("http://user:word@mirror.example/x", "http://mirror.example/x", b"user:word"),
+        ("https://user@mirror.example:8443", "https://mirror.example:8443", b"user:"),
+        ("http://user:@mirror.example", "http://mirror.example", b"user:"),
+        ("http://us%40er:w%3Ao%2Frd%25@mirror.example", "http://mirror.example", b"us@er:w:o/rd%"),
+        ("http://user:a:b@mirror.example", "http://mirror.example", b"user:a:b"),
+        ("http://%c3%a9:%ff@mirror.example", "http://mirror.example", "é:".encode() + b"\xff"),
+        ("http://User:Word@[::1]:80/", "http://[::1]:80", b"User:Word"),
+    ],
+)
+def test_credentials_of_a_source_become_basic_authorization(text: str, base: str, pair: bytes) -> None:
+    source = parse_source(text)
+    assert source.base == base
+    assert source.authorization is not None
+    scheme, _, credentials = source.authorization.partition(" ")
+    assert scheme == "Basic"
+    assert b64decode(credentials, validate=True) == pair
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not an http"),
+        ("mirror.example", "not an http"),
+        ("mirror.example:80/x", "not an http"),
+        ("/var/cache", "not an http"),
+        ("ftp://mirror.example/", "not an http"),
+        ("rsync://mirror.example/", "not an http"),
+        ("http://", "names no host"),
+        ("http:///gentoo", "names no host"),
+        ("http:mirror.example", "names no host"),
+        ("http://:80/", "names no host"),
+        ("http://user@/", "names no host"),
+        ("http://mirror.example:x/", "port"),
+        ("http://mirror.example:65536/", "port"),
+        ("http://mirror.example/?a=b", "query"),
+        ("http://mirror.example/#a", "query or a fragment"),
+        ("http://mirror.example/a b", "percent-encoded"),
+        ("http://mirror.example/é", "percent-encoded"),
+        ("http://mirror.example/a\tb", "percent-encoded"),
+        ("http://mirror.example/100%/", "hexadecimal"),
+        ("http://user:100%@mirror.example/", "hexadecimal"),
+        ("http://us%3Aer:word@mirror.example/", "colon"),
+        ("http://[::1/", "not a URL"),
+        ("file://mirror.example/var", "not a local directory"),
+        ("file://user@localhost/var", "not a local directory"),
+        ("file:var/cache", "not a local directory"),
+        ("file:", "not a local directory"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_source(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "ftp://user:secret@mirror.example/",
+            "http://user:secret@mirror.example:x/",
+            "http://user:secret@mirror.example/?q",
+        ),
+        *("http://us%3Aer:secret@mirror.example/", "http://user:se/cret@mirror.example/", "http://user:secret@[::1/"),
+        *("http://user:secret%@mirror.example", "file://user:secret@localhost/x"),
+    ],
+)
+def test_password_is_not_told(text: str) -> None:
+    with pytest.raises(ValueError, match="source") as caught:
+        parse_source(text)
+    assert "cret" not in str(caught.value)
+
+
+def test_every_bad_source_is_told() -> None:
+    (told,) = problems({"PACKAGE_CACHE_SOURCE": f"ftp://a.example {URL} b.example"})
+    assert "ftp://a.example" in told
+    assert "'b.example'" in told
+    assert URL + "'" not in told
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.text(st.sampled_from("htpfile:/@%[]#?.a1 -\t"), max_size=30).map("http://{}".format)))
+def test_any_text_is_a_source_or_refused(text: str) -> None:
+    try:
+        source = parse_source(text)
+    except ValueError:
+        return
+    assert not source.base.endswith("/") or source.base == "file://"
+    assert "@" not in source.base.split("/")[2]
+    assert parse_source(source.base if source.base != "file://" else "file:///") == Source(source.base)

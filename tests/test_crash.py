@@ -1,0 +1,528 @@
+"""What killed processes leave: nothing wrong is ever served of it, and what is right is used."""
+
+import hashlib
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from origin import Gate, Origin, Say, Serve, until
+from product import Proxy, Response, blobs, parts
+
+OVERLAP = 4096
+"""Bytes before the joint that are asked for again."""
+HALF = 300_000
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+BODY, OTHER = noise(600_000, 1), noise(500_000, 2)
+
+
+@contextmanager
+def streaming(proxy: Proxy, target: str) -> Iterator[http.client.HTTPResponse]:
+    """A response whose body the test reads bit by bit."""
+    connection = http.client.HTTPConnection(*proxy.address, timeout=60)
+    try:
+        connection.request("GET", target)
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def rest(response: http.client.HTTPResponse) -> bytes:
+    """What still comes of a body, cut or not."""
+    try:
+        return response.read()
+    except http.client.IncompleteRead as error:
+        return error.partial
+    except ConnectionError:
+        return b""
+
+
+def size_of_part(cache: Path) -> int:
+    [part] = [path for path in parts(cache) if path.suffix == ".part"]
+    return part.stat().st_size
+
+
+def assert_sound(cache: Path) -> None:
+    """Every blob is what its name says, and every version that can be served has its blob."""
+    sizes = {}
+    for path in blobs(cache):
+        data = path.read_bytes()
+        assert hashlib.sha256(data).hexdigest() == path.name
+        sizes[path.name] = len(data)
+    with closing(sqlite3.connect(cache / "registry-v1.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rows = connection.execute(
+            "SELECT entry.digest, blob.size, entry.representation FROM entry LEFT JOIN blob USING (digest) WHERE status = 3"
+        ).fetchall()
+    for digest, size, representation in rows:
+        assert sizes[digest] == size == json.loads(representation)["size"]
+    assert not [path for path in parts(cache) if path.suffix == ".part"]
+
+
+def break_off(origin: Origin, start: Callable[..., Proxy], cache: Path, **options: object) -> int:
+    """Kill a server in the middle of a download; how many bytes it has of it."""
+    gate = Gate()
+    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF))
+    proxy = start(origin.url, cache=cache, **options)
+    with streaming(proxy, "/a.tar") as response:
+        response.read(200_000)
+        assert gate.reached.wait(30)
+        until(lambda: size_of_part(cache) == HALF)
+        proxy.kill()
+    gate.open()
+    origin.script("/a.tar", Serve())
+    return HALF
+
+
+# A server that is killed and started again
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_a_download_goes_on_where_the_killed_server_stopped(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path, host: str
+) -> None:
+    have = break_off(origin, start, tmp_path / "cache", host=host)
+    proxy = start(origin.url, host=host)
+    answer = proxy.get("/a.tar")
+    assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
+    _, asked = origin.requests()
+    assert asked.fields["range"] == f"bytes={have - OVERLAP}-"
+    assert asked.fields["if-range"] == origin.things["/a.tar"].etag
+    until(lambda: not parts(proxy.cache))
+    assert_sound(proxy.cache)
+
+
+def test_a_download_goes_on_where_the_server_was_told_to_end(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    gate = Gate()
+    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF), Serve())
+    proxy = start(origin.url)
+    with streaming(proxy, "/a.tar") as response:
+        response.read(200_000)
+        until(lambda: size_of_part(proxy.cache) == HALF)
+        assert proxy.stop() == 0
+    gate.open()
+    assert start(origin.url).get("/a.tar").body == BODY
+    assert origin.requests()[1].fields["range"] == f"bytes={HALF - OVERLAP}-"
+
+
+def test_a_download_that_was_killed_goes_on_with_another_mirror(
+    origin: Origin, another: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    break_off(origin, start, tmp_path / "cache")
+    origin.script("/a.tar", Say(404))
+    another.put("/a.tar", BODY)
+    assert start(origin.url, another.url).get("/a.tar").body == BODY
+    assert another.requests()[0].fields["range"] == f"bytes={HALF - OVERLAP}-"
+
+
+@pytest.mark.parametrize("etag", ["auto", '"the same"'])
+def test_a_file_that_changed_since_the_server_was_killed_is_fetched_anew(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path, etag: str
+) -> None:
+    break_off(origin, start, tmp_path / "cache")
+    origin.things["/a.tar"].etag = etag
+    origin.put("/a.tar", OTHER, etag=etag)
+    proxy = start(origin.url)
+    answer = proxy.get("/a.tar")
+    assert (answer.status, answer.whole, answer.body) == (200, True, OTHER)
+    until(lambda: not parts(proxy.cache))
+    assert_sound(proxy.cache)
+
+
+# What is found in the directory of parts
+
+
+@dataclass(frozen=True)
+class Left:
+    """A cache with a broken download in it, and the source that has the file."""
+
+    origin: Origin
+    cache: Path
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
+    origin, cache = Origin(), tmp_path_factory.mktemp("left") / "cache"
+    break_off(origin, lambda *sources, **options: Proxy(sources=sources, **options), cache)
+    yield Left(origin, cache)
+    origin.stop()
+
+
+def tear(journal: Path, part: Path) -> None:
+    with journal.open("ab") as file:
+        file.write(b'{"whole": "0')
+
+
+def add_garbage(journal: Path, part: Path) -> None:
+    with journal.open("ab") as file:
+        file.write(b"\0\0\xff\n")
+
+
+def add_what_no_format_knows(journal: Path, part: Path) -> None:
+    with journal.open("ab") as file:
+        file.write(b'{"later": 1}\n')
+
+
+def be_of_another_boot(journal: Path, part: Path) -> None:
+    text = journal.read_text()
+    changed = re.sub(r'"claim": "[^"]+"', '"claim": "00000000-0000-0000-0000-000000000000"', text)
+    assert changed != text
+    journal.write_text(changed)
+
+
+def be_all_garbage(journal: Path, part: Path) -> None:
+    journal.write_bytes(noise(1000))
+
+
+def be_empty(journal: Path, part: Path) -> None:
+    journal.write_bytes(b"")
+
+
+def lose_the_journal(journal: Path, part: Path) -> None:
+    journal.unlink()
+
+
+def lose_the_part(journal: Path, part: Path) -> None:
+    part.unlink()
+
+
+def shorten_the_part(journal: Path, part: Path) -> None:
+    os.truncate(part, 200_000)
+
+
+def empty_the_part(journal: Path, part: Path) -> None:
+    os.truncate(part, 0)
+
+
+def spoil_the_end_of_the_part(journal: Path, part: Path) -> None:
+    with part.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"x")
+
+
+def lengthen_the_part(journal: Path, part: Path) -> None:
+    with part.open("ab") as file:
+        file.write(bytes(len(BODY)))
+
+
+DAMAGES: dict[Callable[[Path, Path], None], str | None] = {
+    tear: f"bytes={HALF - OVERLAP}-",
+    add_garbage: None,
+    add_what_no_format_knows: None,
+    be_of_another_boot: None,
+    be_all_garbage: None,
+    be_empty: None,
+    lose_the_journal: None,
+    lose_the_part: None,
+    shorten_the_part: f"bytes={200_000 - OVERLAP}-",
+    empty_the_part: None,
+}
+"""What happened to the files, and the range that is asked for then."""
+
+
+def start_on_damaged(
+    left: Left, start: Callable[..., Proxy], damage: Callable[[Path, Path], None], tmp_path: Path
+) -> Proxy:
+    """A server on a damaged copy of the cache."""
+    cache = tmp_path / "cache"
+    shutil.copytree(left.cache, cache)
+    part, journal = sorted(parts(cache), key=lambda path: path.suffix, reverse=True)
+    damage(journal, part)
+    return start(left.origin.url, cache=cache)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
+def test_a_broken_download_is_used_as_far_as_it_can_be_trusted(
+    left: Left, start: Callable[..., Proxy], tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
+    asked = len(left.origin.requests())
+    proxy = start_on_damaged(left, start, damage, tmp_path)
+    answer = proxy.get("/a.tar")
+    assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
+    until(lambda: not parts(proxy.cache))
+    assert_sound(proxy.cache)
+    assert [one.fields.get("range") for one in left.origin.requests()[asked:]] == [DAMAGES[damage]]
+
+
+@pytest.mark.parametrize("damage", [spoil_the_end_of_the_part, lengthen_the_part], ids=lambda one: one.__name__)
+def test_bytes_that_are_not_of_the_file_are_found_out(
+    left: Left, start: Callable[..., Proxy], tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
+    proxy = start_on_damaged(left, start, damage, tmp_path)
+    answer = proxy.get("/a.tar")
+    assert not answer.whole or answer.body == BODY
+    until(lambda: not parts(proxy.cache))
+    assert proxy.get("/a.tar").body == BODY
+    assert_sound(proxy.cache)
+
+
+def test_a_torn_line_is_mended_so_that_the_next_crash_is_survived_too(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    break_off(origin, start, tmp_path / "cache")
+    journal = next(path for path in parts(tmp_path / "cache") if path.suffix == ".fill")
+    for further in range(2):
+        tear(journal, journal)
+        gate = Gate()
+        origin.script("/a.tar", Serve(gate=gate, gate_at=400_000 + further))
+        proxy = start(origin.url)
+        with streaming(proxy, "/a.tar") as response:
+            response.read(HALF)
+            until(lambda: size_of_part(tmp_path / "cache") >= 400_000)
+            assert all(json.loads(line) for line in journal.read_bytes().splitlines())
+            proxy.kill()
+        gate.open()
+    origin.script("/a.tar", Serve())
+    assert start(origin.url).get("/a.tar").body == BODY
+    assert all("range" in asked.fields for asked in origin.requests()[1:])
+
+
+# Several processes, one of which is killed
+
+
+def holder_of_lease(cache: Path) -> int:
+    """The process that leads the only download."""
+    [journal] = [path for path in parts(cache) if path.suffix == ".fill"]
+    inode = journal.stat().st_ino
+    lines = Path("/proc/locks").read_text().splitlines()
+    found = [re.search(rf"FLOCK +ADVISORY +WRITE (\d+) [0-9a-f]+:[0-9a-f]+:{inode} ", line) for line in lines]
+    pids = [int(match[1]) for match in found if match]
+    if len(pids) != 1:
+        pytest.skip("this system does not tell who holds a lock")
+    return pids[0]
+
+
+def have_opened_the_registry(pids: list[int]) -> bool:
+    """Whether all of these processes are ready to serve."""
+    opened = [{os.path.realpath(path) for path in Path(f"/proc/{pid}/fd").iterdir()} for pid in pids]
+    return all(any(name.endswith("registry-v1.db") for name in names) for names in opened)
+
+
+def test_clients_of_the_other_worker_notice_nothing_when_the_leader_is_killed(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    gate = Gate()
+    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF), Serve())
+    proxy = start(origin.url, host="gunicorn")
+    until(lambda: len(proxy.workers()) == 2 and have_opened_the_registry(proxy.workers()))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(24)]
+        got = [client.read(HALF) for client in clients]
+        until(lambda: size_of_part(proxy.cache) == HALF)
+        leader = holder_of_lease(proxy.cache)
+        assert leader in proxy.workers()
+        os.kill(leader, signal.SIGKILL)
+        with ThreadPoolExecutor(len(clients)) as pool:
+            bodies = [first + second for first, second in zip(got, pool.map(rest, clients), strict=True)]
+        gate.open()
+    assert all(BODY.startswith(body) for body in bodies)
+    survivors = [body for body in bodies if len(body) == len(BODY)]
+    assert survivors, "every client was with the leader"
+    assert len(survivors) < len(bodies)
+    assert [asked.fields.get("range") for asked in origin.requests()] == [None, f"bytes={HALF - OVERLAP}-"]
+    until(lambda: not parts(proxy.cache))
+    assert_sound(proxy.cache)
+    assert proxy.get("/a.tar").body == BODY
+
+
+def test_two_servers_on_one_directory_share_a_download(origin: Origin, start: Callable[..., Proxy]) -> None:
+    gate = Gate()
+    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF))
+    servers = [start(origin.url), start(origin.url, host="gunicorn")]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(streaming(server, "/a.tar")) for server in servers * 3]
+        got = [client.read(HALF) for client in clients]
+        assert not gate.opened.is_set()
+        gate.open()
+        assert all(first + client.read() == BODY for first, client in zip(got, clients, strict=True))
+    assert len(origin.requests()) == 1
+    for server in servers:
+        answer = server.get("/a.tar")
+        assert answer.body == BODY
+    assert len(origin.requests()) == 1
+
+
+def test_the_other_server_takes_a_download_over_whenever_the_leader_is_killed(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    places = (100_000, 200_000, 300_000, 400_000)
+    gates = [Gate() for _ in places]
+    origin.put("/a.tar", BODY, *(Serve(gate=gate, gate_at=at) for gate, at in zip(gates, places, strict=True)), Serve())
+    servers = [start(origin.url) for _ in range(len(places) + 1)]
+    with ExitStack() as stack:
+        leading = stack.enter_context(streaming(servers[0], "/a.tar"))
+        leading.read(1)
+        clients = [stack.enter_context(streaming(server, "/a.tar")) for server in servers[1:]]
+        got = [client.read(1) for client in clients]
+        for gate, at in zip(gates, places, strict=True):
+            assert gate.reached.wait(30)
+            until(lambda at=at: size_of_part(servers[0].cache) == at)  # type: ignore[misc]
+            leader = holder_of_lease(servers[0].cache)
+            next(server for server in servers if server.process.pid == leader).kill()
+        alive = [at for at, server in enumerate(servers[1:]) if server.process.poll() is None]
+        assert len(alive) == 1
+        assert got[alive[0]] + clients[alive[0]].read() == BODY
+        for gate in gates:
+            gate.open()
+    assert [asked.fields.get("range") for asked in origin.requests()[1:]] == [f"bytes={at - OVERLAP}-" for at in places]
+
+
+# Killed at each step
+
+
+HOOK = """\
+import os, signal, sys
+
+KINDS = {{"os.rename", "os.remove", "os.truncate", "os.mkdir", "os.chmod", "os.utime", "fcntl.flock", "sqlite3.connect"}}
+armed, cache, victim, log = {armed!r}, {cache!r}, {victim}, {log!r}
+seen = 0
+
+def concerns_cache(argument):
+    return isinstance(argument, (str, bytes, os.PathLike)) and os.fsdecode(argument).startswith(cache)
+
+def hook(event, arguments):
+    global seen
+    if event not in KINDS and not (event == "open" and concerns_cache(arguments[0])):
+        return
+    if armed and not os.path.exists(armed):
+        return
+    seen += 1
+    if seen == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.write(descriptor, f"{{event}} {{arguments}}\\n".encode())
+
+descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+sys.addaudithook(hook)
+"""
+
+
+@dataclass
+class Steps:
+    """A server that kills itself at the n-th step of what it does to its cache, on a copy of a prepared cache."""
+
+    origin: Origin
+    prepared: Path | None
+    path: str
+    expected: bytes
+    room: Path
+    from_start: bool = False
+
+    def run(self, victim: int) -> list[str]:
+        """Let the server do the deed, to its death at step `victim`, and look at what is left; the steps it did."""
+        room = self.room / str(victim)
+        cache, armed, log = room / "cache", room / "armed", room / "log"
+        if self.prepared is None:
+            room.mkdir(parents=True)
+        else:
+            shutil.copytree(self.prepared, cache)
+        (room / "site").mkdir()
+        hook = HOOK.format(armed="" if self.from_start else str(armed), cache=str(cache), victim=victim, log=str(log))
+        (room / "site" / "sitecustomize.py").write_text(hook)
+        self.deed(cache, armed, {"PYTHONPATH": str(room / "site")})
+        self.check(cache)
+        return log.read_text().splitlines()
+
+    def deed(self, cache: Path, armed: Path, environment: dict[str, str]) -> None:
+        try:
+            proxy = Proxy(cache, [self.origin.url], environment=environment)
+        except AssertionError:  # killed before it served
+            return
+        armed.touch()
+        try:
+            answer = proxy.get(self.path)
+        except (ConnectionError, http.client.HTTPException):
+            pass
+        else:
+            self.judge(answer)
+            until(lambda: proxy.process.poll() is not None or not parts(cache))
+        proxy.kill()
+
+    def judge(self, answer: Response) -> None:
+        assert answer.status == 200
+        assert self.expected.startswith(answer.body)
+        assert answer.body == self.expected or not answer.whole
+
+    def check(self, cache: Path) -> None:
+        """The next server gives the right file, and leaves nothing wrong."""
+        proxy = Proxy(cache, [self.origin.url])
+        try:
+            for _ in range(2):
+                answer = proxy.get(self.path)
+                assert (answer.status, answer.whole, answer.body) == (200, True, self.expected)
+            until(lambda: not [path for path in parts(cache) if path.suffix == ".part"])
+            assert_sound(cache)
+        finally:
+            proxy.kill()
+
+    def run_all(self) -> list[str]:
+        """Die at each step there is; what the steps are."""
+        steps = self.run(0)
+        with ThreadPoolExecutor(3) as pool:
+            for number, done in enumerate(pool.map(self.run, range(1, len(steps) + 1)), 1):
+                assert len(done) == number - 1, steps
+        return [step.partition(" ")[0] for step in steps]
+
+
+def test_death_at_any_step_of_a_first_download_leaves_nothing_wrong(origin: Origin, tmp_path: Path) -> None:
+    body = origin.put("/a.tar", noise(100_000))
+    steps = Steps(origin, None, "/a.tar", body, tmp_path, from_start=True).run_all()
+    assert {"os.mkdir", "sqlite3.connect", "fcntl.flock", "os.rename", "os.remove", "os.utime", "open"} <= set(steps)
+
+
+def test_death_at_any_step_of_a_resumed_download_leaves_nothing_wrong(left: Left, tmp_path: Path) -> None:
+    left.origin.script("/a.tar", Serve())
+    steps = Steps(left.origin, left.cache, "/a.tar", BODY, tmp_path).run_all()
+    assert {"os.truncate", "os.rename"} <= set(steps)
+
+
+def test_death_at_any_step_of_starting_over_leaves_nothing_wrong(left: Left, tmp_path: Path) -> None:
+    changed = Origin()
+    try:
+        changed.put("/a.tar", OTHER)
+        steps = Steps(changed, left.cache, "/a.tar", OTHER, tmp_path).run_all()
+        assert steps.count("os.remove") >= 2
+    finally:
+        changed.stop()
+
+
+def test_death_at_any_step_of_a_new_version_leaves_nothing_wrong(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    origin.put("/layout.conf", b"first")
+    proxy = start(origin.url)
+    proxy.get("/layout.conf")
+    until(lambda: not parts(proxy.cache))
+    proxy.stop()
+    origin.put("/layout.conf", b"second")
+    Steps(origin, proxy.cache, "/layout.conf", b"second", tmp_path / "steps").run_all()
+
+
+def test_death_at_any_step_of_mending_a_damaged_file_leaves_nothing_wrong(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    body = origin.put("/a.tar", noise(100_000))
+    proxy = start(origin.url)
+    proxy.get("/a.tar")
+    until(lambda: not parts(proxy.cache))
+    proxy.stop()
+    [blob] = blobs(proxy.cache)
+    blob.chmod(0o600)
+    blob.write_bytes(bytes(100_000))
+    Steps(origin, proxy.cache, "/a.tar", body, tmp_path / "steps").run_all()

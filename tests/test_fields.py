@@ -1,0 +1,293 @@
+"""HTTP field values: ranges, dates, entity tags, lengths."""
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from time import asctime, gmtime, tzset
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from package_cache.model import Span
+from package_cache.rules.fields import (
+    ContentRange,
+    Unsatisfiable,
+    format_date,
+    is_strong,
+    is_strong_date,
+    media_type,
+    parse_content_range,
+    parse_date,
+    parse_length,
+    parse_range,
+    tag_listed,
+)
+
+SIZES = st.integers(0, 60)
+BODY = bytes(range(60))
+
+
+def naive(body: bytes, first: int | None, last: int | None) -> bytes:
+    """The bytes a range asks for, by slicing alone; none where it is not satisfiable."""
+    if first is None:
+        assert last is not None
+        return body[-last:] if last else b""
+    return body[first:] if last is None else body[first : last + 1]
+
+
+def taken(text: str, body: bytes) -> bytes | None:
+    """The bytes the parsed range takes; None where it is ignored."""
+    match parse_range(text, len(body)):
+        case Span(start, stop):
+            assert 0 <= start < stop <= len(body)
+            return body[start:stop]
+        case Unsatisfiable():
+            return b""
+        case None:
+            return None
+
+
+@settings(deadline=None)
+@given(SIZES, st.integers(0, 70), st.one_of(st.none(), st.integers(0, 70)))
+def test_range_takes_what_a_slice_takes(size: int, first: int, last: int | None) -> None:
+    body = BODY[:size]
+    text = f"bytes={first}-{'' if last is None else last}"
+    if last is not None and last < first:
+        assert taken(text, body) is None
+    else:
+        assert taken(text, body) == naive(body, first, last)
+
+
+@settings(deadline=None)
+@given(SIZES, st.integers(0, 70))
+def test_suffix_takes_what_a_slice_takes(size: int, length: int) -> None:
+    assert taken(f"bytes=-{length}", BODY[:size]) == naive(BODY[:size], None, length)
+
+
+@settings(deadline=None)
+@given(st.text(), st.integers(0, 2**63))
+@example("bytes=\u0663-\u0664", 10)
+@example("bytes=" + "9" * 5000 + "-", 10)
+def test_any_text_is_a_range_within_the_size_or_ignored(text: str, size: int) -> None:
+    match parse_range(text, size):
+        case Span(start, stop):
+            assert 0 <= start < stop <= size
+        case other:
+            assert other in (None, Unsatisfiable())
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [
+        ("bytes=0-0", Span(0, 1)),
+        ("bytes=0-", Span(0, 100)),
+        ("bytes=-1", Span(99, 100)),
+        ("bytes=-100", Span(0, 100)),
+        ("bytes=-101", Span(0, 100)),
+        ("bytes=99-99", Span(99, 100)),
+        ("bytes=50-99", Span(50, 100)),
+        ("bytes=50-100", Span(50, 100)),
+        ("bytes=50-99999999999999999999999", Span(50, 100)),
+        ("bytes=-99999999999999999999999", Span(0, 100)),
+        ("bytes=007-0008", Span(7, 9)),
+        ("Bytes=1-2", Span(1, 3)),
+        ("bytes= 1-2 ", Span(1, 3)),
+    ],
+)
+def test_range_is_cut_to_what_is_there(text: str, span: Span) -> None:
+    assert parse_range(text, 100) == span
+
+
+@pytest.mark.parametrize("text", ["bytes=100-", "bytes=100-200", "bytes=99999999999999999999-", "bytes=-0", "bytes=-00"])
+def test_range_outside_cannot_be_satisfied(text: str) -> None:
+    assert parse_range(text, 100) == Unsatisfiable()
+
+
+def test_nothing_of_an_empty_file_can_be_had() -> None:
+    assert [parse_range(text, 0) for text in ("bytes=0-", "bytes=0-0", "bytes=-1")] == [Unsatisfiable()] * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "bytes", "bytes=", "bytes=-", "bytes=1", "bytes=a-b", "bytes=--1", "bytes=+1-2", "bytes=1-+2"),
+        *("bytes=0x1-2", "bytes=1_0-20", "bytes=\u0661-5", "bytes=1-\u0665", "items=0-1", "0-1", "bytes:0-1"),
+        *("bytes=2-1", "bytes=1-2,4-5", "bytes=-1,-2"),
+    ],
+)
+def test_range_that_is_none_or_several_is_ignored(text: str) -> None:
+    assert parse_range(text, 100) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("bytes 0-0/1", ContentRange(Span(0, 1), 1)),
+        ("bytes 0-99/100", ContentRange(Span(0, 100), 100)),
+        ("bytes 50-98/100", ContentRange(Span(50, 99), 100)),
+        ("Bytes 0-0/1", ContentRange(Span(0, 1), 1)),
+        ("bytes 0-0/1 ", ContentRange(Span(0, 1), 1)),
+        ("bytes 0-0/*", None),
+        ("bytes */100", None),
+        ("bytes 5-4/100", None),
+        ("bytes 0-100/100", None),
+        ("bytes 100-100/100", None),
+        ("bytes -1-5/100", None),
+        ("bytes=0-0/1", None),
+        ("items 0-0/1", None),
+        ("bytes \u0660-\u0660/\u0661", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_content_range_is_read_where_it_makes_sense(text: str | None, place: ContentRange | None) -> None:
+    assert parse_content_range(text) == place
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40))
+def test_content_range_lies_within_its_total(first: int, last: int, total: int) -> None:
+    place = parse_content_range(f"bytes {first}-{last}/{total}")
+    assert place == (ContentRange(Span(first, last + 1), total) if first <= last < total else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [("0", 0), ("17", 17), (" 17\t", 17), ("0017", 17), ("9" * 19, int("9" * 19)), ("9" * 20, None), ("9" * 5000, None)]
+    + [
+        (text, None)
+        for text in ("", "-1", "+1", "1.0", "1 2", "1,1", "1, 1", "0x1", "1_0", "\u0663", "\xb2", "1\n", "\x0b1")
+    ]
+    + [(None, None)],
+)
+def test_length_is_digits_only(text: str | None, length: int | None) -> None:
+    assert parse_length(text) == length
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_no_value_is_too_odd_for_a_reader(text: str) -> None:
+    parse_date(text)
+    parse_length(text)
+    parse_content_range(text)
+    is_strong(text)
+    is_strong_date(text, 0.0)
+    tag_listed(text, text)
+    media_type(text)
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from("0123456789 :,+-GMTSunNovJanFeb."), max_size=40))
+@example("Sun, 06 Nov 1994 08:49:37 +9999")
+@example("Sun, 31 Dec 9999 23:59:59 -2359")
+@example("Mon, 01 Jan 0001 00:00:00 +2359")
+@example("Sun, 06 Nov 99999999999999999999 08:49:37 GMT")
+def test_what_looks_like_a_date_is_one_or_none(text: str) -> None:
+    assert isinstance(parse_date(text), float | None)
+
+
+@settings(deadline=None)
+@given(st.datetimes(datetime(1970, 1, 1), datetime(2060, 1, 1)))
+def test_date_is_the_same_in_all_three_forms(moment: datetime) -> None:
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    seconds = moment.timestamp()
+    assert format_date(seconds) == format_datetime(moment, usegmt=True)
+    assert parse_date(format_date(seconds)) == seconds
+    assert parse_date(asctime(gmtime(seconds))) == seconds
+    assert parse_date(moment.strftime("%A, %d-%b-%y %H:%M:%S GMT")) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"]
+)
+def test_examples_of_the_rfc_are_one_moment(text: str) -> None:
+    assert parse_date(text) == 784111777.0
+
+
+def test_date_does_not_depend_on_where_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "XYZ5")
+    tzset()
+    try:
+        assert parse_date("Sun Nov  6 08:49:37 1994") == 784111777.0
+        assert format_date(784111777.0) == "Sun, 06 Nov 1994 08:49:37 GMT"
+    finally:
+        monkeypatch.undo()
+        tzset()
+
+
+@pytest.mark.parametrize("text", [None, "", "0", "-1", "now", "784111777", "Sun, 32 Nov 1994 08:49:37 GMT", "\0"])
+def test_what_is_no_date_is_none(text: str | None) -> None:
+    assert parse_date(text) is None
+
+
+@pytest.mark.parametrize("text", ['""', '"a"', '"a,b"', '"W/"', '"\'"', '"\xff"'])
+def test_quoted_tag_is_strong(text: str) -> None:
+    assert is_strong(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "a", 'W/"a"', 'w/"a"', '"', '"a', 'a"', '"a"b"', '"a",', '"a", "b"', '"a" ', '"a b"', '"a\n"', '"a"\n'],
+)
+def test_what_is_weak_or_no_tag_is_not_strong(text: str | None) -> None:
+    assert not is_strong(text)
+
+
+def test_date_is_strong_a_second_after_the_change() -> None:
+    changed = format_date(1000)
+    assert is_strong_date(changed, 1001)
+    assert not is_strong_date(changed, 1000)
+    assert not is_strong_date(changed, 999)
+    assert not is_strong_date(changed, None)
+    assert not is_strong_date(None, 1001)
+    assert not is_strong_date("yesterday", 1001)
+
+
+@pytest.mark.parametrize(
+    ("etag", "listed", "found"),
+    [
+        ('"a"', '"a"', True),
+        ('"a"', 'W/"a"', True),
+        ('W/"a"', '"a"', True),
+        ('W/"a"', 'W/"a"', True),
+        ('"a"', '"b"', False),
+        ('"a"', '"b", "a"', True),
+        ('"a"', '"b","a"', True),
+        ('"a"', '"b" , W/"a" ,"c"', True),
+        ('"a,b"', '"a,b"', True),
+        ('"a"', '"a,b"', False),
+        ('"b"', '"a,b"', False),
+        ('"a"', '"aa"', False),
+        ('"a"', '"A"', False),
+        ('"a"', "a", False),
+        ('"a"', '"a"b', False),
+        ('"a"', "", False),
+        ('"a"', "*", True),
+        ('"a"', " * ", True),
+        ('"a"', '"*"', False),
+        (None, "*", True),
+        (None, '"a"', False),
+        (None, '""', False),
+        ('""', '""', True),
+    ],
+)
+def test_tag_is_found_in_a_list_by_the_weak_comparison(etag: str | None, listed: str, found: bool) -> None:
+    assert tag_listed(etag, listed) is found
+
+
+OPAQUE = st.text(st.sampled_from("abAB,*/W!\x7e\xff"), max_size=4)
+
+
+@settings(deadline=None)
+@given(OPAQUE, st.lists(st.tuples(st.booleans(), OPAQUE, st.sampled_from([",", ", ", " ,\t"])), min_size=1, max_size=5))
+def test_tag_is_found_exactly_where_it_stands(opaque: str, others: list[tuple[bool, str, str]]) -> None:
+    listed = "".join(f'{"W/" if weak else ""}"{other}"{comma}' for weak, other, comma in others).rstrip(", \t")
+    assert tag_listed(f'"{opaque}"', listed) == (opaque in [other for _, other, _ in others])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("text/html", "text/html"), ("Text/HTML; charset=utf-8", "text/html"), (" a/b ;", "a/b"), ("", ""), (None, "")],
+)
+def test_media_type_is_without_parameters_and_case(text: str | None, kind: str) -> None:
+    assert media_type(text) == kind

@@ -1,0 +1,342 @@
+"""Freshness as clients see it: package files are kept, indexes are asked for each time, and served stale in need."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from os import listdir
+
+import pytest
+from origin import Behaviour, Gate, Hang, Origin, Raw, Say, Serve, until
+from product import Proxy, Response, blobs, parts
+
+from package_cache.model import Entry, Key
+from package_cache.storage.registry import Registry
+
+INDEXES = (
+    "/dists/stable/InRelease",
+    "/simple/foo/",
+    "/x/repodata/repomd.xml",
+    "/layout.conf",
+    "/os/core.db",
+    "/APKINDEX.tar.gz",
+    "/a.tar?query",
+)
+NEWER = "Wed, 03 Jan 2024 03:04:05 GMT"
+LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}
+
+
+def best(proxy: Proxy, key: str) -> Entry | None:
+    """What the registry holds of a key."""
+    registry = Registry(proxy.cache / "registry-v1.db")
+    try:
+        return registry.best(Key(key))
+    finally:
+        registry.close()
+
+
+def test_a_package_file_is_never_asked_for_again(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
+    body = origin.put("/foo-1.0.tar.gz", b"first", Serve(fields=(("Cache-Control", "no-store, max-age=0"),)))
+    proxy = start(origin.url, host=host)
+    assert proxy.get("/foo-1.0.tar.gz").body == body
+    origin.put("/foo-1.0.tar.gz", b"other")
+    for fields in ({}, {"Accept": "text/html"}, {"Range": "bytes=0-"}, {"Cache-Control": "no-cache"}):
+        answer = proxy.get("/foo-1.0.tar.gz", fields)
+        assert answer.body == body
+        assert answer.cache_status == "package-cache; hit"
+    assert len(origin.requests()) == 1
+
+
+@pytest.mark.parametrize("path", INDEXES)
+def test_an_index_is_asked_for_each_time(origin: Origin, start: Callable[..., Proxy], path: str) -> None:
+    origin.put(path, b"first")
+    proxy = start(origin.url)
+    assert proxy.get(path).body == b"first"
+    for _ in range(2):
+        answer = proxy.get(path)
+        assert (answer.status, answer.body) == (200, b"first")
+        assert answer.cache_status == "package-cache; fwd=stale; fwd-status=304"
+    first, *later = origin.requests()
+    assert not {"if-none-match", "if-modified-since"} & set(first.fields)
+    assert len(later) == 2
+    for asked in later:
+        assert asked.fields["if-none-match"] == origin.things[path].etag
+        assert asked.fields["if-modified-since"] == origin.things[path].modified
+    origin.put(path, b"second", modified=NEWER)
+    answer = proxy.get(path)
+    assert (answer.status, answer.body) == (200, b"second")
+    assert proxy.get(path).body == b"second"
+
+
+def test_both_workers_see_a_changed_index_at_once(origin: Origin, start: Callable[..., Proxy]) -> None:
+    proxy = start(origin.url, host="gunicorn")
+    for number in range(20):
+        body = origin.put("/layout.conf", b"%d" % number)
+        assert proxy.get("/layout.conf").body == body
+        assert proxy.get("/layout.conf").body == body
+    assert len(origin.requests()) == 40
+
+
+def test_a_date_alone_makes_an_index_conditional(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/layout.conf", b"first", etag=None)
+    proxy = start(origin.url)
+    for _ in range(2):
+        assert proxy.get("/layout.conf").body == b"first"
+    asked = origin.requests()[1]
+    assert asked.fields["if-modified-since"] == origin.things["/layout.conf"].modified
+    assert "if-none-match" not in asked.fields
+
+
+def test_a_confirmation_renews_what_it_says_and_no_more(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/layout.conf", b"first", Serve(fields=(("Cache-Control", "max-age=1"), ("Content-Language", "en"))))
+    proxy = start(origin.url)
+    proxy.get("/layout.conf")
+    origin.script("/layout.conf", Serve(fields=(("Cache-Control", "max-age=2"), ("Content-Language", "de"))))
+    answer = proxy.get("/layout.conf")
+    assert answer.fields["Cache-Control"] == "max-age=2"
+    assert answer.fields["Content-Language"] == "en"
+    assert answer.fields["Age"] == "0"
+
+
+def test_a_client_that_has_the_index_is_told_so(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/layout.conf", b"first")
+    proxy = start(origin.url)
+    etag = proxy.get("/layout.conf").fields["ETag"]
+    assert proxy.get("/layout.conf", {"If-None-Match": etag}).status == 304
+    origin.put("/layout.conf", b"second")
+    answer = proxy.get("/layout.conf", {"If-None-Match": etag})
+    assert (answer.status, answer.body) == (200, b"second")
+    assert proxy.get("/layout.conf", {"If-None-Match": answer.fields["ETag"]}).status == 304
+
+
+def test_a_range_of_a_changed_index_is_of_the_new_one(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/layout.conf", b"first")
+    proxy = start(origin.url)
+    etag = proxy.get("/layout.conf").fields["ETag"]
+    origin.put("/layout.conf", b"a new one")
+    answer = proxy.get("/layout.conf", {"Range": "bytes=0-4", "If-Range": etag})
+    assert (answer.status, answer.body) == (200, b"a new one")
+    assert proxy.get("/layout.conf", {"Range": "bytes=2-4"}).body == b"new"
+
+
+# Sources that fail
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_an_index_is_served_as_it_was_while_its_source_is_down(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    origin.put("/layout.conf", b"first")
+    proxy = start(origin.url, host=host)
+    proxy.get("/layout.conf")
+    origin.stop()
+    for _ in range(3):
+        answer = proxy.get("/layout.conf")
+        assert (answer.status, answer.body, answer.whole) == (200, b"first", True)
+        assert answer.cache_status == "package-cache; fwd=stale"
+    assert proxy.get("/layout.conf", {"Range": "bytes=1-2"}).body == b"ir"
+
+
+NEW = b"a new index"
+FAILURES: dict[str, Behaviour] = {
+    "500": Say(500),
+    "503": Say(503),
+    "403": Say(403),
+    "silence": Hang(),
+    "no answer": Raw(b""),
+    "a head only": Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"),
+    "cut": Serve(body=NEW, validators=False, cut=5),
+    "stalled": Serve(body=NEW, validators=False, stall=5),
+    "chunks without an end": Serve(body=NEW, validators=False, chunked=True, cut=len(NEW)),
+    "neither length nor chunks": Serve(body=NEW, validators=False, length=False),
+    "longer than declared": Serve(body=NEW, validators=False, declared=9),
+}
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
+    """What clients got of an index of each failing source, all asked for at the same time: giving up takes seconds."""
+    origin = Origin()
+    proxy = Proxy(tmp_path_factory.mktemp("failing"), [origin.url], environment=LIMITS)
+    try:
+        places = {name: f"/{number}/layout.conf" for number, name in enumerate(FAILURES)}
+        for name, path in places.items():
+            origin.put(path, b"first")
+            proxy.get(path)
+            origin.script(path, FAILURES[name])
+        with ThreadPoolExecutor(len(places)) as pool:
+            yield proxy, origin, dict(zip(places, pool.map(proxy.get, places.values()), strict=True))
+    finally:
+        proxy.kill()
+        origin.stop()
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_an_index_is_served_as_it_was_where_its_source_fails(
+    failing: tuple[Proxy, Origin, dict[str, Response]], name: str
+) -> None:
+    proxy, origin, answers = failing
+    answer = answers[name]
+    assert (answer.status, answer.body, answer.whole) == (200, b"first", True)
+    assert answer.cache_status == "package-cache; fwd=stale"
+    path = f"/{list(FAILURES).index(name)}/layout.conf"
+    origin.put(path, b"second")
+    assert proxy.get(path).body == b"second"
+
+
+def test_a_large_new_index_that_breaks_off_never_replaces_the_old_one(origin: Origin, start: Callable[..., Proxy]) -> None:
+    old, new = bytes(300_000), b"x" * 300_000
+    origin.put("/dists/Contents", old)
+    proxy = start(origin.url)
+    assert proxy.get("/dists/Contents").body == old
+    origin.put("/dists/Contents", new, Serve(cut=200_000))
+    answer = proxy.get("/dists/Contents")
+    assert not answer.whole
+    assert new.startswith(answer.body)
+    entry = best(proxy, "/dists/Contents")
+    assert entry is not None
+    assert entry.version == 1
+    assert len(blobs(proxy.cache)) == 1
+    origin.script("/dists/Contents", Serve())
+    assert proxy.get("/dists/Contents").body == new
+
+
+def test_an_index_that_is_gone_is_not_found(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/layout.conf", b"first")
+    proxy = start(origin.url)
+    proxy.get("/layout.conf")
+    origin.script("/layout.conf", Say(404))
+    assert proxy.get("/layout.conf").status == 404
+    origin.script("/layout.conf", Serve())
+    assert proxy.get("/layout.conf").body == b"first"
+
+
+def test_an_index_comes_from_the_second_mirror_while_the_first_is_down(
+    origin: Origin, another: Origin, start: Callable[..., Proxy]
+) -> None:
+    origin.put("/layout.conf", b"first")
+    another.put("/layout.conf", b"second", modified=NEWER)
+    proxy = start(origin.url, another.url)
+    assert proxy.get("/layout.conf").body == b"first"
+    origin.script("/layout.conf", Say(503))
+    assert proxy.get("/layout.conf").body == b"second"
+
+
+def test_a_mirror_that_lags_behind_does_not_bring_an_old_index_back(
+    origin: Origin, another: Origin, start: Callable[..., Proxy]
+) -> None:
+    origin.put("/layout.conf", b"new", modified=NEWER)
+    another.put("/layout.conf", b"old")
+    proxy = start(origin.url, another.url)
+    assert proxy.get("/layout.conf").body == b"new"
+    origin.stop()
+    answer = proxy.get("/layout.conf")
+    assert (answer.body, answer.cache_status) == (b"new", "package-cache; fwd=stale")
+
+
+# One request for many clients
+
+
+def test_clients_of_a_changed_index_share_one_request(origin: Origin, start: Callable[..., Proxy]) -> None:
+    old, new, gate = bytes(300_000), b"x" * 300_000, Gate()
+    origin.put("/dists/Contents", old)
+    proxy = start(origin.url, host="gunicorn")
+    proxy.get("/dists/Contents")
+    origin.put("/dists/Contents", new, Serve(gate=gate, gate_at=200_000))
+    ready = threading.Barrier(13)
+
+    def client(_: int) -> bytes:
+        with proxy.connect() as connection:
+            connection.sendall(b"GET /dists/Contents HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            reader = connection.makefile("rb")
+            first = reader.read(100_000)
+            ready.wait(60)
+            return (first + reader.read()).partition(b"\r\n\r\n")[2]
+
+    with ThreadPoolExecutor(12) as pool:
+        running = [pool.submit(client, number) for number in range(12)]
+        ready.wait(60)
+        gate.open()
+        assert {one.result() for one in running} == {new}
+    assert len(origin.requests()) == 2
+
+
+def test_clients_of_an_unchanged_index_share_one_request(origin: Origin, start: Callable[..., Proxy]) -> None:
+    gate, count = Gate(), 16
+    origin.put("/layout.conf", b"first", Serve(), Serve(before=gate), Serve())
+    proxy = start(origin.url)
+    proxy.get("/layout.conf")
+    with ThreadPoolExecutor(count) as pool:
+        descriptors = f"/proc/{proxy.process.pid}/fd"
+        before = len(listdir(descriptors))
+        running = [pool.submit(proxy.get, "/layout.conf") for _ in range(count)]
+        until(lambda: len(listdir(descriptors)) >= before + count)
+        assert gate.reached.wait(30)
+        gate.open()
+        assert {one.result().body for one in running} == {b"first"}
+    assert len(origin.requests()) < count
+
+
+# Versions and variants
+
+
+def test_equal_bytes_make_no_new_version(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/layout.conf", b"first", etag=None, modified=None)
+    proxy = start(origin.url)
+    for _ in range(3):
+        assert proxy.get("/layout.conf").body == b"first"
+    until(lambda: not parts(proxy.cache))
+    entry = best(proxy, "/layout.conf")
+    assert entry is not None
+    assert entry.version == 1
+    assert len(origin.requests()) == 3
+    origin.put("/layout.conf", b"other", etag=None, modified=None)
+    proxy.get("/layout.conf")
+    until(lambda: not parts(proxy.cache))
+    entry = best(proxy, "/layout.conf")
+    assert entry is not None
+    assert entry.version == 2
+    assert len(blobs(proxy.cache)) == 2
+
+
+JSON = "application/vnd.pypi.simple.v1+json"
+
+
+def test_variants_of_a_document_are_kept_apart(origin: Origin, start: Callable[..., Proxy]) -> None:
+    html = Serve(body=b"<html>", validators=False, fields=(("Content-Type", "text/html"), ("Vary", "Accept")))
+    json = Serve(body=b"{}", validators=False, fields=(("Content-Type", JSON), ("Vary", "Accept")))
+    origin.put("/simple/foo/", b"", html, json, content_type=None)
+    proxy = start(origin.url)
+    wanted = {"text/html": (b"<html>", "text/html"), JSON: (b"{}", JSON)}
+    for accept, (body, kind) in wanted.items():
+        answer = proxy.get("/simple/foo/", {"Accept": accept})
+        assert (answer.body, answer.fields["Content-Type"]) == (body, kind)
+    assert [asked.fields["accept"] for asked in origin.requests()] == list(wanted)
+    until(lambda: not parts(proxy.cache))
+    origin.stop()
+    for accept, (body, kind) in wanted.items():
+        answer = proxy.get("/simple/foo/", {"Accept": accept})
+        assert (answer.body, answer.fields["Content-Type"]) == (body, kind)
+        assert answer.cache_status == "package-cache; fwd=stale"
+
+
+def test_a_package_file_has_no_variants(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/foo-1.0.tar.gz", b"first")
+    proxy = start(origin.url)
+    for accept in ("text/html", "*/*", "application/octet-stream"):
+        assert proxy.get("/foo-1.0.tar.gz", {"Accept": accept}).body == b"first"
+    assert len(origin.requests()) == 1
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "TEXT/HTML", "application/json", JSON])
+def test_a_document_under_the_name_of_a_file_is_asked_for_each_time(
+    origin: Origin, start: Callable[..., Proxy], kind: str
+) -> None:
+    origin.put("/foo-1.0.tar.gz", b"please log in", content_type=kind)
+    proxy = start(origin.url)
+    for _ in range(2):
+        assert proxy.get("/foo-1.0.tar.gz").body == b"please log in"
+    origin.put("/foo-1.0.tar.gz", b"the file")
+    assert proxy.get("/foo-1.0.tar.gz").body == b"the file"
+    until(lambda: not parts(proxy.cache))
+    assert proxy.get("/foo-1.0.tar.gz").cache_status == "package-cache; hit"
+    assert len(origin.requests()) == 3

@@ -1,0 +1,727 @@
+"""The store by itself: blobs, parts with their leases and journals, and the registry, also between processes.
+
+Run as a program, this file is the other process: `python test_store.py DEED DIRECTORY ...`.
+"""
+
+import hashlib
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from origin import Origin, Say, until
+from product import Proxy, blobs, parts
+
+from package_cache.errors import DamagedBlob, StoreError
+from package_cache.model import Key, Representation
+from package_cache.storage.blobs import SEAL_NS, BlobStore
+from package_cache.storage.parts import Failed, Journal, Lease, Part, PartStore, Watch
+from package_cache.storage.registry import Registry, Totals
+
+KEY = Key("/a.tar")
+BODY = random.Random(1).randbytes(100_000)
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+def head(size: int | None = len(BODY), **fields: str) -> Representation:
+    return Representation(tuple(fields.items()), size, "http://mirror.example/a.tar", 1.0)
+
+
+@contextmanager
+def other_process(*words: object) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs this file."""
+    command = [sys.executable, __file__, *map(str, words)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def heard(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Blobs
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs-v1")
+
+
+def adopt(store: BlobStore, tmp_path: Path, body: bytes = BODY) -> Path:
+    """The path of a blob made of `body`."""
+    digest = hashlib.sha256(body).hexdigest()
+    part = Part(tmp_path / "a.part", create=True)
+    assert part.put(0, body)
+    store.seal(part)
+    store.publish([(part, digest)])
+    part.close()
+    return store.path(digest)
+
+
+def test_a_part_becomes_a_sealed_blob_and_its_name_is_gone(store: BlobStore, tmp_path: Path) -> None:
+    path = adopt(store, tmp_path)
+    assert path.relative_to(tmp_path) == Path("blobs-v1") / DIGEST[:2] / DIGEST
+    assert path.read_bytes() == BODY
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert path.stat().st_mtime_ns == SEAL_NS
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+    with store.open(DIGEST, len(BODY)) as file:
+        assert file.read() == BODY
+
+
+def test_readers_of_a_part_read_on_when_it_becomes_a_blob(store: BlobStore, tmp_path: Path) -> None:
+    part = Part(tmp_path / "a.part", create=True)
+    part.put(0, BODY)
+    reader = os.open(part.path, os.O_RDONLY)
+    store.seal(part)
+    store.publish([(part, DIGEST)])
+    part.close()
+    assert os.pread(reader, len(BODY), 0) == BODY
+    os.close(reader)
+
+
+def test_a_touched_blob_is_read_through_once_and_sealed_again(store: BlobStore, tmp_path: Path) -> None:
+    path = adopt(store, tmp_path)
+    os.utime(path)
+    store.open(DIGEST, len(BODY)).close()
+    assert path.stat().st_mtime_ns == SEAL_NS
+
+
+def change_a_byte(path: Path) -> None:
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(50_000)
+        file.write(bytes([BODY[50_000] ^ 1]))
+
+
+def shorten(path: Path) -> None:
+    os.truncate(path, 99_999)
+
+
+def shorten_in_secret(path: Path) -> None:
+    os.truncate(path, 99_999)
+    os.utime(path, ns=(SEAL_NS, SEAL_NS))
+
+
+def lengthen(path: Path) -> None:
+    path.chmod(0o600)
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+DAMAGES = [change_a_byte, shorten, shorten_in_secret, lengthen, empty, Path.unlink]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
+def test_a_damaged_blob_is_not_opened(store: BlobStore, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    damage(adopt(store, tmp_path))
+    for _ in range(2):
+        with pytest.raises(DamagedBlob):
+            store.open(DIGEST, len(BODY))
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
+def test_adopting_the_same_bytes_mends_a_damaged_blob(
+    store: BlobStore, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(adopt(store, tmp_path))
+    adopt(store, tmp_path)
+    with store.open(DIGEST, len(BODY)) as file:
+        assert file.read() == BODY
+
+
+def test_a_removed_blob_can_be_removed_again(store: BlobStore, tmp_path: Path) -> None:
+    path = adopt(store, tmp_path)
+    reader = store.open(DIGEST, len(BODY))
+    for _ in range(2):
+        store.remove(DIGEST)
+    assert not path.exists()
+    assert reader.read() == BODY
+    reader.close()
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__)
+def test_a_damaged_file_is_fetched_again_and_served_right(
+    origin: Origin, start: Callable[..., Proxy], damage: Callable[[Path], None]
+) -> None:
+    for path in ("/a.tar", "/copy/a.tar"):
+        origin.put(path, BODY)
+    proxy = start(origin.url)
+    for path in ("/a.tar", "/copy/a.tar"):
+        assert proxy.get(path).body == BODY
+    until(lambda: not parts(proxy.cache))
+    [blob] = blobs(proxy.cache)
+    damage(blob)
+    answer = proxy.get("/a.tar", {"Range": "bytes=10-19"})
+    assert (answer.status, answer.body) == (206, BODY[10:20])
+    assert "fwd=uri-miss" in answer.cache_status
+    for path in ("/copy/a.tar", "/a.tar"):
+        answer = proxy.get(path)
+        assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
+    until(lambda: not parts(proxy.cache))
+    assert [blob.read_bytes() for blob in blobs(proxy.cache)] == [BODY]
+    assert any("is fetched again" in line for line in proxy.log)
+    assert len(origin.requests("/a.tar")) == 2
+
+
+def test_a_damaged_file_is_never_served_though_no_source_has_it(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/a.tar", BODY)
+    proxy = start(origin.url)
+    proxy.get("/a.tar")
+    until(lambda: not parts(proxy.cache))
+    [blob] = blobs(proxy.cache)
+    change_a_byte(blob)
+    origin.script("/a.tar", Say(503))
+    assert proxy.get("/a.tar").status == 502
+    origin.put("/a.tar", b"a new one")
+    assert proxy.get("/a.tar").body == b"a new one"
+    until(lambda: not parts(proxy.cache))
+    assert [blob.read_bytes() for blob in blobs(proxy.cache)] == [b"a new one"]
+
+
+def test_a_damaged_index_is_fetched_again_though_its_source_says_it_did_not_change(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    origin.put("/layout.conf", BODY)
+    proxy = start(origin.url)
+    proxy.get("/layout.conf")
+    until(lambda: not parts(proxy.cache))
+    [blob] = blobs(proxy.cache)
+    change_a_byte(blob)
+    assert proxy.get("/layout.conf").body == BODY
+    assert proxy.get("/layout.conf").body == BODY
+
+
+# Parts
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> PartStore:
+    return PartStore(tmp_path / "parts-v1")
+
+
+def files(shelf_path: Path) -> list[str]:
+    return sorted(path.suffix for path in shelf_path.iterdir())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    body=st.binary(max_size=300),
+    puts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 200), st.booleans()), max_size=12),
+)
+def test_a_part_compares_what_it_has_and_appends_the_rest(
+    tmp_path: Path, body: bytes, puts: list[tuple[float, int, bool]]
+) -> None:
+    part = Part(tmp_path / "a.part", create=True)
+    size = 0
+    for place, length, wrong in puts:
+        at = int(place * size)
+        data = body[at : at + length]
+        common = min(len(data), size - at)
+        if wrong and common:
+            assert not part.put(at, bytes([data[0] ^ 1]) + data[1:])
+        else:
+            assert part.put(at, data)
+            size = max(size, at + len(data))
+        assert part.size == size
+        assert part.path.read_bytes() == body[:size]
+    part.close()
+
+
+def test_a_lease_is_for_one(shelf: PartStore, tmp_path: Path) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    assert shelf.claim(KEY) is None
+    with other_process("claim", tmp_path) as other:
+        assert heard(other) == "None"
+    elsewhere = shelf.claim(Key("/b.tar"))
+    assert elsewhere is not None
+    elsewhere.done()
+    lease.done()
+    assert not files(tmp_path / "parts-v1")
+    with other_process("claim", tmp_path) as other:
+        assert heard(other) == "0"
+        assert shelf.claim(KEY) is None
+
+
+def test_a_lease_ends_with_its_process_and_what_it_wrote_stays(shelf: PartStore, tmp_path: Path) -> None:
+    with other_process("claim", tmp_path, "fill") as other:
+        assert heard(other) == "0"
+        watch = shelf.watch(KEY)
+        assert watch is not None
+        assert watch.refresh().head == head()
+        assert watch.take_over() is None
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        lease = watch.take_over()
+    assert lease is not None
+    assert lease.have == 50_000
+    assert lease.journal.head == head()
+    assert not lease.journal.confirmed
+    assert shelf.claim(KEY) is None
+    lease.done()
+    watch.close()
+
+
+def test_of_many_who_wait_for_a_dead_leader_one_takes_over(shelf: PartStore, tmp_path: Path) -> None:
+    with other_process("claim", tmp_path, "fill") as other:
+        heard(other)
+        watches = [watch for watch in (shelf.watch(KEY) for _ in range(8)) if watch]
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with ThreadPoolExecutor(8) as pool:
+        leases = [lease for lease in pool.map(Watch.take_over, watches) if lease]
+    assert len(leases) == 1
+    leases[0].done()
+    for watch in watches:
+        assert watch.take_over() is None
+        watch.close()
+
+
+def test_a_lease_that_was_taken_over_ends_though_its_watch_lives(shelf: PartStore, tmp_path: Path) -> None:
+    with other_process("claim", tmp_path, "fill") as other:
+        heard(other)
+        watch = shelf.watch(KEY)
+        assert watch is not None
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    lease = watch.take_over()
+    assert lease is not None
+    lease.begin(head())
+    lease.failed(Failed(502, "broke off"), keep=True)
+    following = shelf.claim(KEY)
+    assert following is not None
+    assert following.have == 50_000
+    following.done()
+    watch.close()
+
+
+def test_a_fill_whose_files_were_removed_is_not_taken_over(shelf: PartStore, tmp_path: Path) -> None:
+    with other_process("claim", tmp_path, "fill") as other:
+        heard(other)
+        watch = shelf.watch(KEY)
+        assert watch is not None
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    for path in (tmp_path / "parts-v1").iterdir():
+        path.unlink()
+    with pytest.raises(StoreError):
+        watch.take_over()
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    assert lease.have == 0
+    lease.done()
+    watch.close()
+
+
+def test_one_at_a_time_holds_a_lease_however_many_processes_come_and_go(tmp_path: Path) -> None:
+    """Each holder removes the journal at its end, while others have opened it and wait for the lock."""
+    (tmp_path / "parts-v1").mkdir()
+    children = [subprocess.Popen([sys.executable, __file__, "contend", tmp_path, "150"]) for _ in range(4)]
+    assert [child.wait(100) for child in children] == [0] * 4
+
+
+def test_what_a_failed_fill_has_is_kept_or_removed_as_told(shelf: PartStore, tmp_path: Path) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.begin(head())
+    assert lease.part is not None
+    lease.part.put(0, BODY[:50_000])
+    for keep in (True, True, False):
+        lease.failed(Failed(502, "broke off"), keep=keep)
+        assert files(tmp_path / "parts-v1") == ([".fill", ".part"] if keep else [])
+        lease = shelf.claim(KEY)
+        assert lease is not None
+        assert (lease.have, lease.journal.head) == ((50_000, head()) if keep else (0, None))
+    lease.failed(Failed(404, "nowhere"), keep=True)
+    assert not files(tmp_path / "parts-v1")
+
+
+def test_a_watch_follows_a_fill_to_its_end(shelf: PartStore) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    watch = shelf.watch(KEY)
+    assert watch is not None
+    assert watch.refresh() == lease.journal
+    for step in (
+        lambda: lease.begin(head()),
+        lambda: lease.reset(),
+        lambda: lease.begin(head(5, ETag='"x"')),
+        lambda: lease.whole("0" * 64),
+        lambda: lease.done(),
+    ):
+        step()
+        assert watch.refresh() == lease.journal
+    assert watch.journal.done
+    assert watch.journal.number == 2
+    assert watch.open_part() is None
+    watch.close()
+
+
+def test_a_watch_follows_a_journal_that_is_begun_anew(shelf: PartStore, tmp_path: Path) -> None:
+    """The leader died between two parts, so that the next one cannot use what is there."""
+    with other_process("claim", tmp_path, "fill", "reset") as other:
+        heard(other)
+        watch = shelf.watch(KEY)
+        assert watch is not None
+        assert watch.refresh().number == 1
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    assert lease.have == 0
+    assert watch.refresh().head is None
+    lease.begin(head(7, ETag='"a longer head than before"'))
+    assert watch.refresh() == lease.journal
+    assert watch.journal.number == 2, "a number is never used for other bytes"
+    lease.done()
+    assert watch.refresh().done
+    watch.close()
+
+
+def test_a_journal_of_another_boot_is_not_trusted(tmp_path: Path) -> None:
+    before = PartStore(tmp_path / "parts-v1")
+    for boot, have in (("one", 0), ("one", 50_000), ("two", 0), ("", 0), ("", 0)):
+        before.boot = boot
+        lease = before.claim(KEY)
+        assert lease is not None
+        assert lease.have == have
+        if have == 0:
+            lease.begin(head())
+            assert lease.part is not None
+            lease.part.put(0, BODY[:50_000])
+        lease.failed(Failed(502, "broke off"), keep=True)
+        assert files(tmp_path / "parts-v1") == [".fill", ".part"]
+
+
+@pytest.mark.parametrize("room", [0, 20, 60])
+def test_a_disk_that_is_full_at_the_claim_does_not_keep_the_lease(shelf: PartStore, room: int) -> None:
+    with full_disk(room), pytest.raises(StoreError):
+        shelf.claim(KEY)
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.done()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_disk_that_is_full_at_the_end_does_not_keep_the_lease(shelf: PartStore, tmp_path: Path, keep: bool) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.begin(head())
+    assert lease.part is not None
+    [journal] = (tmp_path / "parts-v1").glob("*.fill")
+    with full_disk(journal.stat().st_size + 5), pytest.raises(StoreError):
+        lease.failed(Failed(500, "disk full"), keep=keep)
+    following = shelf.claim(KEY)
+    assert following is not None
+    following.done()
+    assert not files(tmp_path / "parts-v1")
+
+
+def test_a_line_the_disk_takes_half_of_is_not_left_torn(shelf: PartStore, tmp_path: Path) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.begin(head())
+    watch = shelf.watch(KEY)
+    assert watch is not None
+    [journal] = (tmp_path / "parts-v1").glob("*.fill")
+    with full_disk(journal.stat().st_size + 5), pytest.raises(StoreError):
+        lease.whole(DIGEST)
+    assert lease.journal.digest is None
+    lease.whole(DIGEST)
+    assert watch.refresh() == lease.journal
+    lease.done()
+    watch.close()
+
+
+def test_nothing_is_done_to_the_files_of_the_next_holder(shelf: PartStore, tmp_path: Path) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.done()
+    following = shelf.claim(KEY)
+    assert following is not None
+    following.begin(head())
+    lease.failed(Failed(500, "too late"), keep=False)
+    assert files(tmp_path / "parts-v1") == [".fill", ".part"]
+    following.done()
+
+
+def test_a_lease_that_cannot_be_had_holds_no_descriptor(shelf: PartStore) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        assert shelf.claim(KEY) is None
+    with full_disk(10):
+        for _ in range(10):
+            with pytest.raises(StoreError):
+                shelf.claim(Key("/b.tar"))
+    assert len(os.listdir("/proc/self/fd")) == before
+    lease.done()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"{}", b"[]", b"null", b'{"claim": 1, "part": 0}', b'{"part": 1, "head": "{}"}', b"\xff", b'{"part": 1}', b"{"],
+)
+def test_a_line_that_is_none_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's is one, and the text is its own
+        Journal().after(line)
+
+
+# The registry
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    one = Registry(tmp_path / "registry-v1.db")
+    yield one
+    one.close()
+
+
+def digest_of(letter: str) -> str:
+    return letter * 64
+
+
+def test_versions_count_up_and_are_never_used_again(registry: Registry) -> None:
+    a, b, c = map(digest_of, "abc")
+    assert [registry.commit(KEY, digest, head()).version for digest in (a, b, a)] == [1, 2, 3]
+    assert registry.condemn(a) == 2
+    best = registry.best(KEY)
+    assert best is not None
+    assert (best.version, best.digest) == (2, b)
+    assert registry.commit(KEY, a, head()).version == 4
+    assert registry.commit(KEY, c, head()).version == 5
+    assert registry.commit(Key("/b.tar"), c, head()).version == 1
+    assert registry.best(Key("/c.tar")) is None
+
+
+def test_equal_bytes_confirm_the_newest_version(registry: Registry) -> None:
+    first = registry.commit(KEY, digest_of("a"), head())
+    again = registry.commit(KEY, digest_of("a"), head(ETag='"new"'))
+    assert (again.id, again.version, again.created) == (first.id, first.version, first.created)
+    best = registry.best(KEY)
+    assert best is not None
+    assert best.representation == head(ETag='"new"')
+    assert registry.totals() == Totals(1, 1, len(BODY))
+
+
+def test_a_version_that_is_gone_cannot_be_confirmed(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.commit(KEY, digest_of("a"), head())
+    with closing(sqlite3.connect(tmp_path / "registry-v1.db")) as connection, connection:
+        connection.execute("DELETE FROM entry")
+    with pytest.raises(StoreError):
+        registry.confirm(entry, head())
+    assert registry.best(KEY) is None
+
+
+def test_the_time_of_last_use_never_goes_back(registry: Registry) -> None:
+    entry = registry.commit(KEY, digest_of("a"), head())
+    registry.touch({entry.id: entry.used + 100, 12345: 1.0})
+    registry.touch({entry.id: entry.used + 50})
+    best = registry.best(KEY)
+    assert best is not None
+    assert best.used == entry.used + 100
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@given(
+    deeds=st.lists(
+        st.one_of(
+            st.tuples(st.just("commit"), st.sampled_from(["/a", "/b"]), st.sampled_from("abc")),
+            st.tuples(st.just("condemn"), st.just(""), st.sampled_from("abc")),
+        ),
+        max_size=20,
+    )
+)
+def test_best_and_totals_agree_with_a_plain_model(
+    tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[str, str, str]]
+) -> None:
+    registry = Registry(tmp_path_factory.mktemp("model") / "registry-v1.db")
+    versions: dict[str, list[tuple[str, bool]]] = {"/a": [], "/b": []}
+    ever: set[str] = set()
+    sizes = {"a": 1, "b": 20, "c": 300}
+    try:
+        for deed, key, letter in deeds:
+            if deed == "commit":
+                registry.commit(Key(key), digest_of(letter), head(sizes[letter]))
+                ever.add(letter)
+                if versions[key][-1:] != [(letter, True)]:
+                    versions[key].append((letter, True))
+            else:
+                count = sum(one == (letter, True) for all_of in versions.values() for one in all_of)
+                assert registry.condemn(digest_of(letter)) == count
+                for name, all_of in versions.items():
+                    versions[name] = [(one, ready and one != letter) for one, ready in all_of]
+            for name, all_of in versions.items():
+                ready = [(number, one) for number, (one, is_ready) in enumerate(all_of, 1) if is_ready]
+                best = registry.best(Key(name))
+                assert (best and (best.version, best.digest[0])) == (ready[-1] if ready else None)
+            entries = sum(ready for all_of in versions.values() for _, ready in all_of)
+            assert registry.totals() == Totals(entries, len(ever), sum(sizes[letter] for letter in ever))
+    finally:
+        registry.close()
+
+
+def test_many_threads_of_many_processes_commit_and_look_up_without_an_error(tmp_path: Path) -> None:
+    children = [subprocess.Popen([sys.executable, __file__, "hammer", tmp_path, str(number)]) for number in range(4)]
+    assert [child.wait(100) for child in children] == [0] * 4
+    registry = Registry(tmp_path / "registry-v1.db")
+    with closing(sqlite3.connect(tmp_path / "registry-v1.db")) as connection:
+        rows = connection.execute("SELECT key, version, digest FROM entry ORDER BY key, version").fetchall()
+        [(count, blob_count)] = connection.execute("SELECT (SELECT count(*) FROM entry), (SELECT count(*) FROM blob)")
+    for key in {row[0] for row in rows}:
+        of_key = [row for row in rows if row[0] == key]
+        assert [row[1] for row in of_key] == list(range(1, len(of_key) + 1))
+        assert all(one[2] != other[2] for one, other in pairwise(of_key))
+    assert registry.totals() == Totals(count, blob_count, blob_count)
+    registry.close()
+
+
+def test_a_registry_is_used_on_both_sides_of_a_fork(tmp_path: Path) -> None:
+    """Threads of the parent use it all the while; the parent leaves before the child commits."""
+    with other_process("fork", tmp_path) as other:
+        assert other.wait(60) == 0
+    registry = Registry(tmp_path / "registry-v1.db")
+    for key in ("/parent", "/child/1", "/child/2"):
+        assert registry.best(Key(key)) is not None, key
+    registry.close()
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_a_file_that_is_no_registry_is_an_error_with_its_name(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "registry-v1.db"
+    path.write_bytes(random.Random(2).randbytes(size))
+    if size:
+        with pytest.raises(StoreError, match="registry-v1"):
+            Registry(path)
+    else:
+        Registry(path).close()
+
+
+def test_a_row_that_cannot_be_read_is_an_error(registry: Registry, tmp_path: Path) -> None:
+    registry.commit(KEY, digest_of("a"), head())
+    with closing(sqlite3.connect(tmp_path / "registry-v1.db")) as connection, connection:
+        connection.execute("UPDATE entry SET representation = '{'")
+    with pytest.raises(StoreError):
+        registry.best(KEY)
+
+
+# What the other process does
+
+
+def claim(root: Path, *how: str) -> None:
+    """Say what is in the lease that this process could get, and hold it."""
+    lease = PartStore(root / "parts-v1").claim(KEY)
+    if lease is not None and "fill" in how:
+        lease.begin(head())
+        assert lease.part is not None
+        lease.part.put(0, BODY[:50_000])
+    if lease is not None and "reset" in how:
+        lease.reset()
+    say("None" if lease is None else str(lease.have if not how else 0))
+    sys.stdin.read()
+
+
+def contend(root: Path, turns: str) -> None:
+    """Take and leave the lease many times; exit with an error if somebody else holds it meanwhile."""
+    shelf, flag = PartStore(root / "parts-v1"), root / "held"
+    for _ in range(int(turns)):
+        lease: Lease | None = None
+        while lease is None:
+            lease = shelf.claim(KEY)
+        flag.touch(exist_ok=False)
+        lease.begin(head())
+        flag.unlink()
+        lease.done()
+
+
+def hammer(root: Path, seed: str) -> None:
+    """Eight threads commit and look up; exit with an error if one fails."""
+    registry = Registry(root / "registry-v1.db")
+
+    def work(number: int) -> None:
+        choice = random.Random(f"{seed} {number}")
+        for _ in range(25):
+            key = Key(f"/{choice.randrange(5)}")
+            digest = digest_of(choice.choice("0123456789"))
+            entry = registry.commit(key, digest, head(1))
+            assert (entry.key, entry.digest) == (key, digest)
+            best = registry.best(key)
+            assert best is not None
+            assert best.version >= entry.version
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    registry.close()
+
+
+def fork(root: Path) -> None:
+    """Fork while threads use the registry; the child commits before and after the parent closed it."""
+    registry = Registry(root / "registry-v1.db")
+    over = threading.Event()
+
+    def use() -> None:
+        while not over.is_set():
+            registry.commit(Key("/parent"), digest_of("a"), head())
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    child_is_ready, parent_is_done = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        registry.commit(Key("/child/1"), digest_of("b"), head())
+        os.write(child_is_ready[1], b"x")
+        os.read(parent_is_done[0], 1)
+        registry.commit(Key("/child/2"), digest_of("c"), head())
+        os._exit(0)
+    os.read(child_is_ready[0], 1)
+    over.set()
+    for thread in threads:
+        thread.join()
+    registry.close()
+    os.write(parent_is_done[1], b"x")
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+
+
+if __name__ == "__main__":
+    deed, directory, *arguments = sys.argv[1:]
+    {"claim": claim, "contend": contend, "hammer": hammer, "fork": fork}[deed](Path(directory), *arguments)
