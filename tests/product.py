@@ -107,8 +107,9 @@ class Proxy:
 
     def workers(self) -> list[int]:
         """The pids of the worker processes."""
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
-        return [int(word) for word in found.stdout.split()]
+        return [
+            int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == self.process.pid
+        ]
 
     def kill(self) -> None:
         """SIGKILL to the process and its workers."""
@@ -134,6 +135,13 @@ class Proxy:
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
+
+
+def _parent(process: Path) -> int:
+    """The pid of the parent of a process in /proc; 0 if it is gone."""
+    with contextlib.suppress(OSError):
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def blobs(cache: Path) -> list[Path]:

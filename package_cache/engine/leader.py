@@ -71,7 +71,9 @@ class Leader:
                 self._registry.confirm(seen, refreshed(seen.representation, head))
                 lease.done()
             case GiveUp(status, reason):
-                logger.log(logging.INFO if status == 404 else logging.WARNING, "%s: %s", wanted.key, reason)
+                # Where a version is here, serving it is what gets the warning.
+                level = logging.INFO if status == 404 or seen is not None else logging.WARNING
+                logger.log(level, "%s: %s", wanted.target.text, reason)
                 lease.failed(Failed(status, reason), keep=not transfer.contradicted)
         fill.publish(lease)
 
@@ -100,5 +102,5 @@ class Leader:
         lease.whole(digest)
         fill.publish(lease)
         entry = self._committer.commit(wanted.key, digest, replace(head, size=part.size), part)
-        logger.info("stored %s, version %d, %d bytes, from %s", wanted.key, entry.version, part.size, head.source)
+        logger.info("stored %s, version %d, %d bytes, from %s", wanted.target.text, entry.version, part.size, head.source)
         lease.done()

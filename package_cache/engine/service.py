@@ -183,7 +183,7 @@ class Service:
         seen = seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
         if seen is None or error.http_status == 404:
             raise error
-        logger.warning("%s is served as it was on %s: %s", wanted.key, seen.representation.get("date"), error)
+        logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")
         if answer is None:
             raise error
