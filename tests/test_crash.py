@@ -323,19 +323,23 @@ def test_clients_of_the_other_worker_notice_nothing_when_the_leader_is_killed(
     proxy = start(origin.url, host="gunicorn")
     until(lambda: len(proxy.workers()) == 2 and have_opened_the_registry(proxy.workers()))
     with ExitStack() as stack:
-        clients = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(24)]
+        clients = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(12)]
         got = [client.read(HALF) for client in clients]
         until(lambda: size_of_part(proxy.cache) == HALF)
         leader = holder_of_lease(proxy.cache)
         assert leader in proxy.workers()
+        # Which worker accepts is the kernel's choice; while the leader is stopped, the other one does.
+        os.kill(leader, signal.SIGSTOP)
+        others = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(12)]
+        got += [client.read(HALF) for client in others]
+        clients += others
         os.kill(leader, signal.SIGKILL)
         with ThreadPoolExecutor(len(clients)) as pool:
             bodies = [first + second for first, second in zip(got, pool.map(rest, clients), strict=True)]
         gate.open()
     assert all(BODY.startswith(body) for body in bodies)
     survivors = [body for body in bodies if len(body) == len(BODY)]
-    assert survivors, "every client was with the leader"
-    assert len(survivors) < len(bodies)
+    assert len(others) <= len(survivors) < len(bodies)
     assert [asked.fields.get("range") for asked in origin.requests()] == [None, f"bytes={HALF - OVERLAP}-"]
     until(lambda: not parts(proxy.cache))
     assert_sound(proxy.cache)

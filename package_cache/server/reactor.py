@@ -139,6 +139,9 @@ class Reactor(ABC):
         if begun - self._swept > _SWEEP_SECONDS:
             self._swept = begun
             self._sweep(begun)
+            # The kernel wakes one process for a connection; if that one hangs or dies, no other hears of it.
+            for listener in list(self._listeners.values()):
+                self._accept(listener)
         self._access.flush()
         if time.monotonic() - begun > STALL_SECONDS:
             self.counters.stalls += 1
