@@ -318,3 +318,14 @@ def test_a_range_far_ahead_waits_for_the_fill_where_the_source_proves_nothing(
     asker.join(30)
     assert part == [body[3_000_000:3_000_010]]
     assert len(origin.requests()) == 1
+
+
+def test_more_hot_files_than_descriptors_are_served(origin: Origin, start: Start, tmp_path: Path) -> None:
+    bodies = [origin.put(f"/file-{number}.tar.gz", b"%d" % number) for number in range(120)]
+    wrapper = tmp_path / "wrapped"
+    wrapper.mkdir()
+    (wrapper / "sitecustomize.py").write_text("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))")
+    proxy = start(origin.url, environment={"PYTHONPATH": os.pathsep.join([str(wrapper), os.environ.get("PYTHONPATH", "")])})
+    for _ in range(2):
+        for number, body in enumerate(bodies):
+            assert proxy.get(f"/file-{number}.tar.gz").body == body

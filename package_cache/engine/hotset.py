@@ -45,9 +45,10 @@ class HotFile:
 
 
 class HotSet:
-    """Hot files by the text of their target."""
+    """Hot files by the text of their target, with at most so many `descriptors` open."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, descriptors: int) -> None:
+        self._limit = min(MAX_ENTRIES, descriptors)
         self._words = generation.words
         self._files: dict[str, HotFile] = {}
         self._bytes = 0
@@ -68,7 +69,7 @@ class HotSet:
         self.discard(target)
         self._files[target] = hot
         self._bytes += hot.cost
-        if len(self._files) > MAX_ENTRIES or self._bytes > MAX_BYTES:
+        if len(self._files) > self._limit or self._bytes > MAX_BYTES:
             self._trim()
 
     def _trim(self) -> None:

@@ -71,7 +71,7 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
         """Build the application; called once in each worker."""
         try:
             return self._make()
-        except PackageCacheError as error:
+        except (PackageCacheError, OSError) as error:
             logger.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 

@@ -36,7 +36,7 @@ from package_cache.server.connections import (
     simple,
 )
 from package_cache.server.reactor import Limits, Reactor
-from package_cache.server.sockets import READ, WRITE
+from package_cache.server.sockets import READ, WRITE, raise_descriptor_limit
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Loop(Reactor):
         super().__init__(listeners, application.access, limits)
         self._service = application.service
         self._hosts = application.hosts
-        self._hotset = HotSet(application.service.generation)
+        self._hotset = HotSet(application.service.generation, raise_descriptor_limit() // 4)
         self._fallback = fallback
         self._pool = pool
         self._software = software
@@ -214,6 +214,7 @@ class Loop(Reactor):
             return
         match step:
             case HotFile():
+                step.used = self._now  # or it would be the first to make room
                 if asked.hot:
                     self._hotset.add(asked.target, step)
                 else:

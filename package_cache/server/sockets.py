@@ -1,13 +1,16 @@
 """Waiting for sockets: epoll where the system has it, poll elsewhere, behind one face."""
 
+import resource
 import select
 import socket
+from contextlib import suppress
 from typing import Protocol
 
 READ = select.POLLIN
 WRITE = select.POLLOUT
 BROKEN = select.POLLERR | select.POLLHUP
 _NOT_SENT_LIMIT = 512 << 10
+_MANY = 1 << 20
 
 
 class Poller(Protocol):
@@ -49,6 +52,16 @@ def make_poller() -> Poller:
 def exclusive() -> int:
     """The flag that wakes one of several processes for a new connection, where the system knows it."""
     return getattr(select, "EPOLLEXCLUSIVE", 0)
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many files as it may at all; how many that is. Each connection and each hot file is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY if hard == resource.RLIM_INFINITY else hard
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return soft
 
 
 def prepare_listener(listener: socket.socket) -> None:
