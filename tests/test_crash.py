@@ -388,6 +388,38 @@ def test_the_other_server_takes_a_download_over_whenever_the_leader_is_killed(
     assert [asked.fields.get("range") for asked in origin.requests()[1:]] == [f"bytes={at - OVERLAP}-" for at in places]
 
 
+DIE = """\
+import os, signal, sys
+
+def hook(event, arguments):
+    if event == {event!r} and {place!r} in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+"""
+
+
+@pytest.mark.parametrize(("event", "place"), [("os.rename", "parts-v1"), ("open", "blobs-v1/")], ids=["before", "after"])
+def test_a_verified_file_reaches_clients_elsewhere_though_its_leader_dies_at_the_rename(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path, event: str, place: str
+) -> None:
+    body, gate = noise(20_000_000), Gate()
+    origin.put("/a.tar", body, Serve(gate=gate, gate_at=1_000_000), Serve())
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DIE.format(event=event, place=place))
+    doomed = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})
+    other = start(origin.url)
+    with streaming(doomed, "/a.tar") as leading, streaming(other, "/a.tar") as slow:
+        leading.read(1)
+        got = slow.read(1)
+        gate.open()
+        doomed.process.wait(30)
+        doomed.kill()
+        until(lambda: other.get("/a.tar").body == body and not parts(other.cache))
+        assert got + rest(slow) == body
+    assert_sound(other.cache)
+
+
 # Killed at each step
 
 

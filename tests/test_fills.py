@@ -455,7 +455,7 @@ def test_a_verified_file_is_read_to_its_end_though_it_cannot_be_stored(shelf: Pa
     def lead(fill: Fill, lease: Lease) -> None:
         receive(fill, lease, len(BODY))
         go_on.wait(30)
-        lease.whole(hashlib.sha256(BODY).hexdigest())
+        lease.whole(hashlib.sha256(BODY).hexdigest(), len(BODY))
         fill.publish(lease)
         raise StoreError("the registry cannot be used")
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from os import listdir
+from contextlib import ExitStack
 
 import pytest
 from origin import Behaviour, Gate, Hang, Origin, Raw, Say, Serve, until
@@ -265,14 +265,14 @@ def test_clients_of_an_unchanged_index_share_one_request(origin: Origin, start: 
     origin.put("/layout.conf", b"first", Serve(), Serve(before=gate), Serve())
     proxy = start(origin.url)
     proxy.get("/layout.conf")
-    with ThreadPoolExecutor(count) as pool:
-        descriptors = f"/proc/{proxy.process.pid}/fd"
-        before = len(listdir(descriptors))
-        running = [pool.submit(proxy.get, "/layout.conf") for _ in range(count)]
-        until(lambda: len(listdir(descriptors)) >= before + count)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(proxy.connect()) for _ in range(count)]
+        for client in clients:
+            client.sendall(b"GET /layout.conf HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert gate.reached.wait(30)
         gate.open()
-        assert {one.result().body for one in running} == {b"first"}
+        answers = [client.makefile("rb").read() for client in clients]
+    assert {answer.partition(b"\r\n\r\n")[2] for answer in answers} == {b"first"}
     assert len(origin.requests()) < count
 
 

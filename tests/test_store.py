@@ -383,7 +383,7 @@ def test_a_watch_follows_a_fill_to_its_end(shelf: PartStore) -> None:
         lambda: lease.begin(head()),
         lambda: lease.reset(),
         lambda: lease.begin(head(5, ETag='"x"')),
-        lambda: lease.whole("0" * 64),
+        lambda: lease.whole("0" * 64, 0),
         lambda: lease.done(),
     ):
         step()
@@ -462,9 +462,9 @@ def test_a_line_the_disk_takes_half_of_is_not_left_torn(shelf: PartStore, tmp_pa
     assert watch is not None
     [journal] = (tmp_path / "parts-v1").glob("*.fill")
     with full_disk(journal.stat().st_size + 5), pytest.raises(StoreError):
-        lease.whole(DIGEST)
+        lease.whole(DIGEST, len(BODY))
     assert lease.journal.digest is None
-    lease.whole(DIGEST)
+    lease.whole(DIGEST, len(BODY))
     assert watch.refresh() == lease.journal
     lease.done()
     watch.close()

@@ -52,7 +52,7 @@ class Leader:
     def lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> None:
         """Download what is wanted, unless it is here by now. Raises StoreError."""
         if lease.unstored is not None:
-            self._store_late(wanted, lease, lease.unstored)
+            self._store_late(wanted, fill, lease, lease.unstored)
         seen = self._registry.best(wanted.key)
         if seen is not None and wanted.is_met_by(seen.representation):
             lease.done()
@@ -77,7 +77,7 @@ class Leader:
                 lease.failed(Failed(status, reason), keep=not transfer.contradicted)
         fill.publish(lease)
 
-    def _store_late(self, wanted: Wanted, lease: Lease, journal: Journal) -> None:
+    def _store_late(self, wanted: Wanted, fill: Fill, lease: Lease, journal: Journal) -> None:
         """Put into the store what a killed process had verified, if it is there still."""
         digest, head, size = journal.digest, journal.head, journal.size
         if digest is None or head is None or size is None:
@@ -85,6 +85,7 @@ class Leader:
         if lease.part is not None:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
                 return
+            self._tell_whole(fill, lease, digest, size)
             self._committer.commit(wanted.key, digest, replace(head, size=size), lease.part)
             lease.adopted()
             return
@@ -92,15 +93,21 @@ class Leader:
             self._blobs.open(digest, size).close()
         except DamagedBlob:
             return
+        self._tell_whole(fill, lease, digest, size)
         self._registry.commit(wanted.key, digest, replace(head, size=size))
+
+    @staticmethod
+    def _tell_whole(fill: Fill, lease: Lease, digest: str, size: int) -> None:
+        """Let readers have the rest; those of a leader that died were told already, and must not be told otherwise."""
+        lease.whole(digest, size)
+        fill.publish(lease)
 
     def _store(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
         head, part = lease.journal.head, lease.part
         assert head is not None  # a transfer finishes only after its head
         assert part is not None
         digest = sink.digest()
-        lease.whole(digest)
-        fill.publish(lease)
+        self._tell_whole(fill, lease, digest, part.size)
         entry = self._committer.commit(wanted.key, digest, replace(head, size=part.size), part)
         logger.info("stored %s, version %d, %d bytes, from %s", wanted.target.text, entry.version, part.size, head.source)
         lease.done()

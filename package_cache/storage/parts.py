@@ -55,7 +55,7 @@ class Journal:
             case {"claim": str(boot), "part": int(number)}:
                 return Journal(number=number, head=self.head, boot=boot)
             case {"part": int(number), "head": str(text)}:
-                return replace(self, number=number, head=records.load(text), confirmed=True)
+                return replace(self, number=number, head=records.load(text), confirmed=True, digest=None, size=None)
             case {"whole": str(digest), "size": int(size)}:
                 return replace(self, digest=digest, size=size)
             case {"done": True}:
@@ -235,9 +235,9 @@ class Lease:
             self.part.close()
             self.part = None
 
-    def whole(self, digest: str) -> None:
+    def whole(self, digest: str, size: int) -> None:
         """Tell readers that every byte is there and verified."""
-        self._write({"whole": digest, "size": self.have})
+        self._write({"whole": digest, "size": size})
 
     def done(self) -> None:
         """Tell readers that the registry has the outcome, and remove the files."""
