@@ -48,22 +48,25 @@ def cache_directory(config: Config) -> Path:
 
 def prepare(config: Config) -> Totals:
     """Make the cache directory usable, or raise StoreError with what to do; what it holds already."""
+    _, _, registry = _open_stores(config)
+    totals = registry.totals()
+    registry.close()
+    return totals
+
+
+def _open_stores(config: Config) -> tuple[BlobStore, PartStore, Registry]:
     root = cache_directory(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
         tag = root / "CACHEDIR.TAG"
         if not tag.exists():
             tag.write_bytes(_TAG)
-        BlobStore(root / "blobs-v1")
-        PartStore(root / "parts-v1")
+        blobs, parts = BlobStore(root / "blobs-v1"), PartStore(root / "parts-v1")
     except OSError as error:
         raise StoreError(_unusable(root, error.strerror or str(error))) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
         raise StoreError(_unusable(root, "not writable for this user"))
-    registry = Registry(root / "registry-v1.db")
-    totals = registry.totals()
-    registry.close()
-    return totals
+    return blobs, parts, Registry(root / "registry-v1.db")
 
 
 def _unusable(root: Path, reason: str) -> str:
@@ -72,16 +75,14 @@ def _unusable(root: Path, reason: str) -> str:
 
 def build_service(config: Config) -> Service:
     """The service of a configuration. Opens the store, starts nothing."""
-    prepare(config)
-    root = cache_directory(config)
-    registry = Registry(root / "registry-v1.db")
+    blobs, parts, registry = _open_stores(config)
     via = f"package-cache-{registry.instance}"
     mirrors = Mirrors(config.source, time.monotonic)
     http = HttpFetcher(config.source, config.timeouts, software(), via)
     return Service(
         registry,
-        BlobStore(root / "blobs-v1"),
-        Fills(PartStore(root / "parts-v1")),
+        blobs,
+        Fills(parts),
         Fetcher(http, mirrors),
         LastUse(registry, time.time),
         via,

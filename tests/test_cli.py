@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from origin import Gate, Origin, Serve, until
+from origin import Gate, Origin, Serve
 from product import Proxy, parts
 from raw import Client
 
@@ -159,7 +159,7 @@ def test_a_cache_that_cannot_be_written_is_told_in_a_line(tmp_path: Path, server
 
 def test_a_worker_that_finds_no_cache_ends_it_with_a_line(start: Start, tmp_path: Path) -> None:
     proxy = start("http://127.0.0.1:9/", host="gunicorn", arguments=["--workers", "1"])
-    until(proxy.workers)
+    assert proxy.get("/", method="PUT").status == 405  # the worker is up
     proxy.cache.rename(tmp_path / "elsewhere")
     proxy.cache.write_text("")
     os.kill(proxy.workers()[0], signal.SIGKILL)
