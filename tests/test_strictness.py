@@ -326,7 +326,7 @@ def test_each_request_is_one_line_of_the_log_and_nothing_in_it_is_raw(
 ) -> None:
     for path in ("/file.tar", "/%C3%AF.tar", "/index/"):
         origin.put(path, BODY)
-    proxy = start(origin.url, host=host, arguments=["-v"])
+    proxy = start(origin.url, host=host, arguments=["-v", "--workers", "1"])
     requests = [
         (with_target(b'/"quoted"\\n.tar'), 404),
         (with_target(b"/%C3%AF.tar"), 200),
