@@ -18,7 +18,7 @@ from package_cache.model import Source
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.app import Application
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.parts import PartStore
+from package_cache.storage.leases import PartStore
 from package_cache.storage.registry import Registry, Totals
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher

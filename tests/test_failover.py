@@ -181,7 +181,7 @@ def test_a_mirror_that_does_not_answer_is_asked_last_for_a_while(
 
 
 def test_a_download_that_waits_for_its_sources_shows_that_it_lives(start: Callable[..., Proxy]) -> None:
-    """Clients of other processes give up on a leader that shows no sign of life."""
+    """Clients of other processes give up on a leader that shows no sign of life. In its first moment there is none yet."""
     origins = [Origin() for _ in range(3)]
     try:
         for origin in origins:
@@ -194,7 +194,7 @@ def test_a_download_that_waits_for_its_sources_shows_that_it_lives(start: Callab
                 until(origin.requests)
                 signs |= {path.stat().st_mtime_ns for path in parts(proxy.cache)}
             assert waiting.result().status == 504
-        assert len(signs) == 3
+        assert len(signs) == 2
     finally:
         for origin in origins:
             origin.stop()

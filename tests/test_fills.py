@@ -19,7 +19,8 @@ from product import Proxy, Response, blobs, parts
 from package_cache.engine.fills import Fill, FillReader, Fills, Lead, ReplacedError
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Key, Representation, Span
-from package_cache.storage.parts import Failed, Lease, PartStore
+from package_cache.storage.journals import Failed
+from package_cache.storage.leases import Lease, PartStore
 
 HELD_BACK = 65536
 """Bytes at the end that no client gets before the whole is verified."""

@@ -27,7 +27,9 @@ from product import Proxy, blobs, parts
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Key, Representation
 from package_cache.storage.blobs import SEAL_NS, BlobStore
-from package_cache.storage.parts import Failed, Journal, Lease, Part, PartStore, Watch
+from package_cache.storage.journals import Failed, Journal
+from package_cache.storage.leases import Lease, PartStore, Watch
+from package_cache.storage.parts import Part
 from package_cache.storage.registry import Registry, Totals
 
 KEY = Key("/a.tar")
@@ -85,7 +87,7 @@ def adopt(store: BlobStore, tmp_path: Path, body: bytes = BODY) -> Path:
     part = Part(tmp_path / "a.part", create=True)
     assert part.put(0, body)
     store.seal(part)
-    store.publish([(part, digest)])
+    store.settle([store.publish(part, digest)])
     part.close()
     return store.path(digest)
 
@@ -106,7 +108,7 @@ def test_readers_of_a_part_read_on_when_it_becomes_a_blob(store: BlobStore, tmp_
     part.put(0, BODY)
     reader = os.open(part.path, os.O_RDONLY)
     store.seal(part)
-    store.publish([(part, DIGEST)])
+    store.publish(part, DIGEST)
     part.close()
     assert os.pread(reader, len(BODY), 0) == BODY
     os.close(reader)
@@ -284,7 +286,6 @@ def test_a_lease_ends_with_its_process_and_what_it_wrote_stays(shelf: PartStore,
     with other_process("claim", tmp_path, "fill") as other:
         assert heard(other) == "0"
         watch = shelf.watch(KEY)
-        assert watch is not None
         assert watch.refresh().head == head()
         assert watch.take_over() is None
         other.send_signal(signal.SIGKILL)
@@ -302,7 +303,9 @@ def test_a_lease_ends_with_its_process_and_what_it_wrote_stays(shelf: PartStore,
 def test_of_many_who_wait_for_a_dead_leader_one_takes_over(shelf: PartStore, tmp_path: Path) -> None:
     with other_process("claim", tmp_path, "fill") as other:
         heard(other)
-        watches = [watch for watch in (shelf.watch(KEY) for _ in range(8)) if watch]
+        watches = [shelf.watch(KEY) for _ in range(8)]
+        for watch in watches:
+            assert watch.refresh().head == head()
         other.send_signal(signal.SIGKILL)
         other.wait()
     with ThreadPoolExecutor(8) as pool:
@@ -318,7 +321,7 @@ def test_a_lease_that_was_taken_over_ends_though_its_watch_lives(shelf: PartStor
     with other_process("claim", tmp_path, "fill") as other:
         heard(other)
         watch = shelf.watch(KEY)
-        assert watch is not None
+        watch.refresh()
         other.send_signal(signal.SIGKILL)
         other.wait()
     lease = watch.take_over()
@@ -336,7 +339,7 @@ def test_a_fill_whose_files_were_removed_is_not_taken_over(shelf: PartStore, tmp
     with other_process("claim", tmp_path, "fill") as other:
         heard(other)
         watch = shelf.watch(KEY)
-        assert watch is not None
+        watch.refresh()
         other.send_signal(signal.SIGKILL)
         other.wait()
     for path in (tmp_path / "parts-v1").iterdir():
@@ -377,7 +380,8 @@ def test_a_watch_follows_a_fill_to_its_end(shelf: PartStore) -> None:
     lease = shelf.claim(KEY)
     assert lease is not None
     watch = shelf.watch(KEY)
-    assert watch is not None
+    assert watch.refresh() == Journal(), "nothing is told before there is something to tell"
+    lease.expose()
     assert watch.refresh() == lease.journal
     for step in (
         lambda: lease.begin(head()),
@@ -399,7 +403,6 @@ def test_a_watch_follows_a_journal_that_is_begun_anew(shelf: PartStore, tmp_path
     with other_process("claim", tmp_path, "fill", "reset") as other:
         heard(other)
         watch = shelf.watch(KEY)
-        assert watch is not None
         assert watch.refresh().number == 1
         other.send_signal(signal.SIGKILL)
         other.wait()
@@ -430,12 +433,35 @@ def test_a_journal_of_another_boot_is_not_trusted(tmp_path: Path) -> None:
         assert files(tmp_path / "parts-v1") == [".fill", ".part"]
 
 
+def left_behind(shelf: PartStore, tmp_path: Path) -> Path:
+    """The journal of a fill that failed and left its bytes."""
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.begin(head())
+    lease.failed(Failed(502, "broke off"), keep=True)
+    [journal] = (tmp_path / "parts-v1").glob("*.fill")
+    return journal
+
+
 @pytest.mark.parametrize("room", [0, 20, 60])
-def test_a_disk_that_is_full_at_the_claim_does_not_keep_the_lease(shelf: PartStore, room: int) -> None:
-    with full_disk(room), pytest.raises(StoreError):
+def test_a_disk_that_is_full_at_the_claim_does_not_keep_the_lease(shelf: PartStore, tmp_path: Path, room: int) -> None:
+    with full_disk(left_behind(shelf, tmp_path).stat().st_size + room), pytest.raises(StoreError):
         shelf.claim(KEY)
     lease = shelf.claim(KEY)
     assert lease is not None
+    lease.done()
+
+
+@pytest.mark.parametrize("room", [0, 60])
+def test_a_journal_the_disk_refuses_is_not_left_in_part(shelf: PartStore, tmp_path: Path, room: int) -> None:
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    lease.begin(head())
+    with full_disk(room), pytest.raises(StoreError):
+        lease.expose()
+    assert files(tmp_path / "parts-v1") == [".part"]
+    lease.expose()
+    assert shelf.watch(KEY).refresh() == lease.journal
     lease.done()
 
 
@@ -444,7 +470,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_keep_the_lease(shelf: PartStore
     lease = shelf.claim(KEY)
     assert lease is not None
     lease.begin(head())
-    assert lease.part is not None
+    lease.expose()
     [journal] = (tmp_path / "parts-v1").glob("*.fill")
     with full_disk(journal.stat().st_size + 5), pytest.raises(StoreError):
         lease.failed(Failed(500, "disk full"), keep=keep)
@@ -458,8 +484,8 @@ def test_a_line_the_disk_takes_half_of_is_not_left_torn(shelf: PartStore, tmp_pa
     lease = shelf.claim(KEY)
     assert lease is not None
     lease.begin(head())
+    lease.expose()
     watch = shelf.watch(KEY)
-    assert watch is not None
     [journal] = (tmp_path / "parts-v1").glob("*.fill")
     with full_disk(journal.stat().st_size + 5), pytest.raises(StoreError):
         lease.whole(DIGEST, len(BODY))
@@ -477,22 +503,26 @@ def test_nothing_is_done_to_the_files_of_the_next_holder(shelf: PartStore, tmp_p
     following = shelf.claim(KEY)
     assert following is not None
     following.begin(head())
+    following.expose()
     lease.failed(Failed(500, "too late"), keep=False)
     assert files(tmp_path / "parts-v1") == [".fill", ".part"]
     following.done()
 
 
-def test_a_lease_that_cannot_be_had_holds_no_descriptor(shelf: PartStore) -> None:
-    lease = shelf.claim(KEY)
-    assert lease is not None
+def test_a_lease_that_cannot_be_had_holds_no_descriptor(shelf: PartStore, tmp_path: Path) -> None:
+    journal = left_behind(shelf, tmp_path)
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(10):
-        assert shelf.claim(KEY) is None
-    with full_disk(10):
+    with full_disk(journal.stat().st_size):
         for _ in range(10):
             with pytest.raises(StoreError):
-                shelf.claim(Key("/b.tar"))
+                shelf.claim(KEY)
     assert len(os.listdir("/proc/self/fd")) == before
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    held = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        assert shelf.claim(KEY) is None
+    assert len(os.listdir("/proc/self/fd")) == held
     lease.done()
 
 
@@ -651,6 +681,7 @@ def claim(root: Path, *how: str) -> None:
     lease = PartStore(root / "parts-v1").claim(KEY)
     if lease is not None and "fill" in how:
         lease.begin(head())
+        lease.expose()
         assert lease.part is not None
         lease.part.put(0, BODY[:50_000])
     if lease is not None and "reset" in how:

@@ -1,61 +1,85 @@
 """Commits of finished downloads, in groups: many small files share one round of directory syncs and one transaction.
 
-There is no thread for it: whoever comes first commits for all who came meanwhile. A file is durable before its entry says
-READY.
+There is no thread for it, and nobody waits: whoever comes first commits for all who come meanwhile. A file is durable
+before its entry says READY.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from package_cache.errors import PackageCacheError, StoreError
-from package_cache.model import Entry, Key, Representation
+from package_cache.errors import StoreError
+from package_cache.model import Key, Representation
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.parts import Part
 from package_cache.storage.registry import Registry
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A sealed part that is to be the newest version of a key. `ended` is told whether it is; it must not raise."""
+
     key: Key
     digest: str
     representation: Representation
     part: Part
-    entry: Entry | None = None
-    error: PackageCacheError | None = None
+    ended: Callable[[StoreError | None], None]
 
 
 class Committer:
-    """Puts finished parts into the store. Safe for any number of threads."""
+    """Puts sealed parts into the store. Safe for any number of threads."""
 
     def __init__(self, registry: Registry, blobs: BlobStore) -> None:
         self._registry = registry
         self._blobs = blobs
         self._guard = threading.Lock()
-        self._turn = threading.Lock()
-        self._waiting: list[_Job] = []
+        self._waiting: list[Job] = []
+        self._busy = False
 
-    def commit(self, key: Key, digest: str, representation: Representation, part: Part) -> Entry:
-        """Make the part a blob and the newest version of the key. Raises StoreError."""
-        self._blobs.seal(part)
-        job = _Job(key, digest, representation, part)
+    def commit(self, job: Job) -> None:
+        """Have a part made the blob of its digest and the newest version of its key, now or in a moment."""
         with self._guard:
             self._waiting.append(job)
-        with self._turn:
-            if job.entry is None and job.error is None:
-                with self._guard:
-                    jobs, self._waiting = self._waiting, []
-                self._commit(jobs)
-        if job.entry is None:
-            raise job.error or StoreError(f"{key} was not committed")
-        return job.entry
-
-    def _commit(self, jobs: list[_Job]) -> None:
+            if self._busy:
+                return
+            self._busy = True
         try:
-            self._blobs.publish([(job.part, job.digest) for job in jobs])
-            entries = self._registry.commit_all([(job.key, job.digest, job.representation) for job in jobs])
-        except StoreError as error:
-            for job in jobs:
-                job.error = error
-            return
-        for job, entry in zip(jobs, entries, strict=True):
-            job.entry = entry
+            while jobs := self._next():
+                self._commit(jobs)
+        except BaseException:
+            with self._guard:
+                self._busy = False
+            raise
+
+    def _next(self) -> list[Job]:
+        with self._guard:
+            jobs, self._waiting = self._waiting, []
+            self._busy = bool(jobs)
+        return jobs
+
+    def _commit(self, jobs: list[Job]) -> None:
+        published, directories = self._publish(jobs)
+        error: StoreError | None = StoreError("storing a finished download ended in an internal error")
+        try:
+            self._blobs.settle(directories)
+            self._registry.commit_all([(job.key, job.digest, job.representation) for job in published])
+            error = None
+        except StoreError as refusal:
+            error = refusal
+        finally:
+            for job in published:
+                job.ended(error)
+
+    def _publish(self, jobs: list[Job]) -> tuple[list[Job], set[Path]]:
+        """What could be put in place, and the directories that are to be made durable."""
+        published: list[Job] = []
+        directories: set[Path] = set()
+        for job in jobs:
+            try:
+                directories.add(self._blobs.publish(job.part, job.digest))
+            except StoreError as error:
+                job.ended(error)
+            else:
+                published.append(job)
+        return published, directories

@@ -18,7 +18,9 @@ from functools import partial
 from package_cache.engine.threads import Threads
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Key, Span
-from package_cache.storage.parts import Failed, Journal, Lease, PartStore, Watch
+from package_cache.storage.journals import Failed, Journal
+from package_cache.storage.leases import Lease, PartStore, Watch
+from package_cache.storage.parts import Descriptor
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +52,18 @@ class Progress:
         total = self.journal.head.size if self.journal.head else None
         return min(self.size, max(0, total - TAIL)) if total is not None else max(0, self.size - TAIL)
 
+    def tells_more_than(self, before: "Progress") -> bool:
+        """Whether somebody who waits for an answer, or for more of it, can go on now and could not before."""
+        mine, other = self.journal, before.journal
+        return self.visible != before.visible or mine.failed is not other.failed or mine.done != other.done
 
-Lead = Callable[["Fill", Lease], None]
-"""Downloads with the lease, reporting through `Fill.publish`; must end the journal and give the lease back."""
+
+Lead = Callable[["Fill", Lease], bool]
+"""Downloads with the lease, reporting through `Fill.publish`. Returns True once the lease is given back; False if that is
+left to whoever stores the file, who calls `Fill.conclude`."""
+
+Run = Callable[[Callable[[], None]], None]
+"""Has a job run in a thread that is nobody else's, at once or in a moment. Raises RuntimeError if there is none."""
 
 
 class Fill:
@@ -65,10 +76,11 @@ class Fill:
         self._users = 1
         self._changed = threading.Condition()
         self._progress = Progress(Journal(), 0)
-        self._part: int | None = None
+        self._part: Descriptor | None = None
         self._part_number = 0
         self._watch: Watch | None = None
         self._leading = False
+        self._over = False
         self._news = time.monotonic()
         self._beat = 0.0
         self._listeners: list[Callable[[], None]] = []
@@ -97,31 +109,55 @@ class Fill:
 
     # -- the leading thread
 
-    def lead(self, lease: Lease) -> None:
-        """Download in a thread of this process."""
+    def lead(self, lease: Lease, run: Run) -> None:
+        """Download in a thread of this process, which `run` provides."""
         with self._changed:
-            self._start_leading(lease)
+            self._start_leading(lease, run)
 
-    def _start_leading(self, lease: Lease) -> None:
+    def _start_leading(self, lease: Lease, run: Run) -> None:
         self._leading = True
         self._users += 1
         try:
-            self._fills.threads.run(partial(self._run, lease))
+            run(partial(self._run, lease))
         except RuntimeError as error:
             self._users -= 1
             self._abandon(lease, f"no thread for a download: {error}")
 
     def _run(self, lease: Lease) -> None:
+        over = True
         try:
-            self._lead(self, lease)
+            over = self._lead(self, lease)
         except PackageCacheError as error:
-            logger.error("the download of %s failed: %s", self.key, error)
-            self._abandon(lease, str(error))
+            self._give_up(lease, error)
         except Exception:
             logger.exception("the download of %s ended in a bug", self.key)
             self._abandon(lease, "the download ended in an internal error")
         finally:
+            if over:
+                self._end_leading()
+
+    def conclude(self, lease: Lease, error: PackageCacheError | None) -> None:
+        """The file that `lead` left to somebody is stored, or could not be."""
+        try:
+            if error is None:
+                lease.done()
+                self.publish(lease)
+            else:
+                self._give_up(lease, error)
+        except PackageCacheError as trouble:
+            self._give_up(lease, trouble)
+        finally:
+            self._end_leading()
+
+    def _end_leading(self) -> None:
+        with self._changed:
+            before, self._over = self._over, True
+        if not before:
             self._fills.leave(self)
+
+    def _give_up(self, lease: Lease, error: PackageCacheError) -> None:
+        logger.error("the download of %s failed: %s", self.key, error)
+        self._abandon(lease, str(error))
 
     def _abandon(self, lease: Lease, reason: str) -> None:
         failure = Failed(500, reason)
@@ -131,15 +167,19 @@ class Fill:
             logger.warning("cannot clean up after %s: %s", self.key, error)
         with self._changed:
             self._set(replace(self._progress, journal=replace(lease.journal, done=True, failed=failure)))
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener()
 
     def publish(self, lease: Lease) -> None:
         """Show readers in this process what the leader wrote."""
         journal, part = lease.journal, lease.part
         with self._changed:
             if part is not None and journal.number != self._part_number:
-                self._replace_part(os.dup(part.fileno()), journal.number)
-            self._set(Progress(journal, part.size if part is not None else self._progress.size))
-            listeners = tuple(self._listeners)
+                self._replace_part(part.descriptor.share(), journal.number)
+            before = self._progress
+            self._set(Progress(journal, part.size if part is not None else before.size))
+            listeners = tuple(self._listeners) if self._progress.tells_more_than(before) else ()
         for listener in listeners:
             listener()
 
@@ -191,7 +231,7 @@ class Fill:
             journal = self._watch.refresh()
             if journal.number != self._part_number and journal.head is not None:
                 self._replace_part(self._watch.open_part(), journal.number)
-            size = os.fstat(self._part).st_size if self._part is not None else 0
+            size = os.fstat(self._part.fileno()).st_size if self._part is not None else 0
             progress = Progress(journal, size)
             quiet = time.monotonic() - self._news
             if progress != self._progress or self._watch.beat != self._beat:
@@ -199,7 +239,7 @@ class Fill:
                 self._set(progress)
             elif quiet > STUCK:
                 self.fail("the process that downloads this file does not go on")
-            elif quiet > ORPHAN:
+            elif quiet > ORPHAN or not self._watch.has_journal:
                 self._take_over(self._watch)
         except (StoreError, OSError, ValueError) as error:
             self.fail(f"the running download cannot be followed: {error}")
@@ -208,11 +248,11 @@ class Fill:
         lease = watch.take_over()
         if lease is not None:
             logger.info("taking over the download of %s, whose process ended", self.key)
-            self._start_leading(lease)
+            self._start_leading(lease, self._fills.threads.run)
 
-    def _replace_part(self, descriptor: int | None, number: int) -> None:
+    def _replace_part(self, descriptor: Descriptor | None, number: int) -> None:
         if self._part is not None:
-            os.close(self._part)
+            self._part.close()
         self._part, self._part_number = descriptor, number
 
     def reader(self, number: int) -> "FillReader | None":
@@ -221,7 +261,7 @@ class Fill:
             if self._part is None or self._part_number != number:
                 return None
             self._users += 1
-            return FillReader(self, number, os.dup(self._part), partial(self._fills.leave, self))
+            return FillReader(self, number, self._part.share(), partial(self._fills.leave, self))
 
 
 class ReplacedError(FillError):
@@ -231,17 +271,17 @@ class ReplacedError(FillError):
 class FillReader:
     """One client's view of the growing part."""
 
-    def __init__(self, fill: Fill, number: int, descriptor: int, left: Callable[[], None]) -> None:
+    def __init__(self, fill: Fill, number: int, descriptor: Descriptor, left: Callable[[], None]) -> None:
         self._fill = fill
         self._number = number
-        self._descriptor: int | None = descriptor
+        self._descriptor: Descriptor | None = descriptor
         self._left = left
 
     def fileno(self) -> int:
         """The descriptor of the part, for calls that take one."""
         if self._descriptor is None:
             raise FillError("the reader is closed", 502)
-        return self._descriptor
+        return self._descriptor.fileno()
 
     def visible(self) -> int:
         """Bytes that may be sent now. Raises `FillError` if the download failed, or began another part."""
@@ -283,7 +323,7 @@ class FillReader:
         """Give the descriptor back."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.close(descriptor)
+            descriptor.close()
             self._left()
 
 
@@ -296,10 +336,11 @@ class Fills:
         self._guard = threading.Lock()
         self._running: dict[Key, Fill] = {}
 
-    def join(self, key: Key, lead: Lead) -> tuple[Fill, bool]:
+    def join(self, key: Key, lead: Lead, run: Run | None = None) -> tuple[Fill, bool]:
         """The fill of a key, begun with `lead` if nobody runs it; and whether it was running already.
 
-        The caller is counted as a user until `leave`. Raises StoreError if the disk refuses.
+        A thread for the download comes from `run`; without it, one is made. The caller is counted as a user until `leave`.
+        Raises StoreError if the disk refuses.
         """
         with self._guard:
             fill = self._running.get(key)
@@ -307,23 +348,21 @@ class Fills:
                 return fill, True
             fill = self._running[key] = Fill(key, lead, self)
         try:
-            return fill, not self._begin(fill)
+            return fill, not self._begin(fill, run or self.threads.run)
         except BaseException as error:
             fill.fail(str(error))
             self.leave(fill)
             raise
 
-    def _begin(self, fill: Fill) -> bool:
+    def _begin(self, fill: Fill, run: Run) -> bool:
         """Lead the fill, or follow the process that does; whether it is led here."""
         deadline = time.monotonic() + _ENDING
         while True:
             lease = self._parts.claim(fill.key)
             if lease is not None:
-                fill.lead(lease)
+                fill.lead(lease, run)
                 return True
             watch = self._parts.watch(fill.key)
-            if watch is None:
-                continue
             if watch.is_over() and time.monotonic() < deadline:
                 # Its leader is about to go, or the next one has only just come: there is a better answer in a moment.
                 watch.close()

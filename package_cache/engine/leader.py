@@ -1,35 +1,45 @@
 """What the leading thread of a fill does: downloads one key from the sources and puts it into the store."""
 
 import logging
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
 
-from package_cache.engine.committer import Committer
+from package_cache.engine.committer import Committer, Job
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
 from package_cache.engine.sinks import PartSink
-from package_cache.errors import DamagedBlob
-from package_cache.model import Key, Representation, Target
+from package_cache.errors import DamagedBlob, StoreError
+from package_cache.model import Entry, Key, Representation, Target
 from package_cache.rules.answer import refreshed
 from package_cache.rules.freshness import Freshness, freshness_of
 from package_cache.rules.transfer import Finish, GiveUp, NotModified, Transfer
 from package_cache.storage.blobs import BlobStore, hash_file
-from package_cache.storage.parts import Failed, Journal, Lease
+from package_cache.storage.journals import Failed, Journal
+from package_cache.storage.leases import Lease
 from package_cache.storage.registry import Registry
 from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
+UNSTORED = 64
+"""Files of one process that may be verified and not yet durable. Beyond that the disk sets the pace for the clients."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of the sources: `key` names it here, `accept` is sent along where the answer may depend on it."""
+    """What is asked of the sources: `key` names it here, `accept` is sent along where the answer may depend on it.
+
+    `seen` is the version that was here when the registry's mark of the key was `mark`.
+    """
 
     key: Key
     target: Target
     accept: str | None
     since: float
     """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
+    mark: int = 0
+    seen: Entry | None = None
 
     def is_kept(self, representation: Representation) -> bool:
         """Whether an answer with that head is good for ever."""
@@ -48,16 +58,22 @@ class Leader:
         self._blobs = blobs
         self._fetcher = fetcher
         self._committer = Committer(registry, blobs)
+        self._unstored = threading.BoundedSemaphore(UNSTORED)
 
-    def lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> None:
-        """Download what is wanted, unless it is here by now. Raises StoreError."""
+    def lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> bool:
+        """Download what is wanted, unless it is here by now. Raises StoreError.
+
+        Returns whether the fill is over. If not, the file is about to be stored, and `Fill.conclude` will be called.
+        """
         if lease.unstored is not None:
             self._store_late(wanted, fill, lease, lease.unstored)
-        seen = self._registry.best(wanted.key)
-        if seen is not None and wanted.is_met_by(seen.representation):
-            lease.done()
-            fill.publish(lease)
-            return
+        seen = wanted.seen
+        if self._registry.mark(wanted.key) != wanted.mark:
+            seen = self._registry.best(wanted.key)
+            if seen is not None and wanted.is_met_by(seen.representation):
+                lease.done()
+                fill.publish(lease)
+                return True
         sink = PartSink(lease, partial(fill.publish, lease))
         urls = self._fetcher.urls(wanted.target)
         held = seen.representation if seen else None
@@ -66,6 +82,7 @@ class Leader:
         match pump(transfer, self._fetcher, sink, wanted.accept):
             case Finish():
                 self._store(wanted, fill, lease, sink)
+                return False
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
                 self._registry.confirm(seen, refreshed(seen.representation, head))
@@ -76,6 +93,7 @@ class Leader:
                 logger.log(level, "%s: %s", wanted.target.text, reason)
                 lease.failed(Failed(status, reason), keep=not transfer.contradicted)
         fill.publish(lease)
+        return True
 
     def _store_late(self, wanted: Wanted, fill: Fill, lease: Lease, journal: Journal) -> None:
         """Put into the store what a killed process had verified, if it is there still."""
@@ -86,8 +104,10 @@ class Leader:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
                 return
             self._tell_whole(fill, lease, digest, size)
-            self._committer.commit(wanted.key, digest, replace(head, size=size), lease.part)
+            self._blobs.seal(lease.part)
+            self._blobs.settle([self._blobs.publish(lease.part, digest)])
             lease.adopted()
+            self._registry.commit(wanted.key, digest, replace(head, size=size))
             return
         try:
             self._blobs.open(digest, size).close()
@@ -107,7 +127,21 @@ class Leader:
         assert head is not None  # a transfer finishes only after its head
         assert part is not None
         digest = sink.digest()
-        self._tell_whole(fill, lease, digest, part.size)
-        entry = self._committer.commit(wanted.key, digest, replace(head, size=part.size), part)
-        logger.info("stored %s, version %d, %d bytes, from %s", wanted.target.text, entry.version, part.size, head.source)
-        lease.done()
+        self._unstored.acquire()
+        try:
+            self._tell_whole(fill, lease, digest, part.size)
+            self._blobs.seal(part)
+        except BaseException:
+            self._unstored.release()
+            raise
+        ended = partial(self._end, wanted, fill, lease)
+        self._committer.commit(Job(wanted.key, digest, replace(head, size=part.size), part, ended))
+
+    def _end(self, wanted: Wanted, fill: Fill, lease: Lease, error: StoreError | None) -> None:
+        if error is None and lease.journal.head is not None:
+            logger.info("stored %s, %d bytes, from %s", wanted.target.text, lease.have, lease.journal.head.source)
+            lease.adopted()
+        try:
+            fill.conclude(lease, error)
+        finally:
+            self._unstored.release()

@@ -64,7 +64,8 @@ def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -
 
 
 def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Action:
-    time.sleep(ask.pause)
+    if ask.pause:
+        time.sleep(ask.pause)
     sink.beat()
     logger.debug("asking %s from byte %d", ask.url, ask.offset)
     try:

@@ -7,13 +7,14 @@ loop looks at from time to time, and which `answer` waits for.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
 
 from package_cache.engine.aside import FAR, AsideReader, open_aside
-from package_cache.engine.fills import Fill, FillReader, Fills, Progress
+from package_cache.engine.fills import Fill, FillReader, Fills, Progress, Run
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
 from package_cache.engine.upkeep import LastUse
@@ -96,18 +97,19 @@ class Service:
             step = step.advance()
         return step
 
-    def find(self, request: Request) -> HotFile | None:
-        """The package file a request names, opened to be kept at hand; None if it is not here, or may change."""
-        key = key_of(request.target, accept_of(request.target, request.fields.get("accept")))
-        word = self.generation.word(key)
-        value = self.generation.words[word]
-        entry = self._registry.best(key)
-        if entry is None or not is_fresh(entry, request.target):
-            return None
-        try:
-            return HotFile(entry, self._blobs.open(entry.digest, entry.size), word, value)
-        except DamagedBlob:
-            return None
+    def seek(self, request: Request, run: Run) -> "HotFile | Answer | Pending":
+        """As `begin`, but a package file that is here comes opened, to be kept at hand. Raises `PackageCacheError`."""
+        self._refuse_loops(request)
+        wanted = self._look(request)
+        if wanted.seen is not None and is_fresh(wanted.seen, request.target):
+            with suppress(DamagedBlob):
+                file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
+                return HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
+        return self.attempt(request, wanted, 1, run)
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Run a job in a thread of its own. Raises RuntimeError if the system gives none."""
+        self._fills.threads.run(job)
 
     def note_use(self, used: Mapping[int, float]) -> None:
         """Entries were served from the hot set; by id, in seconds of the epoch."""
@@ -115,10 +117,22 @@ class Service:
 
     def begin(self, request: Request) -> "Answer | Pending":
         """Answer a request, or join the fill that will. Raises `PackageCacheError`."""
+        self._refuse_loops(request)
+        return self.attempt(request, self._look(request), 1)
+
+    def _refuse_loops(self, request: Request) -> None:
         if self._via in request.fields.get("via", ""):
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
+
+    def _look(self, request: Request) -> Wanted:
         accept = accept_of(request.target, request.fields.get("accept"))
-        return self.attempt(request, Wanted(key_of(request.target, accept), request.target, accept, time.time()), 1)
+        key = key_of(request.target, accept)
+        mark = self._registry.mark(key)
+        return Wanted(key, request.target, accept, time.time(), mark, self._registry.best(key))
+
+    def _look_again(self, wanted: Wanted) -> Wanted:
+        mark = self._registry.mark(wanted.key)
+        return replace(wanted, mark=mark, seen=self._registry.best(wanted.key))
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
@@ -130,23 +144,27 @@ class Service:
         """What this cache has to say about an answer given now."""
         return Serving(cache_status, self._via, time.time(), digest)
 
-    def attempt(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
-        """An answer from what the registry knows now, or a fill to wait for."""
+    def attempt(self, request: Request, wanted: Wanted, number: int, run: Run | None = None) -> "Answer | Pending":
+        """An answer from what is here, or a fill to wait for, whose download gets its thread from `run`."""
         while number <= _ATTEMPTS:
-            entry = self._registry.best(wanted.key)
+            entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
                 if entry is None and request.method == "HEAD":
                     return self._relay_head(request, wanted)
                 try:
-                    fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted))
+                    fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run)
                 except StoreError as error:
-                    return self.after_failure(request, wanted, entry, error)
-                return Pending(self, request, wanted, entry, fill, joined=joined, number=number).advance()
+                    return self.after_failure(request, wanted, error)
+                return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:
                 return answer
-            number += 1
+            number, wanted = number + 1, self._look_again(wanted)
         raise FillError("what is stored changes faster than it can be served", 503)
+
+    def again(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+        """Answer a request from the beginning, since what it waited for is not an answer to it."""
+        return self.attempt(request, self._look_again(wanted), number + 1)
 
     def _from_store(self, request: Request, entry: Entry, cache_status: str, kind: str) -> Answer | None:
         """An answer from the entry's blob; None if that is damaged and was taken out."""
@@ -165,22 +183,22 @@ class Service:
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
 
-    def after_fill(self, request: Request, wanted: Wanted, seen: Entry | None, number: int) -> "Answer | Pending":
+    def after_fill(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""
-        current = self._registry.best(wanted.key)
+        seen, current = wanted.seen, self._registry.best(wanted.key)
         if current is None:
-            return self.attempt(request, wanted, number + 1)
+            return self.again(request, wanted, number)
         if seen is None:
             status, kind = "hit", "hit"
         elif seen.id == current.id:
             status, kind = "fwd=stale; fwd-status=304", "revalidated"
         else:
             status, kind = "fwd=stale; collapsed", "joined"
-        return self._from_store(request, current, status, kind) or self.attempt(request, wanted, number + 1)
+        return self._from_store(request, current, status, kind) or self.again(request, wanted, number)
 
-    def after_failure(self, request: Request, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> Answer:
+    def after_failure(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         """What is here already, where nothing better can be had; raises `error` where there is nothing."""
-        seen = seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
+        seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
         if seen is None or error.http_status == 404:
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
@@ -223,7 +241,6 @@ class Pending:
         service: Service,
         request: Request,
         wanted: Wanted,
-        seen: Entry | None,
         fill: Fill,
         *,
         joined: bool,
@@ -232,7 +249,6 @@ class Pending:
         self._service = service
         self._request = request
         self._wanted = wanted
-        self._seen = seen
         self.fill = fill
         self._joined = joined
         self._number = number
@@ -272,13 +288,25 @@ class Pending:
         self.abandon()
         return replace(promise, kind="aside", body=AsideReader(fetched, reader))
 
+    def glance(self) -> "Answer | Pending | None":
+        """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""
+        progress = self.fill.progress()
+        if self._looked is None or self._outdated or progress.journal.failed is not None:
+            return None
+        self._looked = progress
+        answer = self._answer(progress)
+        if answer is not None:
+            self.abandon()
+            return answer
+        return None if progress.journal.done else self
+
     def advance(self) -> "Answer | Pending":
         """The answer, or what to wait for next. Does not wait for a source. Raises `PackageCacheError`."""
         try:
             answer = self._look(self.fill.progress())
         except (FillError, StoreError) as error:
             self.abandon()
-            return self._service.after_failure(self._request, self._wanted, self._seen, error)
+            return self._service.after_failure(self._request, self._wanted, error)
         except BaseException:
             self.abandon()
             raise
@@ -306,11 +334,11 @@ class Pending:
         if not journal.done:
             return self
         self.abandon()
-        return self._service.after_fill(self._request, self._wanted, self._seen, self._number)
+        return self._service.after_fill(self._request, self._wanted, self._number)
 
     def _ask_again(self) -> "Answer | Pending":
         self.abandon()
-        return self._service.attempt(self._request, self._wanted, self._number + 1)
+        return self._service.again(self._request, self._wanted, self._number)
 
     def _answer(self, progress: Progress) -> Answer | None:
         """The answer from the fill, once enough of it is here."""
@@ -332,12 +360,12 @@ class Pending:
 
     def _describe(self, *, complete: bool) -> tuple[str, str]:
         """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""
-        if self._joined and complete and self._seen is None:
+        if self._joined and complete and self._wanted.seen is None:
             return "hit", "hit"
-        reason = "fwd=stale" if self._seen is not None else "fwd=uri-miss"
+        reason = "fwd=stale" if self._wanted.seen is not None else "fwd=uri-miss"
         if self._joined:
             return f"{reason}; collapsed", "joined"
-        return f"{reason}; fwd-status=200; stored", "miss" if self._seen is None else "refetched"
+        return f"{reason}; fwd-status=200; stored", "miss" if self._wanted.seen is None else "refetched"
 
 
 def _is_outdated(progress: Progress, wanted: Wanted) -> bool:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from package_cache.model import Representation
 from package_cache.storage.blobs import hash_file
-from package_cache.storage.parts import Lease
+from package_cache.storage.leases import Lease
 
 BEAT_SECONDS = 1.0
+_QUIET_BYTES = 65536
+"""As long as no more than this is here, readers have nothing of it: other processes need not hear of it."""
+_QUIET_SECONDS = 0.25
 
 
 class PartSink:
@@ -19,12 +22,11 @@ class PartSink:
         self._publish = publish
         self._hash = hashlib.sha256()
         self._hashed = 0
-        self._beaten = time.monotonic()
+        self._begun = self._beaten = time.monotonic()
 
     def begin(self, head: Representation) -> None:
-        """A source vouches for `head`."""
+        """A source vouches for `head`. Readers hear of it with the first bytes."""
         self._lease.begin(head)
-        self._publish()
 
     def put(self, at: int, data: bytes) -> bool:
         """Compare and append; False if a byte differs from what is kept."""
@@ -38,6 +40,8 @@ class PartSink:
                 self._hash = hash_file(part.fileno(), before)
             self._hash.update(memoryview(data)[before - at :])
             self._hashed = part.size
+        if part.size > _QUIET_BYTES:
+            self._lease.expose()
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             self.beat()
         else:
@@ -47,8 +51,9 @@ class PartSink:
     def beat(self) -> None:
         """Show all readers that the download goes on."""
         self._beaten = time.monotonic()
-        self._lease.beat()
-        self._publish()
+        if self._lease.exposed or self._beaten - self._begun > _QUIET_SECONDS:
+            self._lease.beat()
+            self._publish()
 
     def reset(self) -> None:
         """Begin a new part."""

@@ -7,6 +7,7 @@ pattern knows is a package file, unless its name or its media type says otherwis
 
 import re
 from enum import Enum
+from functools import lru_cache
 
 from package_cache.model import Entry, Target
 from package_cache.rules.fields import media_type
@@ -68,7 +69,12 @@ def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
     kind = media_type(content_type)
     if kind in _DOCUMENT_TYPES or kind.endswith("+json") or target.query is not None:
         return Freshness.REVALIDATE
-    return next((freshness for pattern, freshness in _PATTERNS if pattern.search(target.path)), Freshness.REVALIDATE)
+    return _of_path(target.path)
+
+
+@lru_cache(maxsize=4096)
+def _of_path(path: str) -> Freshness:
+    return next((freshness for pattern, freshness in _PATTERNS if pattern.search(path)), Freshness.REVALIDATE)
 
 
 def is_fresh(entry: Entry, target: Target) -> bool:

@@ -116,7 +116,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             super().run()
             return
         limits = Limits(self.worker_connections, self.limits)
-        self._loop = loop = Loop(list(self.sockets), self.wsgi, self._fall_back, self.tpool, limits, "gunicorn")
+        self._loop = loop = Loop(list(self.sockets), self.wsgi, self._fall_back, limits, "gunicorn")
         loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
         while self.alive and self.is_parent_alive():
             self.notify()

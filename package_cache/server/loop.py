@@ -1,7 +1,7 @@
 """The event loop: answers simple requests itself, for any number of connections in one thread.
 
-A hit is answered from the hot set with sendfile. What is not in it is looked up in a pool of threads, so that a slow disk
-stalls nobody, and comes back as an `Answer` or as a `Pending`, which waits here without a thread. A file that is still
+A hit is answered from the hot set with sendfile. What is not in it is looked up in a thread, and comes back as an `Answer`
+or as a `Pending`, which waits here without a thread: the one that looked it up goes on to download it. A file that is still
 arriving is sent as it grows. Everything that is not strictly simple (`rules.wire`) leaves with the bytes read so far to the
 host's ordinary WSGI path. Status and fields of a hit come from `rules.answer.decide`, as everywhere. The loop knows nothing
 of Gunicorn or wsgiref; a host gives it listeners and a way out.
@@ -13,13 +13,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from functools import partial
 from io import FileIO
 
 from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import HotFile, HotSet
 from package_cache.engine.service import Answer, Pending
-from package_cache.errors import FillError, PackageCacheError, RequestError
+from package_cache.errors import FillError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, decide
@@ -35,6 +35,7 @@ from package_cache.server.connections import (
     render,
     simple,
 )
+from package_cache.server.lookups import Lookups, Step
 from package_cache.server.reactor import Limits, Reactor
 from package_cache.server.sockets import READ, WRITE, raise_descriptor_limit
 
@@ -57,7 +58,6 @@ class Loop(Reactor):
         listeners: list[socket.socket],
         application: Application,
         fallback: Fallback,
-        pool: Executor,
         limits: Limits,
         software: str,
     ) -> None:
@@ -66,7 +66,7 @@ class Loop(Reactor):
         self._hosts = application.hosts
         self._hotset = HotSet(application.service.generation, raise_descriptor_limit() // 4)
         self._fallback = fallback
-        self._pool = pool
+        self._lookups = Lookups(application.service, self.call, self._go_on)
         self._software = software
         self._ready: deque[Connection] = deque()
         self._tails: dict[int, Connection] = {}
@@ -148,7 +148,7 @@ class Loop(Reactor):
             self._answer_hot(connection, asked, hot)
             return
         self._expect(connection, 0)
-        self._pool.submit(self._look_up, connection, asked)
+        self._lookups.begin(connection, asked, partial(self._service.seek, asked.request))
 
     def _answer_hot(self, connection: Connection, asked: Asked, hot: HotFile) -> None:
         """The hit: no system call but send and sendfile."""
@@ -185,30 +185,7 @@ class Loop(Reactor):
 
     # -- what is not in the hot set
 
-    def _look_up(self, connection: Connection, asked: Asked) -> None:
-        """Runs in the pool: one look into the registry, perhaps a file opened, perhaps a fill joined."""
-        try:
-            found = self._service.find(asked.request) if "via" not in asked.request.fields else None
-            step = found or self._service.begin(asked.request)
-        except Exception as error:  # noqa: BLE001 - the boundary of this request
-            step = self._refusal(error)
-        self.call(lambda: self._go_on(connection, asked, step))
-
-    def _advance(self, connection: Connection, asked: Asked, pending: Pending) -> None:
-        """Runs in the pool: the fill that a request waits for has news."""
-        try:
-            step = pending.advance()
-        except Exception as error:  # noqa: BLE001 - the boundary of this request
-            step = self._refusal(error)
-        self.call(lambda: self._go_on(connection, asked, step))
-
-    def _refusal(self, error: Exception) -> Answer:
-        if not isinstance(error, PackageCacheError):
-            logger.exception("a request ended in a bug", exc_info=error)
-            error = PackageCacheError("internal error; the log of the cache says more")
-        return self._service.refuse(error)
-
-    def _go_on(self, connection: Connection, asked: Asked, step: HotFile | Answer | Pending) -> None:
+    def _go_on(self, connection: Connection, asked: Asked, step: Step) -> None:
         if connection.closed:
             release(step)
             return
@@ -312,9 +289,14 @@ class Loop(Reactor):
         pending, asked = connection.pending, connection.asked
         if pending is not None and asked is not None:
             if pending.has_news():
-                del self._tails[connection.descriptor]
-                connection.pending = None
-                self._pool.submit(self._advance, connection, asked, pending)
+                step = pending.glance()
+                if step is not pending or pending.far_ahead:
+                    del self._tails[connection.descriptor]
+                    connection.pending = None
+                    if step is None:
+                        self._lookups.begin(connection, asked, lambda _: pending.advance())
+                    else:
+                        self._go_on(connection, asked, step)
             return
         source = connection.source
         try:

@@ -44,7 +44,7 @@ class StandaloneServer:
         self._listener = addresses.listen(config.host, config.port)
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
         limits = Limits(config.connections, config.timeouts)
-        self._loop = Loop([self._listener], application, self._fall_back, self._pool, limits, software)
+        self._loop = Loop([self._listener], application, self._fall_back, limits, software)
 
     @property
     def url(self) -> str:

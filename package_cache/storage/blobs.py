@@ -7,12 +7,12 @@ it, or of another size, was touched by somebody else and is hashed before it is 
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from package_cache.errors import DamagedBlob, StoreError
-from package_cache.storage.parts import Part
+from package_cache.storage.parts import Part, translated
 
 SEAL_NS = 946_684_800 * 10**9
 """The modification time of every blob, in nanoseconds of the epoch: 2000-01-01."""
@@ -59,32 +59,32 @@ class BlobStore:
 
     def seal(self, part: Part) -> None:
         """Make the bytes of a finished part durable and read-only. Raises StoreError."""
-        try:
+        with translated("make a finished download durable"):
             os.fchmod(part.fileno(), 0o444)
             os.utime(part.fileno(), ns=(SEAL_NS, SEAL_NS))
             os.fsync(part.fileno())
-        except OSError as error:
-            raise StoreError(f"cannot make a finished download durable: {error.strerror}") from error
 
-    def publish(self, sealed: Sequence[tuple[Part, str]]) -> None:
-        """Make sealed parts the blobs of their digests, durably. Raises StoreError.
+    def publish(self, part: Part, digest: str) -> Path:
+        """Make a sealed part the blob of its digest. Raises StoreError.
 
-        The names of the parts are gone afterwards, open descriptors stay valid. A blob that is there already is replaced
-        by the same bytes, which also mends one that rotted.
+        The name of the part is gone afterwards, open descriptors stay valid. A blob that is there already is replaced by
+        the same bytes, which also mends one that rotted. Durable once the returned directory was given to `settle`.
         """
-        directories: set[Path] = set()
-        try:
-            for part, digest in sealed:
-                target = self.path(digest)
-                if not target.parent.is_dir():
-                    target.parent.mkdir(exist_ok=True)
-                    directories.add(self._root)
+        target = self.path(digest)
+        with translated(f"put a finished download into {self._root}"):
+            try:
                 part.path.rename(target)
-                directories.add(target.parent)
+            except FileNotFoundError:
+                target.parent.mkdir(exist_ok=True)
+                sync_directory(self._root)
+                part.path.rename(target)
+        return target.parent
+
+    def settle(self, directories: Iterable[Path]) -> None:
+        """Make what was published into these directories durable. Raises StoreError."""
+        with translated(f"make finished downloads in {self._root} durable"):
             for directory in directories:
                 sync_directory(directory)
-        except OSError as error:
-            raise StoreError(f"cannot put finished downloads into {self._root}: {error.strerror}") from error
 
     def remove(self, digest: str) -> None:
         """Take the blob out of the store; readers that have it open go on."""

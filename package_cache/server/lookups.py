@@ -1,0 +1,77 @@
+"""What the event loop has threads do: look into the registry, open files, join fills, and then download.
+
+A look at a slow disk stalls nobody. So many run at once and no more; a thread that goes on to download counts no longer.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from package_cache.engine.fills import Run
+from package_cache.engine.hotset import HotFile
+from package_cache.engine.service import Answer, Pending, Service
+from package_cache.errors import FillError, PackageCacheError
+from package_cache.server.connections import Asked, Connection
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 128
+
+Step = HotFile | Answer | Pending
+Find = Callable[[Run], Step]
+"""Finds the next step of an answer; a download that it begins gets its thread from the argument."""
+
+
+class Lookups:
+    """Runs what finds the next step of an answer; `found` is called with it in the loop's thread, by way of `call`."""
+
+    def __init__(
+        self,
+        service: Service,
+        call: Callable[[Callable[[], None]], None],
+        found: Callable[[Connection, Asked, Step], None],
+    ) -> None:
+        self._service = service
+        self._call = call
+        self._found = found
+        self._running = 0
+        self._waiting: deque[tuple[Connection, Asked, Find]] = deque()
+
+    def begin(self, connection: Connection, asked: Asked, find: Find) -> None:
+        """Have a thread find the next step. Called in the loop's thread."""
+        self._waiting.append((connection, asked, find))
+        self._start()
+
+    def _start(self) -> None:
+        while self._waiting and self._running < AT_ONCE:
+            connection, asked, find = self._waiting.popleft()
+            self._running += 1
+            try:
+                self._service.run(partial(self._work, connection, asked, find))
+            except RuntimeError:
+                self._running -= 1
+                busy = FillError("the cache has too much to do; try again in a while", 503)
+                self._found(connection, asked, self._service.refuse(busy))
+
+    def _work(self, connection: Connection, asked: Asked, find: Find) -> None:
+        """Runs in the thread."""
+        downloads: list[Callable[[], None]] = []
+        try:
+            step = find(downloads.append)
+        except Exception as error:  # noqa: BLE001 - the boundary of this request
+            step = self._refusal(error)
+        self._call(partial(self._end, connection, asked, step))
+        for download in downloads:
+            download()
+
+    def _end(self, connection: Connection, asked: Asked, step: Step) -> None:
+        self._running -= 1
+        self._start()
+        self._found(connection, asked, step)
+
+    def _refusal(self, error: Exception) -> Answer:
+        if not isinstance(error, PackageCacheError):
+            logger.exception("a request ended in a bug", exc_info=error)
+            error = PackageCacheError("internal error; the log of the cache says more")
+        return self._service.refuse(error)
