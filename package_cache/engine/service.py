@@ -38,6 +38,8 @@ from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
+_CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
+"""Fields that may make an answer of a head alone, or of bytes far ahead."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
 
@@ -342,6 +344,8 @@ class Pending:
 
     def _answer(self, progress: Progress) -> Answer | None:
         """The answer from the fill, once enough of it is here."""
+        if progress.journal.digest is None and not progress.visible and _CONDITIONS.isdisjoint(self._request.fields):
+            return None
         representation = _known(progress, self._request)
         if representation is None:
             return None

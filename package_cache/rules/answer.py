@@ -134,8 +134,10 @@ def _is_not_modified(request: Request, representation: Representation, etag: str
     if listed is not None:
         return tag_listed(etag, listed)
     since = parse_date(request.fields.get("if-modified-since"))
+    if since is None:
+        return False
     modified = parse_date(representation.get("last-modified"))
-    return since is not None and modified is not None and modified <= since
+    return modified is not None and modified <= since
 
 
 def _asked_part(

@@ -22,6 +22,8 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+# Nearly every path: in normal form as it stands.
+_NORMAL = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9\-._~!$&'()*,;=:@]+)+/?")
 _UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]")
 
 
@@ -62,6 +64,8 @@ def _from_absolute_form(text: str, hosts: frozenset[str]) -> str:
 
 
 def _normal_path(path: str) -> str:
+    if _NORMAL.fullmatch(path):
+        return path
     if _BROKEN_ESCAPE.search(path):
         raise BadRequest("the request target has a '%' without two hexadecimal digits")
     kept: list[bytes] = []

@@ -29,7 +29,7 @@ class BlobStore:
 
     def path(self, digest: str) -> Path:
         """Where the blob of that digest is, or would be."""
-        return self._root / digest[:2] / digest
+        return Path(f"{self._root}/{digest[:2]}/{digest}")
 
     def open(self, digest: str, size: int) -> io.FileIO:
         """An unbuffered file at the start of the blob. Raises `DamagedBlob` if it is not what it should be."""

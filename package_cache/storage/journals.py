@@ -38,15 +38,15 @@ class Journal:
 
     def begun(self, number: int, head: Representation) -> "Journal":
         """A source vouches for `head` as that of the part."""
-        return replace(self, number=number, head=head, confirmed=True, digest=None, size=None)
+        return Journal(number=number, head=head, confirmed=True, boot=self.boot)
 
     def whole(self, digest: str, size: int) -> "Journal":
         """Every byte is there and verified."""
-        return replace(self, digest=digest, size=size)
+        return Journal(self.number, self.head, self.confirmed, digest, size, boot=self.boot)
 
     def ended(self, failed: Failed | None) -> "Journal":
         """The fill is over."""
-        return replace(self, done=True, failed=failed)
+        return Journal(self.number, self.head, self.confirmed, self.digest, self.size, True, failed, self.boot)  # noqa: FBT003
 
     def after(self, line: bytes) -> "Journal":
         """The state after one more line. Raises ValueError for a line this format does not know."""

@@ -21,6 +21,8 @@ from package_cache.storage.journals import Failed, Journal
 from package_cache.storage.locks import NameLocks
 from package_cache.storage.parts import Descriptor, Part, translated
 
+_SUFFIX = ".fill"
+
 
 class Watch:
     """A reader's view of one fill that somebody else leads."""
@@ -280,7 +282,7 @@ class PartStore:
 
     def part_path(self, journal: Path, number: int) -> Path:
         """Where the part of that number is."""
-        return journal.with_suffix(f".{number}.part")
+        return Path(f"{str(journal)[: -len(_SUFFIX)]}.{number}.part")
 
     def remove_parts(self, journal: Path) -> None:
         """Remove every part of a fill."""
@@ -289,7 +291,7 @@ class PartStore:
 
     def journal_path(self, key: Key) -> Path:
         """Where the journal of a fill is, if there is one."""
-        return self._root / f"{hashlib.sha256(key.encode('utf-8')).hexdigest()}.fill"
+        return Path(f"{self._root}/{hashlib.sha256(key.encode('utf-8')).hexdigest()}{_SUFFIX}")
 
 
 def _append(descriptor: int, lines: bytes) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from package_cache.errors import StoreError
@@ -77,10 +75,18 @@ def _create(path: Path) -> int:
         return os.open(path, flags, 0o600)
 
 
-@contextmanager
-def translated(deed: str) -> Iterator[None]:
-    """Let an OSError leave as a StoreError that says what could not be done."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"cannot {deed}: {error.strerror}") from error
+class translated:  # noqa: N801 - used as a context manager
+    """Lets an OSError leave a with-block as a StoreError that says what could not be done."""
+
+    # Not a generator: those cost a small file more than all that is done under them.
+    __slots__ = ("_deed",)
+
+    def __init__(self, deed: str) -> None:
+        self._deed = deed
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise StoreError(f"cannot {self._deed}: {error.strerror}") from error

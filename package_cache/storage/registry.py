@@ -60,6 +60,7 @@ CREATE TABLE IF NOT EXISTS meta (
 INSERT OR IGNORE INTO meta VALUES ('instance', lower(hex(randomblob(4))));
 """
 
+Row = tuple[object, ...]
 _COLUMNS = "id, key, version, status, digest, representation, created, used"
 
 
@@ -113,29 +114,27 @@ class Registry:
 
     def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
         """Record that the blob is there and is the newest version of the key; see `commit_all`."""
-        return self.commit_all([(key, digest, representation)])[0]
+        return _entry(self.commit_all([(key, digest, representation)])[0])
 
-    def commit_all(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Entry]:
+    def commit_all(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Row]:
         """Record, in one transaction, that blobs are there and are the newest versions of their keys.
 
         Each is a key, a digest and the head the bytes came with. Bytes that equal the newest version's are that version,
-        confirmed: its row takes the new head.
+        confirmed: its row takes the new head. Returns the rows.
         """
         with self._writing() as connection:
             rows = [self._commit(connection, *one) for one in news]
         for key, _, _ in news:
             self.generation.bump(key)
-        return [_entry(row) for row in rows]
+        return rows
 
-    def _commit(
-        self, connection: sqlite3.Connection, key: Key, digest: str, representation: Representation
-    ) -> tuple[object, ...]:
+    def _commit(self, connection: sqlite3.Connection, key: Key, digest: str, representation: Representation) -> Row:
         now = time.time()
         connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
         newest = connection.execute("SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)).fetchone()
         if newest[1] == digest and newest[2] == Status.READY:
             return self._confirm(connection, newest[0], representation)
-        row: tuple[object, ...] = connection.execute(
+        row: Row = connection.execute(
             "INSERT INTO entry (key, version, status, digest, representation, created, used)"
             f" VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {_COLUMNS}",
             (key, (newest[3] or 0) + 1, Status.READY, digest, records.dump(representation), now, now),
@@ -152,8 +151,8 @@ class Registry:
         return _entry(row)
 
     @staticmethod
-    def _confirm(connection: sqlite3.Connection, number: int, representation: Representation) -> tuple[object, ...]:
-        row: tuple[object, ...] = connection.execute(
+    def _confirm(connection: sqlite3.Connection, number: int, representation: Representation) -> Row:
+        row: Row = connection.execute(
             f"UPDATE entry SET representation = ? WHERE id = ? RETURNING {_COLUMNS}",
             (records.dump(representation), number),
         ).fetchone()
@@ -214,7 +213,7 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _entry(row: tuple[object, ...]) -> Entry:
+def _entry(row: Row) -> Entry:
     number, key, version, status, digest, representation, created, used = row
     try:
         return Entry(
