@@ -62,6 +62,9 @@ class Connection:
     status: int = 0
     first: int = 0
     pending: Pending | None = None
+    paced: float = 0.0
+    """Since when the client alone sets the pace, or was found fast enough; 0.0 while it does not."""
+    paced_from: int = 0
     closed: bool = False
     leaving: bool = False
     served: bool = False

@@ -37,7 +37,7 @@ from package_cache.server.connections import (
 )
 from package_cache.server.lookups import Lookups, Step
 from package_cache.server.reactor import Limits, Reactor
-from package_cache.server.sockets import READ, WRITE, raise_descriptor_limit
+from package_cache.server.sockets import READ, WRITE, raise_descriptor_limit, untaken
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +245,8 @@ class Loop(Reactor):
             self._close(connection, cut=True)
             return
         except BlockingIOError:
+            if not connection.paced:
+                connection.paced, connection.paced_from = time.monotonic(), connection.at - untaken(connection.descriptor)
             self._expect(connection, WRITE)
             return
         except OSError:
@@ -273,13 +275,13 @@ class Loop(Reactor):
             if sent == 0:
                 raise FillError("the file became shorter than it was", 500)
             connection.at += sent
-            connection.moved = time.monotonic()
         if connection.at == connection.stop:
             return True
         if connection.at < limit:
             self._ready.append(connection)
             self._expect(connection, 0)
         else:
+            connection.paced = 0.0
             self._tails[connection.descriptor] = connection
             self._expect(connection, 0)
         return False
@@ -312,7 +314,7 @@ class Loop(Reactor):
         self._account(connection, cut=False)
         asked = connection.asked
         self._drop_source(connection)
-        connection.asked, connection.busy, connection.served = None, False, True
+        connection.asked, connection.busy, connection.served, connection.paced = None, False, True, 0.0
         if asked is None or not asked.keep or self._draining:
             self._close(connection)
             return

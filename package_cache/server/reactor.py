@@ -19,7 +19,7 @@ from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessLog
 from package_cache.server.connections import Connection, Counters, client_name
 from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
-from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener
+from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener, untaken
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ _LINGER = 1.5
 """Seconds that a connection stays open for what may be on its way, when it or the loop comes to its end."""
 _LINGER_BYTES = 1 << 18
 _SWEEP_SECONDS = 1.0
+SLOWEST = 512
+"""Bytes a second that a client must take, on average over the time limit for sending."""
 STALL_SECONDS = 0.25
 """A turn that took longer than this, waiting apart, is counted as a stall."""
 
@@ -310,8 +312,16 @@ class Reactor(ABC):
                 self._close(connection)
             elif not connection.busy and quiet > self._patience(connection):
                 self._time_out(connection)
-            elif connection.busy and connection.events == WRITE and quiet > timeouts.send:
-                self._close(connection, cut=True)
+            elif connection.paced and now - connection.paced > timeouts.send:
+                self._check_pace(connection, now)
+
+    def _check_pace(self, connection: Connection, now: float) -> None:
+        """Cut a client that takes next to nothing. What reached it counts: the kernel takes much at once, and seldom."""
+        taken = connection.at - untaken(connection.descriptor)
+        if taken - connection.paced_from < SLOWEST * (now - connection.paced):
+            self._close(connection, cut=True)
+        else:
+            connection.paced, connection.paced_from = now, taken
 
     def _patience(self, connection: Connection) -> float:
         if connection.received:

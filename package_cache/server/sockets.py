@@ -1,8 +1,11 @@
 """Waiting for sockets: epoll where the system has it, poll elsewhere, behind one face."""
 
+import fcntl
 import resource
 import select
 import socket
+import struct
+import termios
 from contextlib import suppress
 from typing import Protocol
 
@@ -62,6 +65,14 @@ def raise_descriptor_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     return soft
+
+
+def untaken(descriptor: int) -> int:
+    """Bytes given to a socket that its peer did not acknowledge yet."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
+    except OSError:
+        return 0
 
 
 def prepare_listener(listener: socket.socket) -> None:
