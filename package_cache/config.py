@@ -5,12 +5,14 @@ and what would be right. Reads nothing itself: the caller hands over the environ
 """
 
 import difflib
+import os
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from package_cache.errors import ConfigError
@@ -20,6 +22,12 @@ PREFIX = "PACKAGE_CACHE_"
 SERVERS = ("wsgiref", "gunicorn")
 ACCESS_FORMATS = ("combined", "json")
 _EXAMPLE = "a source looks like http://mirror.example/gentoo/"
+_ADDRESSES = (
+    "an address looks like 127.0.0.1:4000, [::1]:4000, :4000 (all of this machine's) or unix:/run/package-cache.sock"
+)
+_LONGEST_PATH = 107
+"""Bytes of a unix socket's path (sun_path of unix(7), less its end)."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +49,27 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Where to listen. `host` is None for all addresses of the machine, `port` 0 for any free one."""
+
+    host: str | None
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix socket to listen on, by its absolute path."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set. `cache` is None where the user's cache directory of the system is meant."""
 
     source: tuple[Source, ...] = ()
     cache: Path | None = None
+    listen: tuple[TcpAddress | UnixAddress, ...] = ()
     host: str = "localhost"
     port: int = 4000
     server: str = "wsgiref"
@@ -57,6 +81,11 @@ class Config:
     access_log: str = ""
     access_format: str = "combined"
     timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def addresses(self) -> tuple[TcpAddress | UnixAddress, ...]:
+        """Where to listen: `listen` takes the place of `host` and `port`."""
+        return self.listen or (TcpAddress(self.host, self.port),)
 
 
 def parse_source(text: str) -> Source:
@@ -106,17 +135,62 @@ def _without_credentials(text: str) -> str:
     return re.sub(r"//[^@]*@", "//***@", text)
 
 
-def _sources(text: str) -> tuple[Source, ...]:
-    sources: list[Source] = []
+def parse_address(text: str) -> TcpAddress | UnixAddress:
+    """A `--listen` value. Raises ValueError with what is wrong and what would be right."""
+    if text.startswith("unix:"):
+        return _unix_address(text)
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"{text!r} names no port; {_ADDRESSES}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        try:
+            IPv6Address(host)
+        except ValueError:
+            raise ValueError(f"{text!r} has no IPv6 address in its brackets; {_ADDRESSES}") from None
+    elif not re.fullmatch(r"[^\s:/\[\]]*", host):
+        raise ValueError(f"{text!r} is not a host and a port; {_ADDRESSES}")
+    try:
+        return TcpAddress(None if host in ("", "*") else host, _port(port))
+    except ValueError:
+        raise ValueError(f"{text!r} has a port that is not a number from 0 to 65535; {_ADDRESSES}") from None
+
+
+def _unix_address(text: str) -> UnixAddress:
+    path = text.removeprefix("unix:")
+    if not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise ValueError(f"{text!r} is not the absolute path of a unix socket; {_ADDRESSES}")
+    try:
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!r} cannot be a path here") from None
+    if size > _LONGEST_PATH:
+        raise ValueError(f"{text!r} is longer than the {_LONGEST_PATH} bytes that the path of a unix socket may have")
+    return UnixAddress(Path(path))
+
+
+def _each(parse: Callable[[str], _T], text: str) -> tuple[_T, ...]:
+    """Every word of a setting that may be given several times. Raises ValueError with all that is wrong."""
+    values: list[_T] = []
     problems: list[str] = []
     for word in text.split():
         try:
-            sources.append(parse_source(word))
+            values.append(parse(word))
         except ValueError as error:
             problems.append(str(error))
     if problems:
         raise ValueError("; ".join(problems))
-    return tuple(sources)
+    return tuple(values)
+
+
+def _sources(text: str) -> tuple[Source, ...]:
+    return _each(parse_source, text)
+
+
+def _listen(text: str) -> tuple[TcpAddress | UnixAddress, ...]:
+    if not text.strip():
+        raise ValueError(f"no address is named; {_ADDRESSES}")
+    return _each(parse_address, text)
 
 
 def _port(text: str) -> int:
@@ -184,6 +258,7 @@ def _seconds(text: str) -> float:
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "source": _sources,
     "cache": _path,
+    "listen": _listen,
     "host": str,
     "port": _port,
     "server": _server,
@@ -209,16 +284,25 @@ def build(environment: Mapping[str, str], options: Mapping[str, str]) -> Config:
     problems: list[str] = []
     values: dict[str, Any] = {}
     for layer, settings in (("", _of_environment(environment, problems)), ("--", options)):
+        one = [_place(layer, name) for name in ("host", "port") if name in settings]
+        if one:
+            values.pop("listen", None)
+        if one and "listen" in settings:
+            problems.append(f"{_place(layer, 'listen')}: takes the place of {' and '.join(one)}; give one or the other")
         for name, text in settings.items():
-            where = f"{layer}{name.replace('_', '-')}" if layer else f"{PREFIX}{name.upper()}"
             try:
                 values[name] = _PARSERS.get(name, _seconds)(text)
             except ValueError as error:
-                problems.append(f"{where}: {error}")
+                problems.append(f"{_place(layer, name)}: {error}")
     if problems:
         raise ConfigError(problems)
     timeouts = Timeouts(**{short: values.pop(name) for name, short in _TIMEOUTS.items() if name in values})
     return Config(**values, timeouts=timeouts)
+
+
+def _place(layer: str, name: str) -> str:
+    """A setting as it is written in its layer."""
+    return f"{layer}{name.replace('_', '-')}" if layer else f"{PREFIX}{name.upper()}"
 
 
 def _of_environment(environment: Mapping[str, str], problems: list[str]) -> dict[str, str]:

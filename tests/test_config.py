@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from package_cache.config import NAMES, SERVERS, Config, Timeouts, build, parse_source
+from package_cache.config import (
+    NAMES,
+    SERVERS,
+    Config,
+    TcpAddress,
+    Timeouts,
+    UnixAddress,
+    build,
+    parse_address,
+    parse_source,
+)
 from package_cache.errors import ConfigError
 from package_cache.model import Source
 
@@ -169,6 +179,94 @@ def test_switch_is_off(text: str) -> None:
 def test_home_directory_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert build({}, {"cache": "~/cache"}).cache == Path("/home/someone/cache")
+
+
+# --- Addresses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:4000", TcpAddress("127.0.0.1", 4000)),
+        ("localhost:0", TcpAddress("localhost", 0)),
+        ("cache.example:65535", TcpAddress("cache.example", 65535)),
+        ("[::1]:4000", TcpAddress("::1", 4000)),
+        ("[::]:4000", TcpAddress("::", 4000)),
+        ("[fe80::1%eth0]:80", TcpAddress("fe80::1%eth0", 80)),
+        (":4000", TcpAddress(None, 4000)),
+        ("*:4000", TcpAddress(None, 4000)),
+        ("unix:/run/package-cache.sock", UnixAddress(Path("/run/package-cache.sock"))),
+        ("unix:/run/a:b", UnixAddress(Path("/run/a:b"))),
+        ("unix:/" + "x" * 106, UnixAddress(Path("/" + "x" * 106))),
+    ],
+)
+def test_address_to_listen_on(text: str, address: TcpAddress | UnixAddress) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        *((text, "names no port") for text in ("4000", "localhost", "/run/package-cache.sock")),
+        *((text, "a port that is not a number") for text in ("localhost:", ":x", ":65536", "[::1]:", ":-1", "*:٤")),
+        *((text, "not a host and a port") for text in ("::1:4000", "http://localhost:4000", "[::1]x:1", "a]:1", "/x:1")),
+        *((text, "no IPv6 address in its brackets") for text in ("[localhost]:1", "[]:1", "[127.0.0.1]:1", "[*]:1")),
+        *((text, "absolute path") for text in ("unix:", "unix:run/x", "unix:@x", "unix:/run/", "unix:/a\0b")),
+        *((text, "107 bytes") for text in ("unix:/" + "x" * 107, "unix:/" + "é" * 54)),
+        ("unix:/\ud800", "path"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_address(text)
+
+
+def test_every_bad_address_is_told() -> None:
+    (told,) = problems({"PACKAGE_CACHE_LISTEN": "4000 127.0.0.1:4000 unix:x"})
+    assert told.startswith("PACKAGE_CACHE_LISTEN: '4000' names no port")
+    assert "'unix:x' is not the absolute path" in told
+    assert "'127.0.0.1:4000'" not in told
+    (told,) = problems({}, {"listen": " "})
+    assert told.startswith("--listen: no address is named")
+
+
+def test_without_addresses_it_listens_on_host_and_port() -> None:
+    assert build({}, {}).addresses == (TcpAddress("localhost", 4000),)
+    assert build({"PACKAGE_CACHE_PORT": "0"}, {"host": "::"}).addresses == (TcpAddress("::", 0),)
+    assert build({}, {"host": ""}).addresses == (TcpAddress("", 4000),), "no host is not all of them"
+
+
+def test_addresses_take_the_place_of_host_and_port() -> None:
+    both = (TcpAddress("127.0.0.1", 1), UnixAddress(Path("/x")))
+    listen = {"listen": "127.0.0.1:1  unix:/x"}
+    assert build({}, listen).addresses == both
+    assert build({"PACKAGE_CACHE_HOST": "::", "PACKAGE_CACHE_PORT": "5"}, listen).addresses == both
+    assert build({"PACKAGE_CACHE_LISTEN": "unix:/y"}, listen).addresses == both
+
+
+def test_host_and_port_of_the_command_line_win_over_addresses_of_the_environment() -> None:
+    environment = {"PACKAGE_CACHE_LISTEN": "unix:/x"}
+    assert build(environment, {"port": "5"}).addresses == (TcpAddress("localhost", 5),)
+    assert build(environment, {"host": "::"}).addresses == (TcpAddress("::", 4000),)
+    assert build(environment, {"workers": "5"}).addresses == (UnixAddress(Path("/x")),)
+
+
+def test_addresses_and_a_port_in_one_place_contradict_each_other() -> None:
+    told = problems({}, {"listen": "unix:/x", "host": "::", "port": "1"})
+    assert told == ["--listen: takes the place of --host and --port; give one or the other"]
+    told = problems({"PACKAGE_CACHE_LISTEN": "unix:/x", "PACKAGE_CACHE_PORT": "x"}, {"listen": "unix:/y"})
+    assert told[0] == "PACKAGE_CACHE_LISTEN: takes the place of PACKAGE_CACHE_PORT; give one or the other"
+    assert told[1].startswith("PACKAGE_CACHE_PORT: 'x' is not a port")
+
+
+@settings(deadline=None)
+@given(st.one_of(st.text(), st.text(st.sampled_from("unix:/[].*1a%@ \0"), max_size=30), st.text().map("unix:/{}".format)))
+def test_any_text_is_an_address_or_refused(text: str) -> None:
+    try:
+        address = parse_address(text)
+    except ValueError:
+        return
+    assert isinstance(address, TcpAddress) or address.path.is_absolute()
 
 
 # --- Sources ----------------------------------------------------------------------------------------------------------
