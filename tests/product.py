@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 HOSTS = ("wsgiref", "gunicorn", "gthread")
 """The bare command's server, `--server gunicorn`, and a plain Gunicorn with the WSGI callable."""
 
-_READY = re.compile(r"(?:serving .* at|Listening at:) (http://\S+)")
+_READY = re.compile(r"serving .* at (\S+(?:, \S+)*) \(cache in ")
+_LISTENING = re.compile(r"Listening at: (\S+)")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Response:
 
 
 class Proxy:
-    """A running package-cache. `url` ends with a slash."""
+    """A running package-cache. `url` ends with a slash; `places` are all where it listens."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Proxy:
         host: str = "wsgiref",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        listen: Sequence[str] = (),
     ) -> None:
         self.cache = cache
         self.host = host
@@ -55,27 +57,33 @@ class Proxy:
             command = [sys.executable, "-m", *program, "--no-control-socket", *arguments]
         else:
             options = [word for source in sources for word in ("--source", source)]
-            command = [sys.executable, "-m", "package_cache", "--server", host, "--port", "0", "--cache", str(cache)]
-            command += ["--host", "127.0.0.1", *options, *arguments]
+            places = [word for place in listen for word in ("--listen", place)] or ["--host", "127.0.0.1", "--port", "0"]
+            command = [sys.executable, "-m", "package_cache", "--server", host, "--cache", str(cache)]
+            command += [*places, *options, *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=variables, text=True)
         self.log: list[str] = []
-        self.url = ""
+        self.places: list[str] = []
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        if not self._ready.wait(30) or not self.url:
+        if not self._ready.wait(30) or not self.places:
             self.kill()
             raise AssertionError("the server did not start:\n" + "".join(self.log))
 
     def _read_log(self) -> None:
         assert self.process.stderr is not None
+        said = _LISTENING if self.host == "gthread" else _READY
         for line in self.process.stderr:
             self.log.append(line)
-            match = _READY.search(line)
-            if match and not self.url:
-                self.url = match[1].rstrip("/") + "/"
+            match = said.search(line)
+            if match and not self.places:
+                self.places = match[1].split(", ")
                 self._ready.set()
         self._ready.set()
+
+    @property
+    def url(self) -> str:
+        return next(place for place in self.places if place.startswith("http")).rstrip("/") + "/"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -107,9 +115,7 @@ class Proxy:
 
     def workers(self) -> list[int]:
         """The pids of the worker processes."""
-        return [
-            int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == self.process.pid
-        ]
+        return children(self.process.pid)
 
     def kill(self) -> None:
         """SIGKILL to the process and its workers."""
@@ -135,6 +141,11 @@ class Proxy:
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
+
+
+def children(pid: int) -> list[int]:
+    """The pids of a process's own processes."""
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and _parent(path) == pid]
 
 
 def _parent(process: Path) -> int:

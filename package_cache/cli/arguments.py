@@ -15,7 +15,7 @@ for Portage, GENTOO_MIRRORS="http://THIS-HOST:4000/" in make.conf."""
 
 _EPILOG = """\
 Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --port, PACKAGE_CACHE_SOURCE for --source
-(several URLs separated by blanks), and so on. The command line wins. In the environment only, in seconds:
+(several URLs or addresses separated by blanks), and so on. The command line wins. In the environment only, in seconds:
 {timeouts}
 
 exit codes: 0 ended by SIGTERM or SIGINT, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
@@ -45,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
     )
     where.add_argument("--cache", metavar="PATH", help="directory of the cache (default: the user's cache directory)")
     listen = it.add_argument_group("how it is served")
+    listen.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        action="append",
+        help="where to listen instead of --host and --port: HOST:PORT, :PORT (all addresses) or unix:/PATH (repeat it)",
+    )
     listen.add_argument("--host", metavar="HOSTNAME", help=f"address to listen on (default: {default.host})")
     listen.add_argument("--port", metavar="INT", help=f"port to listen on (default: {default.port}; 0: any free one)")
     listen.add_argument(
@@ -75,10 +81,8 @@ def read(argv: Sequence[str] | None) -> tuple[dict[str, str], list[str]]:
     """What was given on the command line, as the text `config.build` reads; and what is wrong with the options' names."""
     it = parser()
     namespace, unknown = it.parse_known_args(argv)
-    given = dict(vars(namespace))
-    if "source" in given:
-        given["source"] = " ".join(given["source"])
-    return {name: str(value) for name, value in given.items()}, _problems(unknown, it)
+    given = {name: " ".join(value) if isinstance(value, list) else str(value) for name, value in vars(namespace).items()}
+    return given, _problems(unknown, it)
 
 
 def _problems(unknown: list[str], it: argparse.ArgumentParser) -> list[str]:

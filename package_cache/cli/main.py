@@ -10,7 +10,8 @@ from package_cache import compose
 from package_cache.cli import arguments, logs
 from package_cache.config import PREFIX, Config, build
 from package_cache.errors import ConfigError, PackageCacheError
-from package_cache.server.gunicorn import GunicornServer
+from package_cache.server import addresses, systemd
+from package_cache.server.gunicorn import GunicornServer, upgraded
 from package_cache.server.standalone import StandaloneServer
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,10 @@ def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
     return config
 
 
-def _announce(config: Config, url: str) -> None:
+def _announce(config: Config, places: str) -> None:
     """Say that clients are answered from now on: the line a person or a script waits for."""
     sources = ", ".join(source.base + "/" for source in config.source)
-    text = f"serving {sources} at {url} (cache in {compose.cache_directory(config)})"
+    text = f"serving {sources} at {places} (cache in {compose.cache_directory(config)})"
     if config.syslog:
         logging.getLogger("package_cache").warning("%s", text)
     else:
@@ -79,32 +80,53 @@ def _announce(config: Config, url: str) -> None:
 
 
 def _serve(config: Config) -> int:
-    return _serve_with_gunicorn(config) if config.server == "gunicorn" else _serve_alone(config)
+    # Taken out: other programs, and the arbiter of Gunicorn, would take what is meant for this process.
+    notifier = systemd.Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
+    with _listen(config) as listening:
+        if config.server == "gunicorn":
+            return _serve_with_gunicorn(config, listening, notifier)
+        return _serve_alone(config, listening, notifier)
 
 
-def _serve_alone(config: Config) -> int:
-    server = StandaloneServer(config, compose.build_application(config), compose.software())
+def _listen(config: Config) -> addresses.Listening:
+    """On the sockets this process was started with, else where the settings say."""
+    sockets = systemd.inherited(os.environ)
+    if sockets:
+        return addresses.Listening(sockets)
+    return (config.server == "gunicorn" and upgraded(os.environ)) or addresses.listen(config)
+
+
+def _serve_alone(config: Config, listening: addresses.Listening, notifier: systemd.Notifier) -> int:
+    server = StandaloneServer(config, listening, compose.build_application(config), compose.software())
     try:
-        signal.signal(signal.SIGTERM, lambda *_: _stop(server, config.timeouts.graceful))
-        signal.signal(signal.SIGINT, lambda *_: _stop(server, 0.0))
-        _announce(config, server.url)
+        signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, config.timeouts.graceful))
+        signal.signal(signal.SIGINT, lambda *_: _stop(server, notifier, 0.0))
+        _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
+        notifier.ready()
         server.serve()
     finally:
         server.close()
     return 0
 
 
-def _stop(server: StandaloneServer, patience: float) -> None:
+def _stop(server: StandaloneServer, notifier: systemd.Notifier, patience: float) -> None:
     server.stop(patience)
+    notifier.stopping()
     # A second signal ends what the first one lets run.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop(0.0))
 
 
-def _serve_with_gunicorn(config: Config) -> int:
+def _serve_with_gunicorn(config: Config, listening: addresses.Listening, notifier: systemd.Notifier) -> int:
     arbiter = os.getpid()
     try:
-        GunicornServer(config, lambda: compose.build_application(config), lambda url: _announce(config, url)).run()
+        GunicornServer(
+            config,
+            listening,
+            lambda: compose.build_application(config),
+            notifier,
+            lambda places: _announce(config, places),
+        ).run()
     except SystemExit as end:
         # The workers are forked in there; what their codes mean is between them and the arbiter.
         if os.getpid() == arbiter and end.code:

@@ -129,5 +129,6 @@ def head_again(asked: Asked) -> bytes:
 
 
 def client_name(address: object) -> str:
-    """The client, as the log names it."""
-    return str(address[0]) if isinstance(address, tuple) else "-"
+    """The client, as the log names it: by its IP address, or `unix:` for any on a unix socket."""
+    # A socket for both families shows an IPv4 address in this form (RFC 4291, section 2.5.5.2).
+    return str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else "unix:"

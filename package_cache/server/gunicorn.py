@@ -7,13 +7,15 @@ The only module that imports Gunicorn. Of its internals the worker uses few: how
 import errno
 import logging
 import math
+import mmap
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -24,9 +26,12 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from package_cache.config import Config, Timeouts
 from package_cache.errors import PackageCacheError
 from package_cache.server import addresses
+from package_cache.server.addresses import Listening
 from package_cache.server.app import Application
+from package_cache.server.connections import client_name
 from package_cache.server.loop import Loop
 from package_cache.server.reactor import Limits
+from package_cache.server.systemd import Notifier
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +39,46 @@ _RESERVE_SECONDS = 5
 """What the arbiter waits longer than its workers do, so that they end by themselves."""
 
 
-class GunicornServer(BaseApplication):  # type: ignore[misc]
-    """Serves the application that `make` builds in each worker. Listens from its construction on."""
+_UPGRADE = "GUNICORN_FD"
+"""Set for an arbiter that another one starts in its place: the descriptors to listen on. Gunicorn takes it from there."""
+_FILES = "GUNICORN_SOCKET_FILES"
+"""Set together with it: the files of unix sockets that the new arbiter is to remove, separated by blanks."""
 
-    def __init__(self, config: Config, make: Callable[[], Application], started: Callable[[str], None]) -> None:
+
+def upgraded(environment: MutableMapping[str, str]) -> Listening | None:
+    """What an arbiter that is started in the place of another one has to close, apart from the sockets; else None."""
+    if _UPGRADE not in environment:
+        return None
+    return Listening([], map(Path, environment.pop(_FILES, "").split()))
+
+
+class GunicornServer(BaseApplication):  # type: ignore[misc]
+    """Serves the application that `make` builds in each worker.
+
+    `answering` is called once, when every worker answers requests, with the places where it listens.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listening: Listening,
+        make: Callable[[], Application],
+        notifier: Notifier,
+        answering: Callable[[str], None],
+    ) -> None:
+        self.listening = listening
+        self.notifier = notifier
+        self.answering = answering
         self._config = config
         self._make = make
-        self._started = started
-        self._bind = _bind(config)
+        self._binds = [f"fd://{one.detach()}" for one in listening.sockets]
         super().__init__()
 
     def load_config(self) -> None:
         """Hand our settings over; no file and no environment variable of Gunicorn's is read."""
         config = self._config
         settings = {
-            "bind": [self._bind],
+            "bind": self._binds,
             "workers": config.workers,
             "threads": config.threads,
             "worker_class": worker_class(config.timeouts),
@@ -61,7 +91,6 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "forwarded_allow_ips": "",
             "control_socket_disable": True,
             "logger_class": _Logger,
-            "when_ready": self._when_ready,
         }
         for name, value in settings.items():
             if name in self.cfg.settings:  # the control socket came with Gunicorn 25.1
@@ -75,16 +104,65 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             logger.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
-    def _when_ready(self, arbiter: Any) -> None:
-        self._started(", ".join(addresses.url(listener.getsockname()) for listener in arbiter.LISTENERS))
+    def run(self) -> None:
+        """Serve until told to stop; ends in SystemExit."""
+        _Arbiter(self).run()
 
 
-def _bind(config: Config) -> str:
-    """Where to listen, as Gunicorn wants it: a socket made here, so that a failure is told at once and in our words."""
-    inherits = "GUNICORN_FD" in os.environ or os.environ.get("LISTEN_PID") == str(os.getpid())
-    if inherits:  # an upgrade in place, or systemd: Gunicorn takes that socket and reads no address
-        return f"[{config.host}]:{config.port}" if ":" in config.host else f"{config.host}:{config.port}"
-    return f"fd://{addresses.listen(config.host, config.port).detach()}"
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """Says when the workers answer, and leaves no file of a unix socket behind, nor takes one that is not its own."""
+
+    def __init__(self, server: GunicornServer) -> None:
+        self._server = server
+        self._announced = False
+        self._settled = False
+        self.LISTENERS: list[Any] = []
+        super().__init__(server)
+
+    def reap_workers(self) -> None:
+        """Called at each SIGCHLD, which a worker sends too when it begins to answer."""
+        super().reap_workers()
+        if self._settled or len(self.WORKERS) < self.num_workers:
+            return
+        if all(worker.answers for worker in self.WORKERS.values()):
+            self._settled = True
+            if not self._announced:
+                self._announced = True
+                self._server.answering(addresses.where(listener.getsockname() for listener in self.LISTENERS))
+            self._server.notifier.ready()
+
+    def reload(self) -> None:
+        """SIGHUP: workers in the place of those that are here."""
+        self._settled = False
+        self._server.notifier.reloading()
+        super().reload()
+
+    def reexec(self) -> None:
+        """SIGUSR2: start another arbiter on the same sockets. It may remove their files, and speak for the service."""
+        self.cfg.env_orig[_FILES] = " ".join(map(str, self._server.listening.files))
+        self.cfg.env_orig["NOTIFY_SOCKET"] = self._server.notifier.address
+        super().reexec()
+
+    def stop(self, graceful: bool = True) -> None:
+        """Take no more connections and end the workers."""
+        self._settled = True
+        if self.LISTENERS:
+            self._leave()
+        super().stop(graceful)
+
+    def _leave(self) -> None:
+        # Closed here, as Gunicorn would remove the file of every unix socket, also of one that it was given.
+        while self.LISTENERS:
+            self.LISTENERS.pop().close()
+        server = self._server
+        predecessor_lives = self.master_pid != 0 and self.master_pid == os.getppid()
+        if self.reexec_pid or predecessor_lives:
+            server.listening.leave_files()
+        server.listening.close()
+        if self.reexec_pid:
+            server.notifier.succeeded(self.reexec_pid)
+        elif not predecessor_lives:
+            server.notifier.stopping()
 
 
 class _Logger(GunicornLogger):  # type: ignore[misc]
@@ -110,6 +188,15 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
     limits = Timeouts()
     _loop: Loop | None = None
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._shared = mmap.mmap(-1, 1)  # the arbiter makes the worker, and then forks
+
+    @property
+    def answers(self) -> bool:
+        """Whether it has begun to answer requests; seen from the arbiter too."""
+        return self._shared[0] != 0
+
     def run(self) -> None:
         """Serve until told to stop and what runs has come to its end, or its time is up."""
         if self.cfg.is_ssl or not isinstance(self.wsgi, Application):
@@ -118,16 +205,24 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         limits = Limits(self.worker_connections, self.limits)
         self._loop = loop = Loop(list(self.sockets), self.wsgi, self._fall_back, limits, "gunicorn")
         loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
+        self._say_that_it_answers()
         while self.alive and self.is_parent_alive():
             self.notify()
             loop.turn(1.0)
         loop.drain()
+        for one in self.sockets:
+            one.close()
         deadline = time.monotonic() + min(self.limits.graceful, max(0, self.cfg.graceful_timeout - _RESERVE_SECONDS))
         while loop.busy and time.monotonic() < deadline:
             self.notify()
             loop.turn(1.0)
         loop.close()
         self._end()
+
+    def _say_that_it_answers(self) -> None:
+        self._shared[0] = 1
+        if self.is_parent_alive():
+            os.kill(self.ppid, signal.SIGCHLD)  # the one signal that does no more than have the arbiter look
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
         """SIGQUIT, from an arbiter that got SIGINT: end now."""
@@ -145,7 +240,9 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
         connection.settimeout(None)
-        taken = TConn(self.cfg, connection, address, connection.getsockname())
+        # Gunicorn would believe whatever a client on a unix socket says of itself, and take the Host field for our name.
+        client = (client_name(address), address[1] if isinstance(address, tuple) else 0)
+        taken = TConn(self.cfg, connection, client, addresses.own_name(connection.getsockname()))
         taken.init()
         # An empty line in front of a request is ignored (RFC 9112, section 2.2), but not by every version of Gunicorn.
         taken.parser.unreader.unread(received.removeprefix(b"\r\n"))

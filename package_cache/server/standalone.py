@@ -19,8 +19,9 @@ from wsgiref.handlers import SimpleHandler
 from package_cache.config import Config
 from package_cache.errors import BadRequest, RequestError
 from package_cache.rules import wire
-from package_cache.server import addresses
+from package_cache.server.addresses import Listening, own_name
 from package_cache.server.app import Application
+from package_cache.server.connections import client_name
 from package_cache.server.loop import Loop
 from package_cache.server.reactor import Limits
 from package_cache.server.refusals import RequestTimeout, refuse
@@ -34,28 +35,24 @@ _RECEIVE = 65536
 
 
 class StandaloneServer:
-    """Serves `application` at `address`: the event loop in the calling thread, `threads` threads for what it leaves."""
+    """Serves `application` to who connects: the event loop in the calling thread, threads of a pool for what it leaves."""
 
-    def __init__(self, config: Config, application: Application, software: str) -> None:
+    def __init__(self, config: Config, listening: Listening, application: Application, software: str) -> None:
         self._application = application
         self._timeouts = config.timeouts
         self._software = software
         self._patience: float | None = None
-        self._listener = addresses.listen(config.host, config.port)
+        self._listening = listening
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
         limits = Limits(config.connections, config.timeouts)
-        self._loop = Loop([self._listener], application, self._fall_back, limits, software)
-
-    @property
-    def url(self) -> str:
-        """Where clients find the server."""
-        return addresses.url(self._listener.getsockname())
+        self._loop = Loop(listening.sockets, application, self._fall_back, limits, software)
 
     def serve(self) -> None:
         """Serve until `stop` is called and what runs has come to its end, or its time is up."""
         while self._patience is None:
             self._loop.turn(1.0)
         self._loop.drain()
+        self._listening.close()
         begun = time.monotonic()
         while self._loop.busy and time.monotonic() - begun < self._patience:
             self._loop.turn(1.0)
@@ -71,7 +68,7 @@ class StandaloneServer:
     def close(self) -> None:
         """Cut what runs and stop listening."""
         self._loop.close()
-        self._listener.close()
+        self._listening.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._application.service.close()
 
@@ -88,7 +85,7 @@ class StandaloneServer:
         except RequestError as error:
             reusable = False
             with suppress(OSError):
-                connection.sendall(refuse(error, str(address[0]), self._application.access))
+                connection.sendall(refuse(error, client_name(address), self._application.access))
         except OSError:
             reusable = False
         except Exception:
@@ -101,29 +98,31 @@ class StandaloneServer:
 
     def _serve(self, connection: socket.socket, head: wire.Head, address: Any) -> bool:
         """Run the application; whether the connection can be used again."""
-        responder = _Responder(connection, head, self._environ(head, address), self._software)
+        responder = _Responder(connection, head, _environ(connection, head, address), self._software)
         responder.run(self._application)
         return responder.reusable
 
-    def _environ(self, head: wire.Head, address: Any) -> "WSGIEnvironment":
-        path, _, query = head.target.partition("?")
-        environ: dict[str, Any] = {
-            "REQUEST_METHOD": head.method,
-            "SCRIPT_NAME": "",
-            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-            "QUERY_STRING": query,
-            "RAW_URI": head.target,
-            "SERVER_PROTOCOL": f"HTTP/1.{head.minor}",
-            "SERVER_NAME": str(self._listener.getsockname()[0]),
-            "SERVER_PORT": str(self._listener.getsockname()[1]),
-            "REMOTE_ADDR": str(address[0]),
-        }
-        for name, value in head.combined.items():
-            # A name with an underscore would pass for another one with a hyphen.
-            if "_" not in name:
-                variable = name.upper().replace("-", "_")
-                environ[variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"] = value
-        return environ
+
+def _environ(connection: socket.socket, head: wire.Head, address: Any) -> "WSGIEnvironment":
+    own, port = own_name(connection.getsockname())
+    path, _, query = head.target.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": head.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "RAW_URI": head.target,
+        "SERVER_PROTOCOL": f"HTTP/1.{head.minor}",
+        "SERVER_NAME": own,
+        "SERVER_PORT": str(port),
+        "REMOTE_ADDR": client_name(address),
+    }
+    for name, value in head.combined.items():
+        # A name with an underscore would pass for another one with a hyphen.
+        if "_" not in name:
+            variable = name.upper().replace("-", "_")
+            environ[variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"] = value
+    return environ
 
 
 def _read_head(connection: socket.socket, received: bytes, seconds: float) -> tuple[wire.Head, bytes]:
