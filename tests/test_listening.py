@@ -471,6 +471,7 @@ def test_readiness_is_told_once_every_worker_answers_and_not_before(
         reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
         if server == "gunicorn":
             assert answers(place), "the other worker is up"
+            looked(one)
             assert told.nothing()
             assert "serving" not in one.log
             os.kill(late, signal.SIGCONT)
@@ -484,18 +485,38 @@ def test_readiness_is_told_once_every_worker_answers_and_not_before(
         os.close(reader)
 
 
-def test_a_worker_that_dies_before_it_answers_does_not_count(
-    run: Callable[..., Running], told: Notifications, held: Path
+def looked(one: Running) -> None:
+    """Wait until an arbiter that logs each signal has dealt with all that came before."""
+    count = one.log.count("signal: winch")
+    one.process.send_signal(signal.SIGWINCH)
+    until(lambda: one.log.count("signal: winch") > count)
+
+
+def test_a_worker_that_ends_before_it_answers_neither_counts_nor_takes_the_socket_with_it(
+    run: Callable[..., Running], told: Notifications, held: Path, folder: Path
 ) -> None:
-    one = run("--server", "gunicorn", "--access-log", str(held), "--listen", "127.0.0.1:0", variables=told.variables)
+    place = f"unix:{folder}/s"
+    one = run("--server", "gunicorn", "--access-log", str(held), "--listen", place, "-v", variables=told.variables)
     until(lambda: len(children(one.pid)) == 2)
-    first = set(children(one.pid))
-    os.kill(min(first), signal.SIGKILL)
-    until(lambda: len(children(one.pid)) == 2 and min(first) not in children(one.pid))
+    late = max(children(one.pid))
+    until(lambda: hears(late))
+    os.kill(late, signal.SIGQUIT)
+    until(lambda: len(children(one.pid)) == 2 and late not in children(one.pid))
+    assert (folder / "s").exists()
+    late = max(children(one.pid))
+    os.kill(late, signal.SIGSTOP)
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    assert answers(place), "the other worker is up"
+    os.close(reader)
+    os.kill(late, signal.SIGKILL)
+    until(lambda: len(children(one.pid)) == 2 and late not in children(one.pid))
+    looked(one)
     assert told.nothing()
     reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
     assert told.next() == "READY=1"
     os.close(reader)
+    assert one.end() == 0
+    assert "Traceback" not in one.log
 
 
 @servers
