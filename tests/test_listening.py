@@ -60,9 +60,13 @@ def client_of(place: str) -> Client:
 
 
 def answers(place: str) -> bool:
-    """Whether both the event loop and the threads behind it answer there."""
-    with client_of(place) as client:
-        return [client.get("/", method=method).status for method in ("GET", "PUT", "GET")] == [502, 405, 502]
+    """Whether both the event loop and the threads behind it answer there; a worker that leaves ends a connection early."""
+
+    def status(method: str) -> int:
+        with client_of(place) as client:
+            return client.get("/", method=method).status
+
+    return [status(method) for method in ("GET", "PUT")] == [502, 405]
 
 
 def needs_ipv6() -> None:
@@ -186,9 +190,8 @@ def test_without_a_host_it_listens_on_all_addresses_and_knows_clients_of_both_fa
         assert place == f"http://[::]:{port}/"
         assert answers(f"http://127.0.0.1:{port}/")
         assert answers(f"http://[::1]:{port}/")
-        until(lambda: len(log.read_text().splitlines()) == 6)
-        assert {line.split()[0] for line in log.read_text().splitlines()[:3]} == {"127.0.0.1"}
-        assert {line.split()[0] for line in log.read_text().splitlines()[3:]} == {"::1"}
+        until(lambda: len(log.read_text().splitlines()) == 4)
+        assert sorted(line.split()[0] for line in log.read_text().splitlines()) == ["127.0.0.1"] * 2 + ["::1"] * 2
         proxy.stop()
         log.unlink()
 
