@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from package_cache.config import Config, build, parse_source
+from package_cache.config import Config, TcpAddress, build, parse_source
 from package_cache.engine.fills import Fills
 from package_cache.engine.service import Service
 from package_cache.engine.upkeep import LastUse
@@ -92,7 +92,8 @@ def build_service(config: Config) -> Service:
 def build_application(config: Config) -> Application:
     """The WSGI callable of a configuration."""
     named = (urlsplit(source.base).hostname for source in config.source)
-    hosts = _LOCAL | {config.host.lower()} | {host for host in named if host}
+    own = (address.host for address in config.addresses if isinstance(address, TcpAddress))
+    hosts = _LOCAL | {host.lower() for host in (*own, *named) if host}
     return Application(build_service(config), hosts, build_access_log(config))
 
 

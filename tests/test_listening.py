@@ -21,6 +21,9 @@ from origin import Origin, until
 from product import Proxy, children
 from raw import Client
 
+from package_cache.compose import build_application
+from package_cache.config import build
+
 SOURCE = ("--source", "http://127.0.0.1:9/")
 BODY = bytes(range(256)) * 4000
 
@@ -616,3 +619,11 @@ def test_another_arbiter_that_leaves_again_takes_nothing_with_it(
     assert one.end() == 0
     assert told.next() == "STOPPING=1"
     assert not (folder / "s").exists()
+
+
+def test_every_name_it_listens_on_is_its_own(tmp_path: Path) -> None:
+    """A client that takes it for a proxy names it in the request target."""
+    config = build({}, {"cache": str(tmp_path), "listen": "Cache.example:4000 [::1]:0 :0 unix:/run/a.sock"})
+    application = build_application(config)
+    assert {"cache.example", "::1"} < application.hosts
+    application.service.close()
