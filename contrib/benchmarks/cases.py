@@ -1,0 +1,230 @@
+"""What a case is, and the cases about files that are cached already and about many small ones that are not."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import clients
+import servers
+from clients import GIB, KIB, MIB
+from report import Metric, Sample
+from servers import Server
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done: for a figure, or with `quick` for a look. Seconds and bytes."""
+
+    runs: int
+    seconds: int
+    small: int
+    large: int
+    cold_large: int
+    paced: int
+    registry: tuple[int, ...]
+
+
+FULL = Scale(
+    runs=5, seconds=3, small=2000, large=GIB, cold_large=512 * MIB, paced=64 * MIB, registry=(1000, 100_000, 1_000_000)
+)
+QUICK = Scale(runs=1, seconds=1, small=500, large=256 * MIB, cold_large=128 * MIB, paced=16 * MIB, registry=(1000, 20_000))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A server's turn in a round: the variant of the case, and the number of the round."""
+
+    server: Server
+    variant: str
+    number: int
+
+
+class Case:
+    """One kind of load. The runner calls `stage` once, `warm` for each server, then `sample` in rounds."""
+
+    name = ""
+    title = ""
+    metrics: Sequence[Metric] = ()
+    variants: Sequence[str] = ("",)
+    static = False
+    """Whether nginx with the files themselves takes part: it has no cold files."""
+    direct = False
+    """Whether the source itself is measured too."""
+    fresh = False
+    """Whether each round begins with empty caches."""
+
+    def __init__(self, scale: Scale, folder: Path, runs: int) -> None:
+        self.scale = scale
+        self.folder = folder
+        self.files = folder / "files"
+        self.runs = runs
+        self.files.mkdir(parents=True)
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[list[Server]]:
+        """Make the files and run their source; the source, as a server to measure."""
+        self.make()
+        with servers.origin(self.folder / "origin", self.files) as source:
+            yield [source]
+
+    def make(self) -> None:
+        """Make the files."""
+
+    def warm(self, server: Server) -> list[str]:  # noqa: ARG002
+        """Bring a server into the state that is measured; what it does wrong."""
+        return []
+
+    def sample(self, turn: Turn) -> Sample:
+        """Measure once."""
+        raise NotImplementedError
+
+
+def noise(seed: int, size: int) -> bytes:
+    """Bytes that do not compress, the same for the same seed."""
+    return random.Random(seed).randbytes(size)
+
+
+SMALL = 4 * KIB
+
+
+class Hits(Case):
+    """Small files from the cache, by wrk."""
+
+    name = "hits"
+    title = "Hits of 4 KiB, {variant}: wrk -t1 -c64, {seconds} s"
+    metrics = (
+        Metric("rate", "requests/s", 0, "ratio"),
+        Metric("cost", "CPU us/request", 1, "ratio", "nginx"),
+    )
+    variants = (
+        "one file, keep-alive",
+        "{small} files, keep-alive",
+        "one file, a connection each",
+        "{small} files, a connection each",
+    )
+    static = True
+    pattern = "hits/package-1.%d.tar"
+
+    def make(self) -> None:
+        (self.files / "hits").mkdir()
+        for number in range(self.scale.small):
+            (self.files / (self.pattern % number)).write_bytes(noise(number, SMALL))
+        self.script = self.folder / "rotation.lua"
+        self.script.write_text(clients.rotation(self.pattern, self.scale.small))
+
+    def warm(self, server: Server) -> list[str]:
+        paths = [self.pattern % number for number in range(self.scale.small)]
+        wrong = []
+        for _ in range(2):
+            _, answers = clients.walk(server.address, paths, 16)
+            wrong.append(sum(clients.body_of(answer) != noise(number, SMALL) for number, answer in enumerate(answers)))
+        # Each worker has its own open files: one pass in this process may leave another without them.
+        clients.wrk(server, self.script, 1, keep=True)
+        return [f"{max(wrong)} of {len(paths)} bodies wrong"] if any(wrong) else []
+
+    def sample(self, turn: Turn) -> Sample:
+        target = self.script if turn.variant.startswith("{small}") else self.pattern % 1
+        load = clients.wrk(turn.server, target, self.scale.seconds, keep="keep-alive" in turn.variant)
+        faults = [f"{load.errors} requests failed"] if load.errors else []
+        return Sample({"rate": load.rate, "cost": 1e6 * load.cost}, faults)
+
+
+class LargeHits(Case):
+    """A large file from the cache."""
+
+    name = "large-hits"
+    title = "Hits of {large} MiB, {variant}"
+    metrics = (Metric("speed", "MB/s", 0, "ratio", "nginx"), Metric("cost", "CPU s/GiB", 2, "ratio", "nginx"))
+    variants = ("1 client", "4 clients")
+    static = True
+    path = "large/package-1.0.tar"
+
+    def make(self) -> None:
+        write_large(self.files / self.path, self.scale.large)
+
+    def warm(self, server: Server) -> list[str]:
+        right = clients.digest_of_file(self.files / self.path)
+        return ["body wrong"] if any(clients.digest(server.address, self.path) != right for _ in range(2)) else []
+
+    def sample(self, turn: Turn) -> Sample:
+        before = turn.server.cpu()
+        seconds, sizes = clients.drain_all(turn.server.address, self.path, int(turn.variant.partition(" ")[0]))
+        spent = turn.server.cpu() - before
+        whole = sizes.count(self.scale.large)
+        faults = [] if whole == len(sizes) else [f"{len(sizes) - whole} of {len(sizes)} bodies short"]
+        values = {"speed": sum(sizes) / seconds / 1e6, "cost": spent / max(1, sum(sizes)) * GIB}
+        return Sample({} if faults else values, faults)
+
+
+class ColdLarge(Case):
+    """A large file that is not cached, from a source as fast as it can be."""
+
+    name = "cold-large"
+    title = "A cold file of {cold_large} MiB, source not throttled"
+    metrics = (
+        Metric("speed", "MB/s", 0, "ratio"),
+        Metric("cost", "CPU s/GiB", 2, "ratio"),
+    )
+    direct = True
+    fresh = True
+    path = "cold/package-1.0.tar"
+
+    def make(self) -> None:
+        write_large(self.files / self.path, self.scale.cold_large)
+        self.digest = clients.digest_of_file(self.files / self.path)
+
+    def sample(self, turn: Turn) -> Sample:
+        os.sync()  # what the server before left to be written is not this one's
+        before = turn.server.cpu()
+        seconds, sizes = clients.drain_all(turn.server.address, self.path, 1)
+        spent = turn.server.cpu() - before
+        if sizes != [self.scale.cold_large]:
+            return Sample({}, ["body short"])
+        # The bytes are compared with the clock stopped, in what was stored.
+        faults = [] if clients.digest(turn.server.address, self.path) == self.digest else ["stored body wrong"]
+        return Sample({"speed": sizes[0] / seconds / 1e6, "cost": spent / sizes[0] * GIB}, faults)
+
+
+class ColdSmall(Case):
+    """Many small files that are not cached."""
+
+    name = "cold-small"
+    title = "{small} cold files of 4 KiB, 16 connections, each asked for once"
+    metrics = (Metric("rate", "files/s", 0, "ratio"), Metric("cost", "CPU us/file", 0, "ratio"))
+    direct = True
+
+    def make(self) -> None:
+        for run in range(self.runs):
+            (self.files / f"cold-{run}").mkdir()
+            for number in range(self.scale.small):
+                (self.files / self.path(run, number)).write_bytes(self.body(run, number))
+
+    def path(self, run: int, number: int) -> str:
+        return f"cold-{run}/package-1.{number}.tar"
+
+    def body(self, run: int, number: int) -> bytes:
+        return noise(run * self.scale.small + number, SMALL)
+
+    def sample(self, turn: Turn) -> Sample:
+        os.sync()
+        paths = [self.path(turn.number, at) for at in range(self.scale.small)]
+        before = turn.server.cpu()
+        seconds, answers = clients.walk(turn.server.address, paths, 16)
+        spent = turn.server.cpu() - before
+        wrong = sum(clients.body_of(answer) != self.body(turn.number, at) for at, answer in enumerate(answers))
+        return Sample(
+            {"rate": len(paths) / seconds, "cost": 1e6 * spent / len(paths)},
+            [f"{wrong} of {len(paths)} bodies wrong"] if wrong else [],
+        )
+
+
+def write_large(path: Path, size: int) -> None:
+    """A file of that size that does not compress, without holes; it may repeat itself after 256 MiB."""
+    path.parent.mkdir()
+    blocks = [noise(number, 64 * MIB) for number in range(4)]
+    with path.open("wb") as file:
+        for number in range(size // (64 * MIB)):
+            file.write(blocks[number % 4])

@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Compares package-cache with other caches and with nginx, on loopback, in one run.
+
+    python contrib/benchmarks/compare.py [--quick] [--servers ours,nginx] [--cases hits,herd] [--runs N] [--markdown FILE]
+
+Starts every server itself, in a temporary folder, on free ports, with two processes where a server has any choice. In each
+round every server is measured once, in turn; a ratio is the median of the ratios of the rounds. Figures of one run can be
+compared with each other, not with those of another machine or day. Exit code 1: a body was wrong or a request failed.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import servers
+from cases import FULL, QUICK, Case, ColdLarge, ColdSmall, Hits, LargeHits, Scale, Turn
+from cases_cold import Crowded, FirstByte, Late, Range
+from clients import MIB
+from processes import Unusable
+from report import Sample, Table, tabulate
+from servers import Server
+
+CASES: Sequence[type[Case]] = (Hits, LargeHits, ColdLarge, ColdSmall, Range, FirstByte, Crowded, Late)
+
+
+def chosen(text: str, known: Sequence[str], aliases: dict[str, tuple[str, ...]], what: str) -> list[str]:
+    """The names of a list with commas, in the order of `known`."""
+    names: set[str] = set()
+    for word in filter(None, text.split(",")):
+        names |= set(aliases.get(word, (word,)))
+    if unknown := sorted(names - set(known)):
+        raise argparse.ArgumentTypeError(
+            f"there is no {what} {', '.join(unknown)}; there are {', '.join((*known, *aliases))}"
+        )
+    return [name for name in known if name in names]
+
+
+def parse() -> argparse.Namespace:
+    known = [case.name for case in CASES]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one short round of everything, for a look")
+    parser.add_argument("--runs", type=int, metavar="N", help=f"rounds (default: {FULL.runs}; with --quick {QUICK.runs})")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file, too")
+    parser.add_argument(
+        "--servers",
+        default=list(servers.KINDS),
+        type=lambda text: chosen(text, list(servers.KINDS), servers.ALIASES, "server"),
+        metavar="LIST",
+        help=f"of {', '.join((*servers.KINDS, *servers.ALIASES))} (default: all that are installed)",
+    )
+    parser.add_argument(
+        "--cases",
+        default=known,
+        type=lambda text: chosen(text, known, {}, "case"),
+        metavar="LIST",
+        help=f"of {', '.join(known)} (default: all)",
+    )
+    options = parser.parse_args()
+    options.scale = QUICK if options.quick else FULL
+    options.runs = options.scale.runs if options.runs is None else options.runs
+    if options.runs < 1:
+        parser.error("--runs: at least 1")
+    return options
+
+
+def progress(text: str) -> None:
+    """Say on a terminal, in one line that the next replaces, what is done now."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+class Run:
+    """Runs cases with the servers of `names`."""
+
+    def __init__(self, names: Sequence[str], scale: Scale, runs: int, show: Callable[[Table], None]) -> None:
+        self._names = names
+        self._scale = scale
+        self._runs = runs
+        self._show = show
+        self.faults: list[str] = []
+
+    def case(self, kind: type[Case], folder: Path) -> None:
+        """Measure one case and show its tables."""
+        case = kind(self._scale, folder, self._runs)
+        samples: dict[str, dict[str, list[Sample]]] = {variant: {} for variant in case.variants}
+        progress(f"{case.name}: files")
+        with case.stage() as sources:
+            for start in range(self._runs if case.fresh else 1):
+                numbers = [start] if case.fresh else range(self._runs)
+                with self._running(case, folder / f"servers-{start}", sources) as running:
+                    self._rounds(case, running, numbers, samples)
+                shutil.rmtree(folder / f"servers-{start}")
+        sizes = {"large", "cold_large", "paced"}
+        words = {name: value // MIB if name in sizes else value for name, value in asdict(self._scale).items()}
+        for variant, by_server in samples.items():
+            title = case.title.replace("{variant}", variant).format(**words)
+            self._show(tabulate(f"{title}; median of {self._runs}", case.metrics, by_server))
+            for name, of_one in by_server.items():
+                self.faults += [f"{case.name}, {name}: {fault}" for sample in of_one for fault in sample.faults]
+
+    @contextlib.contextmanager
+    def _running(self, case: Case, folder: Path, sources: Sequence[Server]) -> Iterator[list[Server]]:
+        names = [name for name in self._names if case.static or name != "nginx"]
+        source = sources[0].address
+        progress(f"{case.name}: starting {', '.join(names)}")
+        with servers.running(names, folder, source, case.files) as (found, failed):
+            for name, reason in failed.items():
+                print(f"{name}: left out of {case.name}: {reason}", flush=True)
+                self.faults.append(f"{case.name}, {name}: it did not start")
+            yield [*(sources if case.direct else []), *found]
+
+    def _rounds(
+        self, case: Case, running: Sequence[Server], numbers: Sequence[int], samples: dict[str, dict[str, list[Sample]]]
+    ) -> None:
+        warmed = {}
+        for server in running:
+            progress(f"{case.name}: warming {server.name}")
+            warmed[server.name] = case.warm(server)
+        for variant, by_server in samples.items():
+            for number in numbers:
+                for server in running:
+                    progress(f"{case.name} {variant}: {server.name}, {number + 1} of {self._runs}")
+                    sample = case.sample(Turn(server, variant, number))
+                    sample.faults[:0] = warmed.pop(server.name, [])
+                    by_server.setdefault(server.name, []).append(sample)
+        progress("")
+
+
+def main() -> int:
+    options = parse()
+    # A second Ctrl-C must not interrupt the clean-up after the first.
+    signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGTERM, _interrupted)
+    print(f"load before the run: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores", flush=True)
+    names = []
+    for name in options.servers:
+        if reason := servers.missing(name):
+            print(f"{name}: left out, {reason}", flush=True)
+        else:
+            names.append(name)
+    tables: list[Table] = []
+
+    def show(table: Table) -> None:
+        tables.append(table)
+        print(f"\n{table.text()}", flush=True)
+
+    run = Run(names, options.scale, options.runs, show)
+    with tempfile.TemporaryDirectory(prefix="package-cache-benchmark-") as folder:
+        Path(folder).chmod(0o711)  # for a server that is another user
+        for case in CASES:
+            if case.name in options.cases:
+                try:
+                    run.case(case, Path(folder) / case.name)
+                except Unusable as reason:
+                    print(f"\n{case.name}: left out, {reason}", flush=True)
+                shutil.rmtree(Path(folder) / case.name, ignore_errors=True)
+    if options.markdown:
+        options.markdown.write_text("\n\n".join(table.markdown() for table in tables) + "\n", encoding="utf-8")
+    return 1 if run.faults else 0
+
+
+def _interrupted(number: int, _: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        progress("")
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
