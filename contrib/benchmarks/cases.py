@@ -24,13 +24,30 @@ class Scale:
     large: int
     cold_large: int
     paced: int
+    seconds_crowd: int
     registry: tuple[int, ...]
 
 
 FULL = Scale(
-    runs=5, seconds=3, small=2000, large=GIB, cold_large=512 * MIB, paced=64 * MIB, registry=(1000, 100_000, 1_000_000)
+    runs=5,
+    seconds=3,
+    small=2000,
+    large=GIB,
+    cold_large=512 * MIB,
+    paced=64 * MIB,
+    seconds_crowd=5,
+    registry=(1000, 100_000, 1_000_000),
 )
-QUICK = Scale(runs=1, seconds=1, small=500, large=256 * MIB, cold_large=128 * MIB, paced=16 * MIB, registry=(1000, 20_000))
+QUICK = Scale(
+    runs=1,
+    seconds=1,
+    small=500,
+    large=64 * MIB,
+    cold_large=64 * MIB,
+    paced=16 * MIB,
+    seconds_crowd=1,
+    registry=(1000, 20_000),
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +70,12 @@ class Case:
     """Whether nginx with the files themselves takes part: it has no cold files."""
     direct = False
     """Whether the source itself is measured too."""
+    quick = True
+    """Whether it is among the cases of --quick that nobody named."""
     fresh = False
     """Whether each round begins with empty caches."""
+    alone = False
+    """Whether nothing else runs while a server is measured."""
 
     def __init__(self, scale: Scale, folder: Path, runs: int) -> None:
         self.scale = scale
@@ -62,6 +83,10 @@ class Case:
         self.files = folder / "files"
         self.runs = runs
         self.files.mkdir(parents=True)
+
+    def shown(self) -> Sequence[str]:
+        """The variants that are measured at this scale."""
+        return self.variants
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[list[Server]]:
@@ -72,6 +97,18 @@ class Case:
 
     def make(self) -> None:
         """Make the files."""
+
+    def rows(self, names: Sequence[str]) -> list[str]:
+        """What is measured, of the servers that were asked for."""
+        return [name for name in names if self.static or name != "nginx"]
+
+    @contextlib.contextmanager
+    def start(
+        self, names: Sequence[str], folder: Path, source: tuple[str, int]
+    ) -> Iterator[tuple[list[Server], dict[str, str]]]:
+        """Some of the rows, as running servers; and why the others of them are not there."""
+        with servers.running(names, folder, source, self.files) as found:
+            yield found
 
     def warm(self, server: Server) -> list[str]:  # noqa: ARG002
         """Bring a server into the state that is measured; what it does wrong."""
@@ -114,6 +151,9 @@ class Hits(Case):
             (self.files / (self.pattern % number)).write_bytes(noise(number, SMALL))
         self.script = self.folder / "rotation.lua"
         self.script.write_text(clients.rotation(self.pattern, self.scale.small))
+
+    def shown(self) -> Sequence[str]:
+        return self.variants if self.scale is FULL else [one for one in self.variants if "{small}" in one]
 
     def warm(self, server: Server) -> list[str]:
         paths = [self.pattern % number for number in range(self.scale.small)]

@@ -196,6 +196,21 @@ def fetch(address: Address, path: str, size: int, extra: str = "") -> Fetched:
     return Fetched(bytes(buffer[: buffer.find(b"\r\n")]), bytes(buffer[start:have]) if start >= 0 else b"", first, last)
 
 
+def receive_one(connection: socket.socket) -> bool | None:
+    """Read one answer. None: it is no whole 200. False: it is, and the connection is at its end."""
+    got, need = b"", 0
+    while not need or len(got) < need:
+        if not (data := connection.recv(64 * KIB)):
+            return None
+        got += data
+        if not need and (end := got.find(b"\r\n\r\n")) >= 0:
+            length = _LENGTH.search(got, 0, end + 2)
+            if not length or not got.startswith(b"HTTP/1.1 200 "):
+                return None
+            need = end + 4 + int(length[1])
+    return b"onnection: close" not in got[:1024]
+
+
 def drain(address: Address, path: str) -> int:
     """Ask for a large file and throw its body away; the bytes it had, 0 if the answer was none."""
     buffer = bytearray(MIB)

@@ -22,12 +22,18 @@ from pathlib import Path
 import servers
 from cases import FULL, QUICK, Case, ColdLarge, ColdSmall, Hits, LargeHits, Scale, Turn
 from cases_cold import Crowded, FirstByte, Late, Range
+from cases_crowd import ManyIdle, SlowReaders
+from cases_registry import Entries
 from clients import MIB
 from processes import Unusable
 from report import Sample, Table, tabulate
 from servers import Server
 
-CASES: Sequence[type[Case]] = (Hits, LargeHits, ColdLarge, ColdSmall, Range, FirstByte, Crowded, Late)
+CASES: Sequence[type[Case]] = (
+    *(Hits, LargeHits, ColdLarge, ColdSmall),
+    *(Range, FirstByte, Crowded, Late),
+    *(SlowReaders, ManyIdle, Entries),
+)
 
 
 def chosen(text: str, known: Sequence[str], aliases: dict[str, tuple[str, ...]], what: str) -> list[str]:
@@ -57,13 +63,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--cases",
-        default=known,
         type=lambda text: chosen(text, known, {}, "case"),
         metavar="LIST",
-        help=f"of {', '.join(known)} (default: all)",
+        help=f"of {', '.join(known)} (default: all; with --quick the short ones)",
     )
     options = parser.parse_args()
     options.scale = QUICK if options.quick else FULL
+    if options.cases is None:
+        options.cases = [case.name for case in CASES if case.quick or not options.quick]
     options.runs = options.scale.runs if options.runs is None else options.runs
     if options.runs < 1:
         parser.error("--runs: at least 1")
@@ -89,14 +96,14 @@ class Run:
     def case(self, kind: type[Case], folder: Path) -> None:
         """Measure one case and show its tables."""
         case = kind(self._scale, folder, self._runs)
-        samples: dict[str, dict[str, list[Sample]]] = {variant: {} for variant in case.variants}
+        samples: dict[str, dict[str, list[Sample]]] = {variant: {} for variant in case.shown()}
         progress(f"{case.name}: files")
+        rows = case.rows(self._names)
         with case.stage() as sources:
-            for start in range(self._runs if case.fresh else 1):
-                numbers = [start] if case.fresh else range(self._runs)
-                with self._running(case, folder / f"servers-{start}", sources) as running:
+            for batch, (numbers, names) in enumerate(self._batches(case, rows)):
+                with self._running(case, names, folder / f"servers-{batch}", sources) as running:
                     self._rounds(case, running, numbers, samples)
-                shutil.rmtree(folder / f"servers-{start}")
+                shutil.rmtree(folder / f"servers-{batch}")
         sizes = {"large", "cold_large", "paced"}
         words = {name: value // MIB if name in sizes else value for name, value in asdict(self._scale).items()}
         for variant, by_server in samples.items():
@@ -105,12 +112,16 @@ class Run:
             for name, of_one in by_server.items():
                 self.faults += [f"{case.name}, {name}: {fault}" for sample in of_one for fault in sample.faults]
 
+    def _batches(self, case: Case, names: Sequence[str]) -> list[tuple[Sequence[int], Sequence[str]]]:
+        """Which rounds go by with the same servers, and which servers those are."""
+        if case.alone:
+            return [([number], [name]) for number in range(self._runs) for name in names]
+        return [([number], names) for number in range(self._runs)] if case.fresh else [(range(self._runs), names)]
+
     @contextlib.contextmanager
-    def _running(self, case: Case, folder: Path, sources: Sequence[Server]) -> Iterator[list[Server]]:
-        names = [name for name in self._names if case.static or name != "nginx"]
-        source = sources[0].address
+    def _running(self, case: Case, names: Sequence[str], folder: Path, sources: Sequence[Server]) -> Iterator[list[Server]]:
         progress(f"{case.name}: starting {', '.join(names)}")
-        with servers.running(names, folder, source, case.files) as (found, failed):
+        with case.start(names, folder, sources[0].address) as (found, failed):
             for name, reason in failed.items():
                 print(f"{name}: left out of {case.name}: {reason}", flush=True)
                 self.faults.append(f"{case.name}, {name}: it did not start")

@@ -64,7 +64,7 @@ http_access allow all
 never_direct allow all
 collapsed_forwarding on
 refresh_pattern . 1440 100% 10080
-cache_dir aufs {folder}/cache 100000 16 256
+cache_dir aufs {folder}/cache 100000 16 32
 cache_mem 256 MB
 maximum_object_size 4 GB
 access_log stdio:{folder}/access.log combined

@@ -133,6 +133,11 @@ def _start(stack: contextlib.ExitStack, name: str, launch: Launch, place: Place)
     return Server(name, ("127.0.0.1", place.port), process)
 
 
+def free_port() -> int:
+    """A port of loopback that nobody uses now."""
+    return processes.free_ports(1)[0]
+
+
 @contextlib.contextmanager
 def one(name: str, place: Place) -> Iterator[tuple[Server, float]]:
     """One server in a folder that is there, and the seconds from its start to its first answer."""
