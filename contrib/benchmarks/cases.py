@@ -10,6 +10,7 @@ from pathlib import Path
 import clients
 import servers
 from clients import GIB, KIB, MIB
+from peers import program
 from report import Metric, Sample
 from servers import Server
 
@@ -146,6 +147,7 @@ class Hits(Case):
     pattern = "hits/package-1.%d.tar"
 
     def make(self) -> None:
+        program("wrk")
         (self.files / "hits").mkdir()
         for number in range(self.scale.small):
             (self.files / (self.pattern % number)).write_bytes(noise(number, SMALL))

@@ -11,7 +11,7 @@ from pathlib import Path
 import clients
 import servers
 from cases import SMALL, Case, Turn, noise
-from peers import Place
+from peers import Place, program
 from processes import ROOT, Unusable
 from report import Metric, Sample
 from servers import Server
@@ -39,6 +39,7 @@ class Entries(Case):
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[list[Server]]:
+        program("wrk")
         self.paths = [_PATTERN % number for number in range(_FILES)]
         (self.files / "registry").mkdir()
         for number, path in enumerate(self.paths):

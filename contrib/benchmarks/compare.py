@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -133,15 +134,25 @@ class Run:
         warmed = {}
         for server in running:
             progress(f"{case.name}: warming {server.name}")
-            warmed[server.name] = case.warm(server)
+            try:
+                warmed[server.name] = case.warm(server)
+            except (OSError, subprocess.SubprocessError) as error:
+                warmed[server.name] = [f"not warmed: {error}"]
         for variant, by_server in samples.items():
             for number in numbers:
                 for server in running:
                     progress(f"{case.name} {variant}: {server.name}, {number + 1} of {self._runs}")
-                    sample = case.sample(Turn(server, variant, number))
+                    sample = _measured(case, Turn(server, variant, number))
                     sample.faults[:0] = warmed.pop(server.name, [])
                     by_server.setdefault(server.name, []).append(sample)
         progress("")
+
+
+def _measured(case: Case, turn: Turn) -> Sample:
+    try:
+        return case.sample(turn)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Sample({}, [f"failed: {error}"])
 
 
 def main() -> int:

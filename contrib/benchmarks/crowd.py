@@ -4,6 +4,7 @@ import contextlib
 import heapq
 import multiprocessing
 import select
+import signal
 import socket
 import struct
 import time
@@ -72,6 +73,7 @@ def visiting(address: Address, crowd: Crowd) -> Iterator[Visit]:
 
 
 def _live(pipe: Connection, address: Address, crowd: Crowd) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which ends this
     idle = [_connect(address, crowd.small) for _ in range(crowd.idle)]
     answered = _await(idle)
     slow = [_connect(address, crowd.large, _WINDOW) for _ in range(crowd.readers)]

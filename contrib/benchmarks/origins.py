@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import re
+import signal
 import socket
 import threading
 import time
@@ -45,6 +46,7 @@ def paced(body: bytes) -> Iterator[Paced]:
 
 
 def _serve(listener: socket.socket, body: bytes, counter: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which ends this
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=_converse, args=(connection, body, counter), daemon=True).start()

@@ -106,7 +106,7 @@ def wait_until_answers(
     """Return when a server answers requests. Raises Unusable with its log when it ended or says nothing."""
     deadline = time.monotonic() + seconds
     while not _answers(address):
-        if (process and process.poll() is not None) or time.monotonic() > deadline:
+        if process.poll() is not None or time.monotonic() > deadline:
             said = log.read_text(errors="replace").strip()[-1500:] if log.exists() else ""
             raise Unusable(f"it did not start: {said or 'it says nothing'}")
         time.sleep(0.002)

@@ -110,7 +110,7 @@ def _running(
     failed: dict[str, str] = {}
     servers: list[Server] = []
     with contextlib.ExitStack() as stack:
-        begun: list[Server] = []
+        begun: list[tuple[Server, subprocess.Popen[bytes]]] = []
         for (name, kind), port in zip(kinds.items(), ports, strict=True):
             place = Place(folder / name, port, source, files)
             place.folder.mkdir(parents=True)
@@ -118,19 +118,21 @@ def _running(
                 begun.append(_start(stack, name, kind(place), place))
             except Unusable as reason:
                 failed[name] = str(reason)
-        for server in begun:
+        for server, process in begun:
             try:
-                processes.wait_until_answers(server.address, server.process, folder / server.name / "log")
+                processes.wait_until_answers(server.address, process, folder / server.name / "log")
                 servers.append(server)
             except Unusable as reason:
                 failed[server.name] = str(reason)
         yield servers, failed
 
 
-def _start(stack: contextlib.ExitStack, name: str, launch: Launch, place: Place) -> Server:
+def _start(
+    stack: contextlib.ExitStack, name: str, launch: Launch, place: Place
+) -> "tuple[Server, subprocess.Popen[bytes]]":
     process = processes.start(launch.command, place.folder / "log", launch.variables)
     stack.callback(processes.stop, process)
-    return Server(name, ("127.0.0.1", place.port), process)
+    return Server(name, ("127.0.0.1", place.port), process), process
 
 
 def free_port() -> int:
@@ -144,6 +146,6 @@ def one(name: str, place: Place) -> Iterator[tuple[Server, float]]:
     with contextlib.ExitStack() as stack:
         launch = KINDS[name][1](place)
         begun = time.perf_counter()
-        server = _start(stack, name, launch, place)
-        processes.wait_until_answers(server.address, server.process, place.folder / "log")
+        server, process = _start(stack, name, launch, place)
+        processes.wait_until_answers(server.address, process, place.folder / "log")
         yield server, time.perf_counter() - begun

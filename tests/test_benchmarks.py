@@ -1,0 +1,59 @@
+"""The benchmark runs with what is installed, says what went wrong, and leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from mirror import poll, require
+
+COMPARE = Path(__file__).parents[1] / "contrib" / "benchmarks" / "compare.py"
+
+
+def start(*arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, str(COMPARE), "--quick", *arguments]
+    variables = {**os.environ, **({"TMPDIR": str(folder)} if folder else {})}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+def processes(word: str) -> list[str]:
+    """The command lines of living processes that hold the word."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            except OSError:
+                continue
+    return [line for line in found if word in line]
+
+
+def test_a_case_is_measured_with_every_server_that_is_installed(tmp_path: Path) -> None:
+    table = tmp_path / "table.md"
+    run = start("--cases", "range", "--servers", "ours,nginx-cache,squid,varnish", "--markdown", str(table))
+    said, errors = run.communicate(timeout=100)
+    assert run.returncode == 0, said + errors
+    rows = [line.split("|")[1].strip() for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    left_out = {line.partition(":")[0] for line in said.splitlines() if "left out" in line}
+    assert set(rows[2:]) == {"direct", "gunicorn", "wsgiref", "gthread", "nginx-cache", "squid", "varnish"} - left_out
+    assert not left_out & {"gunicorn", "wsgiref", "gthread"}
+    assert errors == ""
+
+
+def test_an_answer_that_is_not_what_was_asked_for_is_told_in_its_row_and_by_the_exit_code() -> None:
+    run = start("--cases", "range", "--servers", "0.2")
+    said, _ = run.communicate(timeout=100)
+    assert run.returncode == 1
+    assert [line for line in said.splitlines() if line.strip().startswith("0.2 ") and "the range is ignored" in line]
+
+
+def test_interrupting_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    require("nginx")
+    run = start("--cases", "slow", "--servers", "gunicorn", folder=tmp_path)
+    poll(lambda: [line for line in processes(str(tmp_path)) if "package_cache" in line])
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=60)
+    assert run.returncode == 130
+    poll(lambda: not processes(str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
