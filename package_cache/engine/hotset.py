@@ -4,6 +4,7 @@ Belongs to one thread, the event loop's; nothing here is locked. Only what never
 good while its generation word has the value it had before the entry was read; a change in any process changes the word.
 """
 
+import os
 from dataclasses import dataclass, field
 from io import FileIO
 
@@ -14,7 +15,19 @@ from package_cache.storage.generation import Generation
 MAX_ENTRIES = 4096
 """Entries, and with them open descriptors."""
 MAX_BYTES = 16 << 20
-"""Bytes of targets and header fields held in memory."""
+"""Bytes of targets, header fields and small bodies held in memory."""
+SMALL = 8 << 10
+"""Bytes of a body up to which it is held in memory: one system call sends it with its head."""
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of an answer in three pieces, between which its date and its age stand; put together once a second."""
+
+    reply: Reply
+    pieces: tuple[bytes, bytes, bytes]
+    second: int = -1
+    text: bytes = b""
 
 
 @dataclass(slots=True)
@@ -29,13 +42,22 @@ class HotFile:
     flushed: float = 0.0
     users: int = 0
     out: bool = False
-    heads: dict[tuple[str, bool], tuple[int, bytes, Reply]] = field(default_factory=dict)
-    """Rendered heads of plain requests by method and persistence, each with the second it was rendered in."""
+    body: bytes | None = None
+    """All of it, if it is small."""
+    heads: dict[tuple[str, bool], Head] = field(default_factory=dict)
+    """Heads of the answers to plain requests, by method and persistence."""
+
+    def load(self) -> None:
+        """Read the body, if it is small. May wait for the disk. Raises OSError."""
+        if self.entry.size <= SMALL:
+            body = os.pread(self.file.fileno(), self.entry.size, 0)
+            self.body = body if len(body) == self.entry.size else None
 
     @property
     def cost(self) -> int:
         """About how many bytes of memory the entry takes."""
-        return 1024 + 4 * sum(len(name) + len(value) for name, value in self.entry.representation.fields)
+        fields = sum(len(name) + len(value) for name, value in self.entry.representation.fields)
+        return 1024 + 4 * fields + len(self.body or b"")
 
     def release(self) -> None:
         """One response less is sent from the file."""

@@ -106,7 +106,9 @@ class Service:
         if wanted.seen is not None and is_fresh(wanted.seen, request.target):
             with suppress(DamagedBlob):
                 file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
-                return HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
+                hot = HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
+                hot.load()
+                return hot
         return self.attempt(request, wanted, 1, run)
 
     def run(self, job: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ Values and small functions on them; the loop moves them on.
 """
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from io import FileIO
 
@@ -21,6 +21,8 @@ from package_cache.rules.targets import parse_target
 from package_cache.server.sockets import READ
 
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since", "if-range"})
+_GAP = "\0"
+"""Stands for what changes each second; no field value has it."""
 _NOT_SIMPLE = frozenset({"expect", "upgrade", "transfer-encoding"})
 
 
@@ -102,6 +104,13 @@ def render(reply: Reply, software: str, date: str, *, keep: bool) -> bytes:
     lines += [f"Server: {software}", f"Date: {date}", f"Connection: {'keep-alive' if keep else 'close'}"]
     lines += [f"{name}: {value}" for name, value in reply.fields]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def cut_up(reply: Reply, software: str, *, keep: bool) -> tuple[bytes, bytes, bytes]:
+    """The head of a response without its date and its age: what stands before, between and behind the two."""
+    fields = tuple((name, _GAP if name == "Age" else value) for name, value in reply.fields)
+    first, second, third = render(replace(reply, fields=fields), software, _GAP, keep=keep).split(_GAP.encode())
+    return first, second, third
 
 
 def release(step: HotFile | Answer | Pending) -> None:

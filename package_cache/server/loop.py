@@ -17,18 +17,19 @@ from functools import partial
 from io import FileIO
 
 from package_cache.engine.fills import POLL, FillReader
-from package_cache.engine.hotset import HotFile, HotSet
+from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.service import Answer, Pending
 from package_cache.errors import FillError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
-from package_cache.rules.answer import Reply, decide
+from package_cache.rules.answer import Reply, age, decide
 from package_cache.server.access import AccessRecord
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
     Connection,
     client_name,
+    cut_up,
     describe,
     head_again,
     release,
@@ -154,28 +155,39 @@ class Loop(Reactor):
         """The hit: no system call but send and sendfile."""
         hot.used = self._now
         self.counters.hits += 1
-        method, keep = asked.request.method, asked.keep and not self._draining
         reply: Reply
         if asked.plain:
-            rendered = hot.heads.get((method, keep))
-            if rendered is None or rendered[0] != self._second:
-                reply = self._decide(asked.request, hot)
-                rendered = (self._second, self._render(reply, asked), reply)
-                hot.heads[method, keep] = rendered
-            _, connection.head, reply = rendered
+            reply, connection.head = self._plain_head(asked, hot)
         else:
             reply = self._decide(asked.request, hot)
             connection.head = self._render(reply, asked)
         connection.status, connection.answer_kind = reply.status, "hit"
         connection.answer_source = hot.entry.representation.source
-        if reply.span is not None:
+        span = reply.span
+        if span is None:
+            connection.first = connection.at = connection.stop = 0
+        elif hot.body is not None:
+            connection.head += hot.body if len(span) == len(hot.body) else hot.body[span.start : span.stop]
+            connection.first, connection.at, connection.stop = -len(span), 0, 0
+        else:
             hot.users += 1
             connection.source = hot
-            connection.first = connection.at = reply.span.start
-            connection.stop = reply.span.stop
-        else:
-            connection.first = connection.at = connection.stop = 0
+            connection.first = connection.at = span.start
+            connection.stop = span.stop
         self._send(connection)
+
+    def _plain_head(self, asked: Asked, hot: HotFile) -> tuple[Reply, bytes]:
+        """The answer to a request that only names the file: formed once, with the date and age of each second."""
+        kind = asked.request.method, asked.keep and not self._draining
+        head = hot.heads.get(kind)
+        if head is None:
+            reply = self._decide(asked.request, hot)
+            head = hot.heads[kind] = Head(reply, cut_up(reply, self._software, keep=kind[1]))
+        if head.second != self._second:
+            first, second, third = head.pieces
+            seconds = age(hot.entry.representation, self._now)
+            head.second, head.text = self._second, b"%b%b%b%d%b" % (first, self._date.encode(), second, seconds, third)
+        return head.reply, head.text
 
     def _render(self, reply: Reply, asked: Asked) -> bytes:
         return render(reply, self._software, self._date, keep=asked.keep and not self._draining)
