@@ -1,0 +1,214 @@
+"""Reload and stop while clients are at work: nobody is turned away, and nothing that runs is lost."""
+
+import http.client
+import os
+import random
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from origin import Gate, Origin, Serve, until
+from product import Proxy, parts
+from raw import Client
+
+BODY = random.Random(7).randbytes(20_000)
+LARGE = random.Random(9).randbytes(1_000_000)
+OVERLAP = 4096
+"""Bytes before the joint that a resumed download asks for again."""
+PATIENT = {"PACKAGE_CACHE_STALL_TIMEOUT": "100"}
+GAP = 1.0
+"""Seconds within which a connection that was promised to persist must be usable."""
+
+Start = Callable[..., Proxy]
+
+
+class Crowd:
+    """Clients that ask again and again until they are told to stop. `faults` is what went wrong for any of them."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.faults: list[str] = []
+        self.answers = [0] * 16
+        self._proxy = proxy
+        self._done = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, self._come_anew if number < 8 else self._stay))
+            for number in range(len(self.answers))
+        ]
+
+    def __enter__(self) -> "Crowd":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_everyone(self) -> None:
+        """Until each of them had an answer to something asked after this call."""
+        before = list(self.answers)
+        until(lambda: self.faults or all(now > one + 1 for now, one in zip(self.answers, before, strict=True)))
+        assert not self.faults
+
+    def _run(self, number: int, ask: Callable[[int, random.Random], None]) -> None:
+        dice = random.Random(number)
+        try:
+            while not self._done.is_set():
+                ask(number, dice)
+        except Exception as error:
+            self.faults.append(f"client {number}: {error!r}")
+
+    def _come_anew(self, number: int, dice: random.Random) -> None:
+        with Client(self._proxy.address) as client:
+            self._ask(client, number, dice)
+            time.sleep(dice.uniform(0, 0.02))
+
+    def _stay(self, number: int, dice: random.Random) -> None:
+        with Client(self._proxy.address) as client:
+            while not self._done.is_set():
+                if self._ask(client, number, dice):
+                    return
+                answered = time.monotonic()
+                self._done.wait(dice.choice([0.0, 0.01, 0.1, 0.5]))
+                if time.monotonic() - answered > GAP:  # the machine was busy with something else
+                    return
+
+    def _ask(self, client: Client, number: int, dice: random.Random) -> bool:
+        """A request that the loop answers, or one that it hands over; whether the server ends the connection."""
+        prefix = dice.choice(["", "http://127.0.0.1"])
+        answer = client.get(f"{prefix}/file.tar")
+        assert (answer.status, answer.whole, answer.body == BODY) == (200, True, True)
+        self.answers[number] += 1
+        return answer.get("connection") == "close"
+
+
+def accepting(proxy: Proxy) -> set[int]:
+    """The workers that wait for new connections: whose epoll has the listening socket."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    port = f":{proxy.address[1]:04X}"
+    [inode] = [words[9] for words in lines if words[1].endswith(port) and words[3] == "0A"]
+    return {pid for pid in proxy.workers() if _watches(Path(f"/proc/{pid}"), f"socket:[{inode}]")}
+
+
+def _watches(process: Path, name: str) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for information in (process / "fdinfo").iterdir():
+            for descriptor in re.findall(r"^tfd: +(\d+)", information.read_text(), re.MULTILINE):
+                if os.readlink(process / "fd" / descriptor) == name:
+                    return True
+    return False
+
+
+class Download:
+    """A client that reads a little at a time until it is to hurry; `body` is what it got in the end, if it is whole."""
+
+    def __init__(self, proxy: Proxy, target: str) -> None:
+        self.hurry = threading.Event()
+        self.begun = threading.Event()
+        self.body = b""
+        self._proxy = proxy
+        self._thread = threading.Thread(target=self._run, args=(target,))
+
+    def __enter__(self) -> "Download":
+        self._thread.start()
+        assert self.begun.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+    def finish(self) -> bytes:
+        self.hurry.set()
+        self._thread.join()
+        return self.body
+
+    def _run(self, target: str) -> None:
+        with closing(http.client.HTTPConnection(*self._proxy.address, timeout=60)) as connection:
+            connection.connect()
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            connection.request("GET", target)
+            response = connection.getresponse()
+            blocks = []
+            with suppress(http.client.IncompleteRead, ConnectionError):
+                while not self.hurry.is_set() and (block := response.read(8192)):
+                    blocks.append(block)
+                    self.begun.set()
+                    self.hurry.wait(0.01)
+                self.body = b"".join([*blocks, response.read()])
+
+
+@contextmanager
+def downloads(origin: Origin, proxy: Proxy, name: str) -> Iterator[Callable[[], None]]:
+    """A hit that its client reads slowly, and a file that its source holds back; the function sees both to their end."""
+    gate = Gate()
+    cold = origin.put(f"/{name}.tar", random.Random(name).randbytes(1_000_000), Serve(gate=gate, gate_at=500_000))
+
+    def finish() -> None:
+        gate.open()
+        assert waiting.finish() == cold
+        assert slow.finish() == origin.things["/large.tar"].body
+        assert len(origin.requests(f"/{name}.tar")) == 1
+
+    with Download(proxy, "/large.tar") as slow, Download(proxy, f"/{name}.tar") as waiting, ExitStack() as stack:
+        stack.callback(gate.open)
+        assert gate.reached.wait(30)
+        yield finish
+
+
+def reload(proxy: Proxy) -> None:
+    """Have new workers take over."""
+    before = accepting(proxy)
+    proxy.process.send_signal(signal.SIGHUP)
+    until(lambda: len(now := accepting(proxy)) == 2 and not now & before)
+
+
+@pytest.fixture
+def proxy(origin: Origin, start: Start) -> Proxy:
+    """Two workers, a small file and a large one."""
+    origin.put("/file.tar", BODY)
+    origin.put("/large.tar", random.Random(8).randbytes(24 << 20))
+    one = start(origin.url, host="gunicorn", arguments=["--workers", "2"], environment=PATIENT)
+    for target in ("/file.tar", "/large.tar"):
+        one.get(target)
+    until(lambda: not parts(one.cache) and len(accepting(one)) == 2)
+    return one
+
+
+def test_nobody_is_turned_away_by_a_reload(origin: Origin, proxy: Proxy) -> None:
+    with Crowd(proxy) as crowd:
+        for name in ("first", "second", "third"):
+            with downloads(origin, proxy, name) as finish:
+                crowd.wait_for_everyone()
+                reload(proxy)
+                crowd.wait_for_everyone()
+                assert len(proxy.workers()) > 2, "the downloads hold the workers that run them"
+                finish()
+            until(lambda: set(proxy.workers()) == accepting(proxy))
+    assert not crowd.faults
+    for name in ("first", "second", "third"):  # a worker may have ended before it had stored what it had served
+        assert proxy.get(f"/{name}.tar").body == origin.things[f"/{name}.tar"].body
+        assert len(origin.requests(f"/{name}.tar")) == 1
+    assert proxy.stop() == 0
+    assert "Traceback" not in "".join(proxy.log)
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_a_stop_that_comes_to_its_limit_leaves_a_download_to_go_on_from(origin: Origin, start: Start, host: str) -> None:
+    gate = Gate()
+    origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000), Serve())
+    proxy = start(origin.url, host=host, environment=PATIENT | {"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
+    with Download(proxy, "/cold.tar") as client:
+        assert gate.reached.wait(30)
+        client.hurry.set()
+        assert proxy.stop() == 0
+        assert client.finish() == b""
+    gate.open()
+    assert start(origin.url, host=host).get("/cold.tar").body == LARGE
+    assert [asked.fields.get("range") for asked in origin.requests()] == [None, f"bytes={500_000 - OVERLAP}-"]
