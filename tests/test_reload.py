@@ -203,7 +203,8 @@ def test_nobody_is_turned_away_by_a_reload(origin: Origin, proxy: Proxy) -> None
 def test_a_stop_that_comes_to_its_limit_leaves_a_download_to_go_on_from(origin: Origin, start: Start, host: str) -> None:
     gate = Gate()
     origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000), Serve())
-    proxy = start(origin.url, host=host, environment=PATIENT | {"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
+    limits = PATIENT | {"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"}
+    proxy = start(origin.url, host=host, arguments=["--workers", "1"], environment=limits)
     with Download(proxy, "/cold.tar") as client:
         assert gate.reached.wait(30)
         client.hurry.set()
