@@ -57,7 +57,7 @@ class HotFile:
     def cost(self) -> int:
         """About how many bytes of memory the entry takes."""
         fields = sum(len(name) + len(value) for name, value in self.entry.representation.fields)
-        return 1024 + 4 * fields + len(self.body or b"")
+        return 1024 + 4 * (fields + len(self.entry.key)) + len(self.body or b"")
 
     def release(self) -> None:
         """One response less is sent from the file."""
