@@ -31,9 +31,13 @@ class ContentRange:
     total: int
 
 
+# A comma stands behind the day of the week and nowhere else: with another one there are several dates, which are none.
+_ONE_DATE = re.compile(r"[ \t]*(?:[A-Za-z]+,)?[^,]*")
+
+
 def parse_date(text: str | None) -> float | None:
     """Seconds of the epoch, from any of the three forms of an HTTP-date (RFC 9110, section 5.6.7)."""
-    if not text:
+    if not text or not _ONE_DATE.fullmatch(text):
         return None
     try:
         moment = parsedate_to_datetime(text)
