@@ -25,6 +25,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from package_cache.config import Config, Timeouts
 from package_cache.errors import PackageCacheError
+from package_cache.rules import wire
 from package_cache.server import addresses
 from package_cache.server.addresses import Listening
 from package_cache.server.app import Application
@@ -88,12 +89,14 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "timeout": 60,
             "graceful_timeout": math.ceil(config.timeouts.graceful) + _RESERVE_SECONDS,
             "limit_request_line": 8190,
+            "limit_request_field_size": wire.MAX_HEAD,
+            "http_parser": "python",  # the one whose reading of a head is known to be that of the loop
             "forwarded_allow_ips": "",
             "control_socket_disable": True,
             "logger_class": _Logger,
         }
         for name, value in settings.items():
-            if name in self.cfg.settings:  # the control socket came with Gunicorn 25.1
+            if name in self.cfg.settings:  # some of them are newer than the oldest Gunicorn that will do
                 self.cfg.set(name, value)
 
     def load(self) -> Application:
@@ -110,7 +113,14 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """Says when the workers answer, and leaves no file of a unix socket behind, nor takes one that is not its own."""
+    """Says when the workers answer, reloads without waiting for the old ones, and minds the files of its unix sockets.
+
+    Gunicorn's own arbiter waits at a reload for the old workers, which may have downloads to see to their end. It hears no
+    signal and replaces no dead worker meanwhile.
+    """
+
+    _retired = 0
+    """Workers of this age and below were told to end."""
 
     def __init__(self, server: GunicornServer) -> None:
         self._server = server
@@ -122,9 +132,10 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     def reap_workers(self) -> None:
         """Called at each SIGCHLD, which a worker sends too when it begins to answer."""
         super().reap_workers()
-        if self._settled or len(self.WORKERS) < self.num_workers:
+        workers = [worker for worker in self.WORKERS.values() if worker.age > self._retired]
+        if self._settled or len(workers) < self.num_workers:
             return
-        if all(worker.answers for worker in self.WORKERS.values()):
+        if all(worker.answers for worker in workers):
             self._settled = True
             if not self._announced:
                 self._announced = True
@@ -132,10 +143,24 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             self._server.notifier.ready()
 
     def reload(self) -> None:
-        """SIGHUP: workers in the place of those that are here."""
+        """SIGHUP: start new workers and tell the old ones to end. There is no configuration to be read anew."""
         self._settled = False
         self._server.notifier.reloading()
-        super().reload()
+        old = list(self.WORKERS)
+        self._retired = self.worker_age
+        self.manage_workers()
+        for pid in old:
+            self.kill_worker(pid, signal.SIGTERM)
+
+    def manage_workers(self) -> None:
+        """Keep as many workers as there should be, those that were told to end not counted."""
+        retired = {pid: worker for pid, worker in self.WORKERS.items() if worker.age <= self._retired}
+        for pid in retired:
+            del self.WORKERS[pid]
+        try:
+            super().manage_workers()
+        finally:
+            self.WORKERS.update(retired)
 
     def reexec(self) -> None:
         """SIGUSR2: start another arbiter on the same sockets. It may remove their files, and speak for the service."""
@@ -254,6 +279,8 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Run the application, with a limit on how long the client may take nothing."""
         conn.sock.settimeout(self.limits.send)
+        if not _persists(req):
+            req.force_close()
         try:
             return super().handle_request(req, conn)
         except TimeoutError as error:
@@ -269,3 +296,9 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             self._loop.adopt(conn.sock, conn.client, conn.parser.unreader.buf.getvalue())
         else:
             self._loop.see_off(conn.sock, conn.client)
+
+
+def _persists(req: Any) -> bool:
+    """Whether the client wants the connection to persist. Gunicorn knows `close` only where it stands alone."""
+    fields = tuple((name.lower(), value) for name, value in req.headers)
+    return wire.Head(req.method, req.uri, min(req.version[1], 1), fields).keep_alive
