@@ -199,6 +199,99 @@ def test_nobody_is_turned_away_by_a_reload(origin: Origin, proxy: Proxy) -> None
     assert "Traceback" not in "".join(proxy.log)
 
 
+def test_a_reload_waits_for_no_download_that_an_earlier_one_left(origin: Origin, proxy: Proxy) -> None:
+    with Crowd(proxy) as crowd, downloads(origin, proxy, "cold") as finish:
+        for _ in range(3):
+            reload(proxy)
+            crowd.wait_for_everyone()
+        finish()
+        until(lambda: set(proxy.workers()) == accepting(proxy))
+    assert not crowd.faults
+
+
+def test_a_worker_that_dies_while_old_ones_come_to_their_end_is_replaced(origin: Origin, proxy: Proxy) -> None:
+    with downloads(origin, proxy, "cold") as finish:
+        reload(proxy)
+        fresh = accepting(proxy)
+        for pid in fresh:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(accepting(proxy) - fresh) == 2)
+        assert proxy.get("/file.tar").body == BODY
+        finish()
+
+
+def is_refused(proxy: Proxy) -> bool:
+    with suppress(ConnectionRefusedError), proxy.connect():
+        return False
+    return True
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["from the start", "after a reload"])
+def test_a_stop_turns_new_clients_away_while_downloads_come_to_their_end(origin: Origin, proxy: Proxy, again: bool) -> None:
+    with downloads(origin, proxy, "cold") as finish:
+        if again:
+            reload(proxy)
+        proxy.process.terminate()
+        until(lambda: is_refused(proxy))
+        assert proxy.process.poll() is None
+        finish()
+        assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_a_connection_that_was_promised_to_persist_is_good_for_another_request(
+    origin: Origin, start: Start, host: str
+) -> None:
+    gate = Gate()
+    origin.put("/file.tar", BODY)
+    origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000))
+    proxy = start(origin.url, host=host, environment=PATIENT)
+    proxy.get("/file.tar")
+    with Client(proxy.address) as client:
+        client.ask("/cold.tar")
+        head = client.head()
+        assert head.get("connection") == "keep-alive"
+        assert gate.reached.wait(30)
+        proxy.process.terminate()
+        until(lambda: is_refused(proxy))
+        gate.open()
+        assert client.rest(head).body == LARGE
+        answer = client.get("/file.tar")
+        assert (answer.body, answer.get("connection")) == (BODY, "close")
+        assert client.ended()
+    assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_who_had_connected_before_a_stop_is_served(origin: Origin, start: Start, host: str) -> None:
+    origin.put("/file.tar", BODY)
+    proxy = start(origin.url, host=host, arguments=["--workers", "1"])
+    assert proxy.get("/file.tar").body == BODY
+    [pid] = proxy.workers() or [proxy.process.pid]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: has_stopped(pid))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(proxy.address)) for _ in range(20)]
+        for client in clients:
+            client.ask("/file.tar")
+        proxy.process.terminate()
+        until(lambda: has_been_told_to_end(pid))
+        os.kill(pid, signal.SIGCONT)
+        assert all(client.answer().body == BODY for client in clients)
+    assert proxy.stop() == 0
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether each thread of a process has."""
+    return all(" (stopped)" in (task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+
+
+def has_been_told_to_end(pid: int) -> bool:
+    """Whether a stopped process has a SIGTERM waiting for it."""
+    [pending] = re.findall(r"^ShdPnd:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 def test_a_stop_that_comes_to_its_limit_leaves_a_download_to_go_on_from(origin: Origin, start: Start, host: str) -> None:
     gate = Gate()

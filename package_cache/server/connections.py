@@ -70,6 +70,8 @@ class Connection:
     closed: bool = False
     leaving: bool = False
     served: bool = False
+    keep: bool = False
+    """Whether the answer that is sent says that the connection persists."""
 
 
 @dataclass(slots=True)

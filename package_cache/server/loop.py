@@ -155,12 +155,13 @@ class Loop(Reactor):
         """The hit: no system call but send and sendfile."""
         hot.used = self._now
         self.counters.hits += 1
+        keep = self._keep(connection, asked)
         reply: Reply
         if asked.plain:
-            reply, connection.head = self._plain_head(asked, hot)
+            reply, connection.head = self._plain_head(asked, hot, keep=keep)
         else:
             reply = self._decide(asked.request, hot)
-            connection.head = self._render(reply, asked)
+            connection.head = self._render(reply, keep=keep)
         connection.status, connection.answer_kind = reply.status, "hit"
         connection.answer_source = hot.entry.representation.source
         span = reply.span
@@ -176,21 +177,26 @@ class Loop(Reactor):
             connection.stop = span.stop
         self._send(connection)
 
-    def _plain_head(self, asked: Asked, hot: HotFile) -> tuple[Reply, bytes]:
+    def _plain_head(self, asked: Asked, hot: HotFile, *, keep: bool) -> tuple[Reply, bytes]:
         """The answer to a request that only names the file: formed once, with the date and age of each second."""
-        kind = asked.request.method, asked.keep and not self._draining
+        kind = asked.request.method, keep
         head = hot.heads.get(kind)
         if head is None:
             reply = self._decide(asked.request, hot)
-            head = hot.heads[kind] = Head(reply, cut_up(reply, self._software, keep=kind[1]))
+            head = hot.heads[kind] = Head(reply, cut_up(reply, self._software, keep=keep))
         if head.second != self._second:
             first, second, third = head.pieces
             seconds = age(hot.entry.representation, self._now)
             head.second, head.text = self._second, b"%b%b%b%d%b" % (first, self._date.encode(), second, seconds, third)
         return head.reply, head.text
 
-    def _render(self, reply: Reply, asked: Asked) -> bytes:
-        return render(reply, self._software, self._date, keep=asked.keep and not self._draining)
+    def _keep(self, connection: Connection, asked: Asked) -> bool:
+        """Decide whether the connection persists; what the client is told of it is kept, though a stop comes meanwhile."""
+        connection.keep = asked.keep and not self._draining
+        return connection.keep
+
+    def _render(self, reply: Reply, *, keep: bool) -> bytes:
+        return render(reply, self._software, self._date, keep=keep)
 
     def _decide(self, request: Request, hot: HotFile) -> Reply:
         return decide(request, hot.entry.representation, self._service.serving("hit", hot.entry.digest))
@@ -229,7 +235,7 @@ class Loop(Reactor):
 
     def _answer(self, connection: Connection, asked: Asked, answer: Answer) -> None:
         reply = answer.reply
-        connection.head = self._render(reply, asked)
+        connection.head = self._render(reply, keep=self._keep(connection, asked))
         connection.status, connection.answer_kind, connection.answer_source = reply.status, answer.kind, answer.source
         connection.first = connection.at = connection.stop = 0
         match answer.body:
@@ -324,10 +330,9 @@ class Loop(Reactor):
     def _finish(self, connection: Connection) -> None:
         """The answer is sent."""
         self._account(connection, cut=False)
-        asked = connection.asked
         self._drop_source(connection)
         connection.asked, connection.busy, connection.served, connection.paced = None, False, True, 0.0
-        if asked is None or not asked.keep or self._draining:
+        if not connection.keep:
             self._close(connection)
             return
         self._expect(connection, READ)

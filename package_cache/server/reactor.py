@@ -17,6 +17,7 @@ from package_cache.config import Timeouts
 from package_cache.errors import BadRequest, RequestError
 from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessLog
+from package_cache.server.addresses import BACKLOG
 from package_cache.server.connections import Connection, Counters, client_name
 from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
 from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener, untaken
@@ -150,14 +151,17 @@ class Reactor(ABC):
             logger.warning("the event loop was held up for %.2f s", time.monotonic() - begun)
 
     def drain(self) -> None:
-        """Accept no more, and let what runs come to its end: until `busy` is false.
+        """Accept no more, and let what runs come to its end: until `busy` is false. The host closes the listeners then.
 
         A client may be sending its next request on a connection that was promised to persist, so those are closed a moment
         later; what they ask in it is answered.
         """
         self._draining = True
-        for descriptor in self._listeners:
+        for descriptor, listener in self._listeners.items():
             self._poller.unregister(descriptor)
+            for _ in range(BACKLOG):
+                if not self._accept(listener):
+                    break
         self._listeners.clear()
         now = time.monotonic()
         for connection in self._connections.values():
@@ -205,19 +209,21 @@ class Reactor(ABC):
         for _ in range(self._calls.qsize()):
             self._calls.get_nowait()()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take one new connection; whether there was one."""
         try:
             accepted, address = listener.accept()
         except OSError as error:
             if not isinstance(error, BlockingIOError | ConnectionAbortedError):
                 logger.warning("cannot accept a connection: %s", error.strerror)
-            return
+            return False
         accepted.settimeout(0)
         self.counters.accepted += 1
         if len(self._connections) >= self._limits.connections:
             self._turn_away(accepted, address)
-            return
-        self._read(self._take(accepted, address))
+        else:
+            self._read(self._take(accepted, address))
+        return True
 
     def _turn_away(self, accepted: socket.socket, address: object) -> None:
         self.counters.refused += 1
