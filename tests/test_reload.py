@@ -220,6 +220,32 @@ def test_a_worker_that_dies_while_old_ones_come_to_their_end_is_replaced(origin:
         finish()
 
 
+TOLD_TO_END_AT_BIRTH = """
+import os, signal
+def be_told():
+    try:
+        os.rename({flag!r}, {told!r})
+    except FileNotFoundError:
+        return
+    with open({told!r}, "w") as file:
+        file.write(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGTERM)
+os.register_at_fork(after_in_child=be_told)
+"""
+
+
+def test_a_worker_that_is_told_to_end_before_it_is_ready_does(origin: Origin, start: Start, tmp_path: Path) -> None:
+    flag, told, folder = tmp_path / "flag", tmp_path / "told", tmp_path / "wrapped"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(TOLD_TO_END_AT_BIRTH.format(flag=str(flag), told=str(told)))
+    environment = {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    flag.touch()
+    proxy = start(origin.url, host="gunicorn", arguments=["--workers", "1"], environment=environment)
+    until(lambda: told.exists() and told.read_text())
+    until(lambda: len(accepting(proxy)) == 1 and not accepting(proxy) & {int(told.read_text())})
+    assert proxy.stop() == 0
+
+
 def is_refused(proxy: Proxy) -> bool:
     with suppress(ConnectionRefusedError), proxy.connect():
         return False

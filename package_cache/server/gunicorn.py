@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 _RESERVE_SECONDS = 5
 """What the arbiter waits longer than its workers do, so that they end by themselves."""
+_ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 _UPGRADE = "GUNICORN_FD"
@@ -120,7 +121,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     """
 
     _retired = 0
-    """Workers of this age and below were told to end."""
+    """Workers of this age and below are to end."""
 
     def __init__(self, server: GunicornServer) -> None:
         self._server = server
@@ -146,14 +147,11 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         """SIGHUP: start new workers and tell the old ones to end. There is no configuration to be read anew."""
         self._settled = False
         self._server.notifier.reloading()
-        old = list(self.WORKERS)
         self._retired = self.worker_age
         self.manage_workers()
-        for pid in old:
-            self.kill_worker(pid, signal.SIGTERM)
 
     def manage_workers(self) -> None:
-        """Keep as many workers as there should be, those that were told to end not counted."""
+        """Keep as many workers as there should be, those that are to end not counted."""
         retired = {pid: worker for pid, worker in self.WORKERS.items() if worker.age <= self._retired}
         for pid in retired:
             del self.WORKERS[pid]
@@ -161,6 +159,16 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             super().manage_workers()
         finally:
             self.WORKERS.update(retired)
+        for pid in retired:
+            self.kill_worker(pid, signal.SIGTERM)
+
+    def spawn_worker(self) -> Any:
+        """Fork a worker. What it is told before it has handlers of its own waits for them; the arbiter's would lose it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
 
     def reexec(self) -> None:
         """SIGUSR2: start another arbiter on the same sockets. It may remove their files, and speak for the service."""
@@ -249,6 +257,11 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         if self.is_parent_alive():
             os.kill(self.ppid, signal.SIGCHLD)  # the one signal that does no more than have the arbiter look
 
+    def init_signals(self) -> None:
+        """Hear of signals from here on."""
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+
     def handle_quit(self, sig: Any, frame: Any) -> None:
         """SIGQUIT, from an arbiter that got SIGINT: end now."""
         if self._loop is None:
@@ -258,7 +271,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def _end(self) -> None:
         """End at once: the threads of the pool would keep the process while one of them sends."""
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        for number in _ENDS:
             signal.signal(number, signal.SIG_IGN)
         self.wsgi.service.close()
         os._exit(0)
