@@ -115,7 +115,7 @@ def replace_it(cache: Path, entry: Entry) -> bytes:
     store, part = BlobStore(cache / "blobs-v1"), Part(cache / "parts-v1" / "another", create=True)
     assert part.put(0, body)
     store.seal(part)
-    store.publish([(part, digest)])
+    store.settle([store.publish(part, digest)])
     part.close()
     with contextlib.closing(Registry(cache / "registry-v1.db")) as registry:
         registry.commit(entry.key, digest, dataclasses.replace(entry.representation, size=len(body)))

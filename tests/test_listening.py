@@ -265,6 +265,7 @@ def test_neither_a_reload_nor_the_end_of_a_worker_removes_a_socket(
     one.process.send_signal(signal.SIGHUP)
     assert told.next().startswith("RELOADING=1")
     assert told.next() == "READY=1"
+    until(lambda: len(children(one.pid)) == 2)
     for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL):
         before = set(children(one.pid))
         os.kill(min(before), number)

@@ -449,8 +449,8 @@ def test_a_turn_that_is_held_up_is_counted_and_logged(
 ) -> None:
     application = Server(sources=[origin.url], cache=tmp_path / "cache")
     reader, writer = os.pipe()
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        loop = Loop([listener], application, lambda *_: pytest.fail("nobody asks"), pool, Limits(10), "test")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        loop = Loop([listener], application, lambda *_: pytest.fail("nobody asks"), Limits(10), "test")
         loop.watch(reader, lambda: threading.Event().wait(1.2 * STALL_SECONDS) or os.read(reader, 1))
         loop.turn(1.2 * STALL_SECONDS)  # to wait for clients is no stall
         assert (loop.counters.stalls, caplog.text) == (0, "")

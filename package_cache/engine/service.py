@@ -180,9 +180,11 @@ class Service:
         try:
             file = self._blobs.open(entry.digest, entry.size)
         except DamagedBlob as error:
-            versions = self._registry.condemn(entry.digest)
-            self._blobs.remove(entry.digest)
-            logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", error, versions)
+            current = self._registry.best(entry.key)
+            if current is not None and current.id == entry.id:  # else somebody was quicker, and it may be here again
+                versions = self._registry.condemn(entry.digest)
+                self._blobs.remove(entry.digest)
+                logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", error, versions)
             return None
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
