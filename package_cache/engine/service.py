@@ -6,17 +6,18 @@ loop looks at from time to time, and which `answer` waits for.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from io import FileIO
 
-from package_cache.engine.aside import FAR, AsideReader, open_aside
-from package_cache.engine.fills import Fill, FillReader, Fills, Progress, Run
+from package_cache.engine.answers import Answer
+from package_cache.engine.fills import Fill, Fills, Run
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
+from package_cache.engine.pending import Pending
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import (
     DamagedBlob,
@@ -27,8 +28,8 @@ from package_cache.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from package_cache.model import Entry, Representation, Request
-from package_cache.rules.answer import Reply, Serving, decide, problem
+from package_cache.model import Entry, Request
+from package_cache.rules.answer import Serving, decide, problem
 from package_cache.rules.freshness import accept_of, is_fresh
 from package_cache.rules.targets import key_of
 from package_cache.rules.transfer import Ask, Broke, GiveUp, Receive, Transfer
@@ -38,24 +39,8 @@ from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
-_CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
-"""Fields that may make an answer of a head alone, or of bytes far ahead."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A reply and where its body comes from.
-
-    That is a blob, positioned at `reply.span`; or a reader of a part that still arrives, or of a range fetched beside it;
-    or bytes in hand. `kind` and `source` are for the log.
-    """
-
-    reply: Reply
-    kind: str
-    body: FileIO | FillReader | AsideReader | bytes | None = None
-    source: str = "-"
 
 
 class Service:
@@ -78,6 +63,7 @@ class Service:
         self._last_use = last_use
         self._leader = Leader(registry, blobs, fetcher)
         self._via = via
+        self._mending = threading.Lock()
 
     def close(self) -> None:
         """Write what is pending and close what is idle. Running downloads go on until the process ends."""
@@ -99,7 +85,7 @@ class Service:
             step = step.advance()
         return step
 
-    def seek(self, request: Request, run: Run) -> "HotFile | Answer | Pending":
+    def seek(self, request: Request, run: Run) -> HotFile | Answer | Pending:
         """As `begin`, but a package file that is here comes opened, to be kept at hand. Raises `PackageCacheError`."""
         self._refuse_loops(request)
         wanted = self._look(request)
@@ -119,7 +105,7 @@ class Service:
         """Entries were served from the hot set; by id, in seconds of the epoch."""
         self._last_use.note_all(used)
 
-    def begin(self, request: Request) -> "Answer | Pending":
+    def begin(self, request: Request) -> Answer | Pending:
         """Answer a request, or join the fill that will. Raises `PackageCacheError`."""
         self._refuse_loops(request)
         return self.attempt(request, self._look(request), 1)
@@ -148,7 +134,7 @@ class Service:
         """What this cache has to say about an answer given now."""
         return Serving(cache_status, self._via, time.time(), digest)
 
-    def attempt(self, request: Request, wanted: Wanted, number: int, run: Run | None = None) -> "Answer | Pending":
+    def attempt(self, request: Request, wanted: Wanted, number: int, run: Run | None = None) -> Answer | Pending:
         """An answer from what is here, or a fill to wait for, whose download gets its thread from `run`."""
         while number <= _ATTEMPTS:
             entry = wanted.seen
@@ -166,7 +152,7 @@ class Service:
             number, wanted = number + 1, self._look_again(wanted)
         raise FillError("what is stored changes faster than it can be served", 503)
 
-    def again(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+    def again(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """Answer a request from the beginning, since what it waited for is not an answer to it."""
         return self.attempt(request, self._look_again(wanted), number + 1)
 
@@ -180,16 +166,21 @@ class Service:
         try:
             file = self._blobs.open(entry.digest, entry.size)
         except DamagedBlob as error:
-            current = self._registry.best(entry.key)
-            if current is not None and current.id == entry.id:  # else somebody was quicker, and it may be here again
-                versions = self._registry.condemn(entry.digest)
-                self._blobs.remove(entry.digest)
-                logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", error, versions)
+            self._take_out(entry, error)
             return None
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
 
-    def after_fill(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+    def _take_out(self, entry: Entry, damage: DamagedBlob) -> None:
+        """Take a damaged file out of service, unless somebody was quicker: then it may be here again."""
+        with self._mending:
+            current = self._registry.best(entry.key)
+            if current is not None and current.id == entry.id:
+                versions = self._registry.condemn(entry.digest)
+                self._blobs.remove(entry.digest)
+                logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", damage, versions)
+
+    def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""
         seen, current = wanted.seen, self._registry.best(wanted.key)
         if current is None:
@@ -234,167 +225,3 @@ class Service:
             raise FillError(action.reason, action.status)
         reply = decide(request, action.begin, self.serving("fwd=uri-miss; fwd-status=200"))
         return Answer(reply, "relayed", source=action.begin.source)
-
-
-class Pending:
-    """A request that waits for a fill: for its head, and for the first byte of the body it asks for.
-
-    A failure before that byte can still be told in a status, or answered with what is here already.
-    """
-
-    def __init__(
-        self,
-        service: Service,
-        request: Request,
-        wanted: Wanted,
-        fill: Fill,
-        *,
-        joined: bool,
-        number: int,
-    ) -> None:
-        self._service = service
-        self._request = request
-        self._wanted = wanted
-        self.fill = fill
-        self._joined = joined
-        self._number = number
-        self._looked: Progress | None = None
-        self._waits = True
-        self._outdated = False
-        self._promise: Answer | None = None
-        self._leapt = False
-
-    def wait(self) -> None:
-        """Block until `advance` may find something new."""
-        if self._looked is not None:
-            self.fill.wait(self._looked)
-
-    def has_news(self) -> bool:
-        """Whether `advance` may find something new. Never blocks."""
-        return self.fill.progress() != self._looked
-
-    @property
-    def far_ahead(self) -> bool:
-        """Whether the range asked for lies so far ahead of the fill that it is better fetched beside it."""
-        return self._promise is not None and not self._leapt
-
-    def leap(self, fetcher: Fetcher) -> Answer | None:
-        """An answer with the range fetched beside the fill; None if that cannot be done. Waits for a source."""
-        self._leapt = True
-        promise, progress = self._promise, self._looked
-        if promise is None or promise.reply.span is None or progress is None or progress.journal.head is None:
-            return None
-        reader = self.fill.reader(progress.journal.number)
-        if reader is None:
-            return None
-        fetched = open_aside(fetcher, progress.journal.head, promise.reply.span, self._wanted.accept)
-        if fetched is None:
-            reader.close()
-            return None
-        self.abandon()
-        return replace(promise, kind="aside", body=AsideReader(fetched, reader))
-
-    def glance(self) -> "Answer | Pending | None":
-        """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""
-        progress = self.fill.progress()
-        if self._looked is None or self._outdated or progress.journal.failed is not None:
-            return None
-        self._looked = progress
-        answer = self._answer(progress)
-        if answer is not None:
-            self.abandon()
-            return answer
-        return None if progress.journal.done else self
-
-    def advance(self) -> "Answer | Pending":
-        """The answer, or what to wait for next. Does not wait for a source. Raises `PackageCacheError`."""
-        try:
-            answer = self._look(self.fill.progress())
-        except (FillError, StoreError) as error:
-            self.abandon()
-            return self._service.after_failure(self._request, self._wanted, error)
-        except BaseException:
-            self.abandon()
-            raise
-        return answer
-
-    def abandon(self) -> None:
-        """Wait no longer. May be called again."""
-        if self._waits:
-            self._waits = False
-            self._service.leave(self.fill)
-
-    def _look(self, progress: Progress) -> "Answer | Pending":
-        if self._looked is None:
-            self._outdated = self._joined and _is_outdated(progress, self._wanted)
-        self._looked = progress
-        if self._outdated:
-            return self._ask_again() if progress.journal.done else self
-        answer = self._answer(progress)
-        if answer is not None:
-            self.abandon()
-            return answer
-        journal = progress.journal
-        if journal.failed is not None:
-            raise FillError(journal.failed.reason, journal.failed.status)
-        if not journal.done:
-            return self
-        self.abandon()
-        return self._service.after_fill(self._request, self._wanted, self._number)
-
-    def _ask_again(self) -> "Answer | Pending":
-        self.abandon()
-        return self._service.again(self._request, self._wanted, self._number)
-
-    def _answer(self, progress: Progress) -> Answer | None:
-        """The answer from the fill, once enough of it is here."""
-        if progress.journal.digest is None and not progress.visible and _CONDITIONS.isdisjoint(self._request.fields):
-            return None
-        representation = _known(progress, self._request)
-        if representation is None:
-            return None
-        digest = progress.journal.digest
-        cache_status, kind = self._describe(complete=digest is not None)
-        reply = decide(self._request, representation, self._service.serving(cache_status, digest))
-        answer = Answer(reply, kind, source=representation.source)
-        if reply.span is None and not reply.open_ended:
-            return answer
-        start = reply.span.start if reply.span else 0
-        if digest is None and progress.visible <= start:
-            self._promise = answer if start - progress.visible > FAR else None
-            return None
-        reader = self.fill.reader(progress.journal.number)
-        return replace(answer, body=reader) if reader is not None else None
-
-    def _describe(self, *, complete: bool) -> tuple[str, str]:
-        """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""
-        if self._joined and complete and self._wanted.seen is None:
-            return "hit", "hit"
-        reason = "fwd=stale" if self._wanted.seen is not None else "fwd=uri-miss"
-        if self._joined:
-            return f"{reason}; collapsed", "joined"
-        return f"{reason}; fwd-status=200; stored", "miss" if self._wanted.seen is None else "refetched"
-
-
-def _is_outdated(progress: Progress, wanted: Wanted) -> bool:
-    """Whether a fill answers an earlier question than that of a request which joins it now.
-
-    An index that is here with every byte may have another content at its source by now. A package file has not.
-    """
-    head, digest = progress.journal.head, progress.journal.digest
-    return head is not None and digest is not None and not wanted.is_met_by(head)
-
-
-def _known(progress: Progress, request: Request) -> Representation | None:
-    """The head to answer with, once enough is known of it.
-
-    Without a length, only a client that can tell a cut body from a whole one is answered before the end, and no range is.
-    """
-    journal = progress.journal
-    if journal.head is None or not (journal.confirmed or journal.digest):
-        return None
-    if journal.digest is not None:
-        return replace(journal.head, size=journal.size)
-    if journal.head.size is None and (not request.modern or "range" in request.fields):
-        return None
-    return journal.head

@@ -16,9 +16,10 @@ from io import FileIO
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
-from package_cache.engine.service import Answer, Service
+from package_cache.engine.service import Service
 from package_cache.errors import FillError, NotAllowed, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire

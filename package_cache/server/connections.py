@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from io import FileIO
 
+from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.service import Answer, Pending
+from package_cache.engine.pending import Pending
 from package_cache.errors import PackageCacheError
 from package_cache.model import Request
 from package_cache.rules import wire

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from package_cache.engine.answers import Answer
 from package_cache.engine.fills import Run
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.service import Answer, Pending, Service
+from package_cache.engine.pending import Pending
+from package_cache.engine.service import Service
 from package_cache.errors import FillError, PackageCacheError
 from package_cache.server.connections import Asked, Connection
 

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from io import FileIO
 
+from package_cache.engine.answers import Answer
 from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
-from package_cache.engine.service import Answer, Pending
+from package_cache.engine.pending import Pending
 from package_cache.errors import FillError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire

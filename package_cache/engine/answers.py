@@ -1,0 +1,22 @@
+"""What a request comes to: a reply, and where its body is to be had."""
+
+from dataclasses import dataclass
+from io import FileIO
+
+from package_cache.engine.aside import AsideReader
+from package_cache.engine.fills import FillReader
+from package_cache.rules.answer import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply and where its body comes from.
+
+    That is a blob, positioned at `reply.span`; or a reader of a part that still arrives, or of a range fetched beside it;
+    or bytes in hand. `kind` and `source` are for the log.
+    """
+
+    reply: Reply
+    kind: str
+    body: FileIO | FillReader | AsideReader | bytes | None = None
+    source: str = "-"

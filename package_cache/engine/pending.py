@@ -1,0 +1,204 @@
+"""A request that waits for a fill: when it can be answered, and with what."""
+
+from dataclasses import replace
+from typing import Protocol
+
+from package_cache.engine.answers import Answer
+from package_cache.engine.aside import FAR, AsideReader, open_aside
+from package_cache.engine.fills import Fill, Progress
+from package_cache.engine.leader import Wanted
+from package_cache.errors import FillError, PackageCacheError, StoreError
+from package_cache.model import Representation, Request
+from package_cache.rules.answer import Serving, decide
+from package_cache.upstream.fetcher import Fetcher
+
+_CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
+"""Fields that may make an answer of a head alone, or of bytes far ahead."""
+
+
+class Desk(Protocol):
+    """Where a waiting request turns when its fill is over; see `engine.service`."""
+
+    def serving(self, cache_status: str, digest: str | None = None) -> Serving:
+        """What this cache has to say about an answer given now."""
+        ...
+
+    def again(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+        """Answer the request from the beginning."""
+        ...
+
+    def after_fill(self, request: Request, wanted: Wanted, number: int) -> "Answer | Pending":
+        """What a fill that is over left in the registry."""
+        ...
+
+    def after_failure(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
+        """What may be had all the same."""
+        ...
+
+    def leave(self, fill: Fill) -> None:
+        """One request less waits for the fill."""
+        ...
+
+
+class Pending:
+    """A request that waits for a fill: for its head, and for the first byte of the body it asks for.
+
+    A failure before that byte can still be told in a status, or answered with what is here already.
+    """
+
+    def __init__(
+        self,
+        service: Desk,
+        request: Request,
+        wanted: Wanted,
+        fill: Fill,
+        *,
+        joined: bool,
+        number: int,
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._wanted = wanted
+        self.fill = fill
+        self._joined = joined
+        self._number = number
+        self._looked: Progress | None = None
+        self._waits = True
+        self._outdated = False
+        self._promise: Answer | None = None
+        self._leapt = False
+
+    def wait(self) -> None:
+        """Block until `advance` may find something new."""
+        if self._looked is not None:
+            self.fill.wait(self._looked)
+
+    def has_news(self) -> bool:
+        """Whether `advance` may find something new. Never blocks."""
+        return self.fill.progress() != self._looked
+
+    @property
+    def far_ahead(self) -> bool:
+        """Whether the range asked for lies so far ahead of the fill that it is better fetched beside it."""
+        return self._promise is not None and not self._leapt
+
+    def leap(self, fetcher: Fetcher) -> Answer | None:
+        """An answer with the range fetched beside the fill; None if that cannot be done. Waits for a source."""
+        self._leapt = True
+        promise, progress = self._promise, self._looked
+        if promise is None or promise.reply.span is None or progress is None or progress.journal.head is None:
+            return None
+        reader = self.fill.reader(progress.journal.number)
+        if reader is None:
+            return None
+        fetched = open_aside(fetcher, progress.journal.head, promise.reply.span, self._wanted.accept)
+        if fetched is None:
+            reader.close()
+            return None
+        self.abandon()
+        return replace(promise, kind="aside", body=AsideReader(fetched, reader))
+
+    def glance(self) -> "Answer | Pending | None":
+        """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""
+        progress = self.fill.progress()
+        if self._looked is None or self._outdated or progress.journal.failed is not None:
+            return None
+        self._looked = progress
+        answer = self._answer(progress)
+        if answer is not None:
+            self.abandon()
+            return answer
+        return None if progress.journal.done else self
+
+    def advance(self) -> "Answer | Pending":
+        """The answer, or what to wait for next. Does not wait for a source. Raises `PackageCacheError`."""
+        try:
+            answer = self._look(self.fill.progress())
+        except (FillError, StoreError) as error:
+            self.abandon()
+            return self._service.after_failure(self._request, self._wanted, error)
+        except BaseException:
+            self.abandon()
+            raise
+        return answer
+
+    def abandon(self) -> None:
+        """Wait no longer. May be called again."""
+        if self._waits:
+            self._waits = False
+            self._service.leave(self.fill)
+
+    def _look(self, progress: Progress) -> "Answer | Pending":
+        if self._looked is None:
+            self._outdated = self._joined and _is_outdated(progress, self._wanted)
+        self._looked = progress
+        if self._outdated:
+            return self._ask_again() if progress.journal.done else self
+        answer = self._answer(progress)
+        if answer is not None:
+            self.abandon()
+            return answer
+        journal = progress.journal
+        if journal.failed is not None:
+            raise FillError(journal.failed.reason, journal.failed.status)
+        if not journal.done:
+            return self
+        self.abandon()
+        return self._service.after_fill(self._request, self._wanted, self._number)
+
+    def _ask_again(self) -> "Answer | Pending":
+        self.abandon()
+        return self._service.again(self._request, self._wanted, self._number)
+
+    def _answer(self, progress: Progress) -> Answer | None:
+        """The answer from the fill, once enough of it is here."""
+        if progress.journal.digest is None and not progress.visible and _CONDITIONS.isdisjoint(self._request.fields):
+            return None
+        representation = _known(progress, self._request)
+        if representation is None:
+            return None
+        digest = progress.journal.digest
+        cache_status, kind = self._describe(complete=digest is not None)
+        reply = decide(self._request, representation, self._service.serving(cache_status, digest))
+        answer = Answer(reply, kind, source=representation.source)
+        if reply.span is None and not reply.open_ended:
+            return answer
+        start = reply.span.start if reply.span else 0
+        if digest is None and progress.visible <= start:
+            self._promise = answer if start - progress.visible > FAR else None
+            return None
+        reader = self.fill.reader(progress.journal.number)
+        return replace(answer, body=reader) if reader is not None else None
+
+    def _describe(self, *, complete: bool) -> tuple[str, str]:
+        """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""
+        if self._joined and complete and self._wanted.seen is None:
+            return "hit", "hit"
+        reason = "fwd=stale" if self._wanted.seen is not None else "fwd=uri-miss"
+        if self._joined:
+            return f"{reason}; collapsed", "joined"
+        return f"{reason}; fwd-status=200; stored", "miss" if self._wanted.seen is None else "refetched"
+
+
+def _is_outdated(progress: Progress, wanted: Wanted) -> bool:
+    """Whether a fill answers an earlier question than that of a request which joins it now.
+
+    An index that is here with every byte may have another content at its source by now. A package file has not.
+    """
+    head, digest = progress.journal.head, progress.journal.digest
+    return head is not None and digest is not None and not wanted.is_met_by(head)
+
+
+def _known(progress: Progress, request: Request) -> Representation | None:
+    """The head to answer with, once enough is known of it.
+
+    Without a length, only a client that can tell a cut body from a whole one is answered before the end, and no range is.
+    """
+    journal = progress.journal
+    if journal.head is None or not (journal.confirmed or journal.digest):
+        return None
+    if journal.digest is not None:
+        return replace(journal.head, size=journal.size)
+    if journal.head.size is None and (not request.modern or "range" in request.fields):
+        return None
+    return journal.head
