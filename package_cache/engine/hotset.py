@@ -26,6 +26,8 @@ class Head:
 
     reply: Reply
     pieces: tuple[bytes, bytes, bytes]
+    born: float
+    """When its age was 0, in seconds of the epoch."""
     second: int = -1
     text: bytes = b""
 
@@ -42,10 +44,14 @@ class HotFile:
     flushed: float = 0.0
     users: int = 0
     out: bool = False
+    source: str = field(init=False)
     body: bytes | None = None
     """All of it, if it is small."""
     heads: dict[tuple[str, bool], Head] = field(default_factory=dict)
     """Heads of the answers to plain requests, by method and persistence."""
+
+    def __post_init__(self) -> None:
+        self.source = self.entry.representation.source
 
     def load(self) -> None:
         """Read the body, if it is small. May wait for the disk. Raises OSError."""

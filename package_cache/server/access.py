@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -21,14 +21,27 @@ _REOPEN_SECONDS = 1.0
 
 
 @dataclass(slots=True)
+class Said:
+    """What a client said in a request. `shown` is its request line and `by` its name for itself, as they stand in a log."""
+
+    method: str
+    target: str
+    agent: str
+    shown: str = field(init=False)
+    by: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shown = f'"{_escaped(self.method)} {_escaped(self.target)} HTTP/1.1"'
+        self.by = f'"-" "{_escaped(self.agent)}"'
+
+
+@dataclass(slots=True)
 class AccessRecord:
     """What became of a request. `sent` counts bytes of the body, `seconds` run from the request to the end of the body."""
 
     client: str
     when: float
-    method: str
-    target: str
-    agent: str
+    said: Said
     status: int
     sent: int
     kind: str
@@ -44,12 +57,10 @@ class AccessRecord:
 
 def combined(record: AccessRecord, stamp: str) -> str:
     """The combined format, followed by: kind, bytes from the cache, bytes from a source, seconds, source."""
-    kind = f"{record.kind}-cut" if record.cut else record.kind
-    fetched = record.fetched
+    said, sent, fetched = record.said, record.sent, record.fetched
     return (
-        f'{record.client} - - [{stamp}] "{_escaped(record.method)} {_escaped(record.target)} HTTP/1.1" {record.status}'
-        f' {record.sent} "-" "{_escaped(record.agent)}" {kind} {record.sent - fetched} {fetched}'
-        f" {record.seconds:.6f} {record.source}"
+        f"{record.client} - - [{stamp}] {said.shown} {record.status} {sent} {said.by} {record.kind}"
+        f"{'-cut' if record.cut else ''} {sent - fetched} {fetched} {record.seconds:.6f} {record.source}"
     )
 
 
@@ -59,9 +70,9 @@ def as_json(record: AccessRecord) -> str:
         {
             "time": round(record.when, 3),
             "client": record.client,
-            "method": record.method,
-            "target": record.target,
-            "agent": record.agent,
+            "method": record.said.method,
+            "target": record.said.target,
+            "agent": record.said.agent,
             "status": record.status,
             "kind": record.kind,
             "cut": record.cut,
@@ -147,7 +158,8 @@ class AccessLog:
         self._sink = sink
         self._json = form == "json"
         self._guard = threading.Lock()
-        self._lines: deque[str] = deque()
+        self.lines: deque[str] = deque()
+        """What is still to be written."""
         self._second = 0
         self._stamp = ""
 
@@ -159,18 +171,18 @@ class AccessLog:
     def add(self, record: AccessRecord) -> None:
         """Note a finished request."""
         if self._json:
-            self._lines.append(as_json(record))
+            self.lines.append(as_json(record))
             return
         second = int(record.when)
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
-        self._lines.append(combined(record, self._stamp))
+        self.lines.append(combined(record, self._stamp))
 
     def flush(self) -> None:
         """Write what was gathered."""
-        if not self._lines:
+        if not self.lines:
             return
         with self._guard:
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            lines = [self.lines.popleft() for _ in range(len(self.lines))]
             if lines:
                 self._sink.write(lines)

@@ -24,7 +24,7 @@ from package_cache.errors import FillError, NotAllowed, PackageCacheError, Reque
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.targets import parse_target
-from package_cache.server.access import AccessLog, AccessRecord
+from package_cache.server.access import AccessLog, AccessRecord, Said
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -186,9 +186,11 @@ class _Account:
             AccessRecord(
                 client=str(self.environ.get("REMOTE_ADDR") or "-"),
                 when=time.time(),
-                method=str(self.environ.get("REQUEST_METHOD", "-")),
-                target=_raw_target(self.environ),
-                agent=str(self.environ.get("HTTP_USER_AGENT", "-")),
+                said=Said(
+                    str(self.environ.get("REQUEST_METHOD", "-")),
+                    _raw_target(self.environ),
+                    str(self.environ.get("HTTP_USER_AGENT", "-")),
+                ),
                 status=self.status,
                 sent=self.sent,
                 kind=self.kind,

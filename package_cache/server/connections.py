@@ -19,6 +19,7 @@ from package_cache.rules import wire
 from package_cache.rules.answer import Reply
 from package_cache.rules.freshness import accept_of
 from package_cache.rules.targets import parse_target
+from package_cache.server.access import Said
 from package_cache.server.sockets import READ
 
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since", "if-range"})
@@ -37,6 +38,7 @@ class Asked:
 
     request: Request
     target: str
+    said: Said
     keep: bool
     plain: bool
     hot: bool
@@ -98,7 +100,8 @@ def simple(head: wire.Head, hosts: frozenset[str]) -> Asked | None:
         return None
     hot = target.text == head.target and "via" not in fields and accept_of(target, fields.get("accept")) is None
     request = Request(head.method, target, fields)
-    return Asked(request, head.target, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+    said = Said(head.method, head.target, fields.get("user-agent", "-"))
+    return Asked(request, head.target, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
 
 
 def render(reply: Reply, software: str, date: str, *, keep: bool) -> bytes:

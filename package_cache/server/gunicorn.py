@@ -236,12 +236,12 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             super().run()
             return
         limits = Limits(self.worker_connections, self.limits)
-        self._loop = loop = Loop(list(self.sockets), self.wsgi, self._fall_back, limits, "gunicorn")
+        self._loop = loop = Loop([one.sock for one in self.sockets], self.wsgi, self._fall_back, limits, "gunicorn")
         loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
         self._say_that_it_answers()
         while self.alive and self.is_parent_alive():
             self.notify()
-            loop.turn(1.0)
+            loop.turns(1.0)
         loop.drain()
         for one in self.sockets:
             one.close()
@@ -273,6 +273,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         """End at once: the threads of the pool would keep the process while one of them sends."""
         for number in _ENDS:
             signal.signal(number, signal.SIG_IGN)
+        self.wsgi.access.flush()
         self.wsgi.service.close()
         os._exit(0)
 

@@ -90,8 +90,9 @@ class Loop(Reactor):
                 self._send(connection)
             elif not connection.closed:
                 self._parse(connection)
-        for connection in list(self._tails.values()):
-            self._follow(connection)
+        if self._tails:
+            for connection in list(self._tails.values()):
+                self._follow(connection)
         if self._now - self._noted > _NOTE_SECONDS:
             self._note_use()
 
@@ -135,7 +136,7 @@ class Loop(Reactor):
                 self._memo[data] = asked
         connection.asked = asked
         connection.busy = True
-        connection.begun = time.monotonic()
+        connection.begun = self._clock
         self._begin(connection, asked)
 
     def _hand_over(self, connection: Connection) -> None:
@@ -164,7 +165,7 @@ class Loop(Reactor):
             reply = self._decide(asked.request, hot)
             connection.head = self._render(reply, keep=keep)
         connection.status, connection.answer_kind = reply.status, "hit"
-        connection.answer_source = hot.entry.representation.source
+        connection.answer_source = hot.source
         span = reply.span
         if span is None:
             connection.first = connection.at = connection.stop = 0
@@ -184,10 +185,12 @@ class Loop(Reactor):
         head = hot.heads.get(kind)
         if head is None:
             reply = self._decide(asked.request, hot)
-            head = hot.heads[kind] = Head(reply, cut_up(reply, self._software, keep=keep))
+            known = hot.entry.representation
+            born = known.received - age(known, known.received)
+            head = hot.heads[kind] = Head(reply, cut_up(reply, self._software, keep=keep), born)
         if head.second != self._second:
             first, second, third = head.pieces
-            seconds = age(hot.entry.representation, self._now)
+            seconds = max(0, int(self._now - head.born))
             head.second, head.text = self._second, b"%b%b%b%d%b" % (first, self._date.encode(), second, seconds, third)
         return head.reply, head.text
 
@@ -337,26 +340,25 @@ class Loop(Reactor):
             self._close(connection)
             return
         self._expect(connection, READ)
-        connection.moved = time.monotonic()
+        connection.moved = self._clock
         if connection.received:
             self._ready.append(connection)
 
     def _account(self, connection: Connection, *, cut: bool) -> None:
         if connection.asked is None or not self._access.enabled:
             return
+        # By position: it is done for each hit.
         self._access.add(
             AccessRecord(
-                client=client_name(connection.address),
-                when=self._now,
-                method=connection.asked.request.method,
-                target=connection.asked.target,
-                agent=connection.asked.request.fields.get("user-agent", "-"),
-                status=connection.status,
-                sent=connection.at - connection.first,
-                kind=connection.answer_kind,
-                source=connection.answer_source,
-                seconds=time.monotonic() - connection.begun,
-                cut=cut,
+                client_name(connection.address),
+                self._now,
+                connection.asked.said,
+                connection.status,
+                connection.at - connection.first,
+                connection.answer_kind,
+                connection.answer_source,
+                time.monotonic() - connection.begun,
+                cut,
             )
         )
 
@@ -370,13 +372,8 @@ class Loop(Reactor):
 
     def _drop_source(self, connection: Connection) -> None:
         source, connection.source = connection.source, None
-        match source:
-            case HotFile():
-                source.release()
-            case FileIO() | FillReader():
-                source.close()
-            case None:
-                pass
+        if source is not None:
+            source.release() if isinstance(source, HotFile) else source.close()
         pending, connection.pending = connection.pending, None
         if pending is not None:
             pending.abandon()

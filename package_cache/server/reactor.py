@@ -20,7 +20,16 @@ from package_cache.server.access import AccessLog
 from package_cache.server.addresses import BACKLOG
 from package_cache.server.connections import Connection, Counters, client_name
 from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
-from package_cache.server.sockets import BROKEN, READ, WRITE, exclusive, make_poller, prepare_listener, untaken
+from package_cache.server.sockets import (
+    BROKEN,
+    READ,
+    WRITE,
+    exclusive,
+    forgets_closed,
+    make_poller,
+    prepare_listener,
+    untaken,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +38,8 @@ _LINGER = 1.5
 """Seconds that a connection stays open for what may be on its way, when it or the loop comes to its end."""
 _LINGER_BYTES = 1 << 18
 _SWEEP_SECONDS = 1.0
+_CHORE_SECONDS = 0.2
+"""Between two looks at what need not be done in each turn; so long are lines of the access log gathered."""
 SLOWEST = 512
 """Bytes a second that a client must take, on average over the time limit for sending."""
 STALL_SECONDS = 0.25
@@ -61,6 +72,9 @@ class Reactor(ABC):
         self._second = 0
         self._date = ""
         self._swept = 0.0
+        self._done = 0.0
+        self._clock = time.monotonic()
+        """When this turn began, in seconds of the monotonic clock."""
         self._alarm, self._bell = socket.socketpair()
         self._alarm.settimeout(0)
         self._bell.settimeout(0)
@@ -129,8 +143,11 @@ class Reactor(ABC):
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for something to do, and do it."""
-        events = self._poller.poll(min(timeout, self._may_wait()))
-        begun = time.monotonic()
+        patience = min(timeout, self._may_wait())
+        if self._access.lines:
+            patience = min(patience, _CHORE_SECONDS)
+        events = self._poller.poll(patience)
+        self._clock = begun = time.monotonic()
         self._tell_time()
         for descriptor, what in events:
             connection = self._connections.get(descriptor)
@@ -139,16 +156,28 @@ class Reactor(ABC):
             else:
                 self._on_other(descriptor)
         self._go_on_with_others()
-        if begun - self._swept > _SWEEP_SECONDS:
-            self._swept = begun
-            self._sweep(begun)
+        if begun - self._done > _CHORE_SECONDS:
+            self._do_chores(begun)
+        if (took := time.monotonic() - begun) > STALL_SECONDS:
+            self.counters.stalls += 1
+            logger.warning("the event loop was held up for %.2f s", took)
+
+    def turns(self, seconds: float) -> None:
+        """Take turns for so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := end - self._clock) > 0:
+            self.turn(left)
+
+    def _do_chores(self, now: float) -> None:
+        """What need not be done in each turn."""
+        self._done = now
+        self._access.flush()
+        if now - self._swept > _SWEEP_SECONDS:
+            self._swept = now
+            self._sweep(now)
             # The kernel wakes one process for a connection; if that one hangs or dies, no other hears of it.
             for listener in list(self._listeners.values()):
                 self._accept(listener)
-        self._access.flush()
-        if time.monotonic() - begun > STALL_SECONDS:
-            self.counters.stalls += 1
-            logger.warning("the event loop was held up for %.2f s", time.monotonic() - begun)
 
     def drain(self) -> None:
         """Accept no more, and let what runs come to its end: until `busy` is false. The host closes the listeners then.
@@ -172,6 +201,7 @@ class Reactor(ABC):
         """Cut whatever is left."""
         for connection in list(self._connections.values()):
             self._close(connection, cut=connection.busy)
+        self._access.flush()
         self._alarm.close()
         self._bell.close()
 
@@ -217,7 +247,6 @@ class Reactor(ABC):
             if not isinstance(error, BlockingIOError | ConnectionAbortedError):
                 logger.warning("cannot accept a connection: %s", error.strerror)
             return False
-        accepted.settimeout(0)
         self.counters.accepted += 1
         if len(self._connections) >= self._limits.connections:
             self._turn_away(accepted, address)
@@ -234,7 +263,7 @@ class Reactor(ABC):
 
     def _take(self, accepted: socket.socket, address: object) -> Connection:
         accepted.settimeout(0)
-        connection = Connection(accepted, accepted.fileno(), address, time.monotonic())
+        connection = Connection(accepted, accepted.fileno(), address, self._clock)
         self._connections[connection.descriptor] = connection
         self._poller.register(connection.descriptor, READ)
         return connection
@@ -271,7 +300,7 @@ class Reactor(ABC):
             connection.received += block
         else:
             connection.received = block
-            connection.moved = time.monotonic()
+            connection.moved = self._clock
         self._parse(connection)
 
     # -- ends
@@ -345,5 +374,8 @@ class Reactor(ABC):
         if connection.closed:
             return
         self._on_end(connection, cut=cut)
-        self._forget(connection)
+        connection.closed = True
+        del self._connections[connection.descriptor]
+        if not forgets_closed(self._poller):
+            self._poller.unregister(connection.descriptor)
         connection.socket.close()

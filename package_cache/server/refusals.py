@@ -7,7 +7,7 @@ import time
 from http import HTTPStatus
 
 from package_cache.errors import RequestError
-from package_cache.server.access import AccessLog, AccessRecord
+from package_cache.server.access import AccessLog, AccessRecord, Said
 
 
 class RequestTimeout(RequestError):
@@ -29,7 +29,7 @@ def refuse(error: RequestError, client: str, log: AccessLog) -> bytes:
     status = error.http_status
     body = f"{error}\n".encode()
     if log.enabled:
-        log.add(AccessRecord(client, time.time(), "-", "-", "-", status, len(body), "refused", "-", 0.0, cut=False))
+        log.add(AccessRecord(client, time.time(), Said("-", "-", "-"), status, len(body), "refused", "-", 0.0, cut=False))
     return (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"

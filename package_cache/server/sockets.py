@@ -52,6 +52,11 @@ def make_poller() -> Poller:
     return select.epoll() if hasattr(select, "epoll") else _Poll()
 
 
+def forgets_closed(poller: Poller) -> bool:
+    """Whether it forgets a descriptor by itself when that is closed; poll(2) would go on to report it."""
+    return not isinstance(poller, _Poll)
+
+
 def exclusive() -> int:
     """The flag that wakes one of several processes for a new connection, where the system knows it."""
     return getattr(select, "EPOLLEXCLUSIVE", 0)
