@@ -80,3 +80,7 @@ class StoreError(PackageCacheError):
 
 class DamagedBlob(StoreError):
     """A stored file is missing, or its bytes are not those its name promises."""
+
+
+class NoRoom(StoreError):
+    """A file does not fit into the cache, now or ever."""

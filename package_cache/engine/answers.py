@@ -5,6 +5,7 @@ from io import FileIO
 
 from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
+from package_cache.engine.relay import Relay
 from package_cache.rules.answer import Reply
 
 
@@ -13,10 +14,10 @@ class Answer:
     """A reply and where its body comes from.
 
     That is a blob, positioned at `reply.span`; or a reader of a part that still arrives, or of a range fetched beside it;
-    or bytes in hand. `kind` and `source` are for the log.
+    or a relay of what is not kept; or bytes in hand. `kind` and `source` are for the log.
     """
 
     reply: Reply
     kind: str
-    body: FileIO | FillReader | AsideReader | bytes | None = None
+    body: FileIO | FillReader | AsideReader | Relay | bytes | None = None
     source: str = "-"

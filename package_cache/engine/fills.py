@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from package_cache.engine.storing import UNSTORABLE
 from package_cache.engine.threads import Threads
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Key, Span
@@ -127,8 +128,8 @@ class Fill:
         over = True
         try:
             over = self._lead(self, lease)
-        except PackageCacheError as error:
-            self._give_up(lease, error)
+        except StoreError as error:
+            self._abandon(lease, str(error), UNSTORABLE)
         except Exception:
             logger.exception("the download of %s ended in a bug", self.key)
             self._abandon(lease, "the download ended in an internal error")
@@ -136,16 +137,15 @@ class Fill:
             if over:
                 self._end_leading()
 
-    def conclude(self, lease: Lease, error: PackageCacheError | None) -> None:
+    def conclude(self, lease: Lease, error: StoreError | None) -> None:
         """The file that `lead` left to somebody is stored, or could not be."""
         try:
-            if error is None:
-                lease.done()
-                self.publish(lease)
-            else:
-                self._give_up(lease, error)
-        except PackageCacheError as trouble:
-            self._give_up(lease, trouble)
+            if error is not None:
+                raise error
+            lease.done()
+            self.publish(lease)
+        except StoreError as trouble:
+            self._abandon(lease, str(trouble), UNSTORABLE)
         finally:
             self._end_leading()
 
@@ -155,12 +155,8 @@ class Fill:
         if not before:
             self._fills.leave(self)
 
-    def _give_up(self, lease: Lease, error: PackageCacheError) -> None:
-        logger.error("the download of %s failed: %s", self.key, error)
-        self._abandon(lease, str(error))
-
-    def _abandon(self, lease: Lease, reason: str) -> None:
-        failure = Failed(500, reason)
+    def _abandon(self, lease: Lease, reason: str, status: int = 500) -> None:
+        failure = Failed(status, reason)
         try:
             lease.failed(failure, keep=False)
         except (PackageCacheError, OSError) as error:
@@ -198,9 +194,10 @@ class Fill:
     # -- the readers
 
     def fail(self, reason: str) -> None:
-        """Tell readers that the download could not begin."""
+        """Tell readers that the download could not begin, or cannot be followed."""
         with self._changed:
-            self._set(Progress(Journal(done=True, failed=Failed(500, reason)), 0))
+            journal = replace(self._progress.journal, done=True, failed=Failed(UNSTORABLE, reason))
+            self._set(replace(self._progress, journal=journal))
 
     def follow(self, watch: Watch) -> None:
         """Read what another process downloads."""
@@ -268,6 +265,14 @@ class ReplacedError(FillError):
     """The part a reader reads is not the file any more: a source has another one, and the fill began again."""
 
 
+Rescue = Callable[["FillReader", Span | None, int], Generator[bytes, None, None]]
+"""Yields the bytes of a span from a place on, for a reader that cannot."""
+
+
+class UnstorableError(FillError):
+    """The download failed for the disk's sake; the source may go on."""
+
+
 class FillReader:
     """One client's view of the growing part."""
 
@@ -276,6 +281,8 @@ class FillReader:
         self._number = number
         self._descriptor: Descriptor | None = descriptor
         self._left = left
+        self.rescue: Rescue | None = None
+        """Where the rest is to be had if the download fails for the disk's sake alone."""
 
     def fileno(self) -> int:
         """The descriptor of the part, for calls that take one."""
@@ -298,7 +305,13 @@ class FillReader:
         at = span.start if span else 0
         progress = self._fill.progress()
         while True:
-            self._check(progress.journal)
+            try:
+                self._check(progress.journal)
+            except UnstorableError:
+                if self.rescue is None:
+                    raise
+                yield from self.rescue(self, span, at)
+                return
             end = min(progress.visible, span.stop) if span else progress.visible
             while at < end:
                 block = os.pread(self.fileno(), min(_BLOCK, end - at), at)
@@ -317,7 +330,8 @@ class FillReader:
             raise ReplacedError("the process that downloaded the file ended when it was stored already", 502)
         # What is verified stays so, though it could not be stored.
         if journal.failed is not None and journal.digest is None:
-            raise FillError(journal.failed.reason, journal.failed.status)
+            kind = UnstorableError if journal.failed.status == UNSTORABLE else FillError
+            raise kind(journal.failed.reason, journal.failed.status)
 
     def close(self) -> None:
         """Give the descriptor back."""

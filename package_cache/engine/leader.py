@@ -9,6 +9,7 @@ from package_cache.engine.committer import Committer, Job
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
 from package_cache.engine.sinks import PartSink
+from package_cache.engine.storing import Storing
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Entry, Key, Representation, Target
 from package_cache.rules.answer import refreshed
@@ -53,10 +54,11 @@ class Wanted:
 class Leader:
     """Leads fills. Safe for any number of threads."""
 
-    def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher) -> None:
+    def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher, storing: Storing) -> None:
         self._registry = registry
         self._blobs = blobs
         self._fetcher = fetcher
+        self._storing = storing
         self._committer = Committer(registry, blobs)
         self._unstored = threading.BoundedSemaphore(UNSTORED)
 
@@ -65,6 +67,13 @@ class Leader:
 
         Returns whether the fill is over. If not, the file is about to be stored, and `Fill.conclude` will be called.
         """
+        try:
+            return self._lead(wanted, fill, lease)
+        except StoreError as error:
+            self._storing.failed(wanted.key, error)
+            raise
+
+    def _lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> bool:
         if lease.unstored is not None:
             self._store_late(wanted, fill, lease, lease.unstored)
         seen = wanted.seen
@@ -138,8 +147,11 @@ class Leader:
         self._committer.commit(Job(wanted.key, digest, replace(head, size=part.size), part, ended))
 
     def _end(self, wanted: Wanted, fill: Fill, lease: Lease, error: StoreError | None) -> None:
-        if error is None and lease.journal.head is not None:
+        if error is not None:
+            self._storing.failed(wanted.key, error)
+        elif lease.journal.head is not None:
             logger.info("stored %s, %d bytes, from %s", wanted.target.text, lease.have, lease.journal.head.source)
+            self._storing.went_well(wanted.key)
             lease.adopted()
         try:
             fill.conclude(lease, error)

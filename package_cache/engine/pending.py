@@ -1,14 +1,16 @@
 """A request that waits for a fill: when it can be answered, and with what."""
 
+from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import FAR, AsideReader, open_aside
-from package_cache.engine.fills import Fill, Progress
+from package_cache.engine.fills import Fill, FillReader, Progress
 from package_cache.engine.leader import Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
-from package_cache.model import Representation, Request
+from package_cache.model import Representation, Request, Span
 from package_cache.rules.answer import Serving, decide
 from package_cache.upstream.fetcher import Fetcher
 
@@ -33,6 +35,12 @@ class Desk(Protocol):
 
     def after_failure(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         """What may be had all the same."""
+        ...
+
+    def rescue(
+        self, wanted: Wanted, known: Representation, reader: FillReader, span: Span | None, at: int
+    ) -> Generator[bytes, None, None]:
+        """The rest of a file for a reader whose fill the disk has ended."""
         ...
 
     def leave(self, fill: Fill) -> None:
@@ -168,7 +176,10 @@ class Pending:
             self._promise = answer if start - progress.visible > FAR else None
             return None
         reader = self.fill.reader(progress.journal.number)
-        return replace(answer, body=reader) if reader is not None else None
+        if reader is None:
+            return None
+        reader.rescue = partial(self._service.rescue, self._wanted, representation)
+        return replace(answer, body=reader)
 
     def _describe(self, *, complete: bool) -> tuple[str, str]:
         """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from typing import Protocol
+from collections.abc import Generator
+from typing import Protocol, cast
 
 from package_cache.errors import UpstreamError, UpstreamTimeout
 from package_cache.model import Representation
@@ -47,13 +48,26 @@ class Sink(Protocol):
         ...
 
 
-def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Finish | NotModified | GiveUp:
+End = Finish | NotModified | GiveUp
+
+
+def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> End:
     """Drive the transfer to its end. `accept` is sent to the sources as Accept."""
+    each = steps(transfer, fetcher, sink, accept)
+    while True:
+        try:
+            next(each)
+        except StopIteration as end:
+            return cast("End", end.value)
+
+
+def steps(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Generator[None, None, End]:
+    """As `pump`, at the pace of the caller: goes on after each block that the sink was given."""
     action = transfer.start()
     while True:
         match action:
             case Ask():
-                action = _perform(action, transfer, fetcher, sink, accept)
+                action = yield from _perform(action, transfer, fetcher, sink, accept)
             case Restart():
                 sink.reset()
                 action = transfer.resume()
@@ -63,7 +77,9 @@ def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -
                 raise AssertionError("a body is read only while its source is open")
 
 
-def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Action:
+def _perform(
+    ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None
+) -> Generator[None, None, Action]:
     if ask.pause:
         time.sleep(ask.pause)
     sink.beat()
@@ -72,7 +88,9 @@ def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept:
         answer = fetcher.open(ask, accept)
         try:
             action = transfer.next(answer.head)
-            return _receive(answer, transfer, sink, action) if isinstance(action, Receive) else action
+            if isinstance(action, Receive):
+                action = yield from _receive(answer, transfer, sink, action)
+            return action
         finally:
             answer.close()
     except OverrunError:
@@ -82,7 +100,7 @@ def _perform(ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept:
         return transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
 
 
-def _receive(answer: Answer, transfer: Transfer, sink: Sink, action: Action) -> Action:
+def _receive(answer: Answer, transfer: Transfer, sink: Sink, action: Action) -> Generator[None, None, Action]:
     while True:
         if isinstance(action, Receive) and action.begin is not None:
             sink.begin(action.begin)
@@ -92,3 +110,4 @@ def _receive(answer: Answer, transfer: Transfer, sink: Sink, action: Action) -> 
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
         action = transfer.next(Chunk(len(data)))
+        yield

@@ -8,16 +8,18 @@ loop looks at from time to time, and which `answer` waits for.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills import Fill, Fills, Run
+from package_cache.engine.fills import Fill, FillReader, Fills, Run
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
 from package_cache.engine.pending import Pending
+from package_cache.engine.relay import Relay
+from package_cache.engine.storing import UNSTORABLE, Storing
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import (
     DamagedBlob,
@@ -28,7 +30,7 @@ from package_cache.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from package_cache.model import Entry, Request
+from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.answer import Serving, decide, problem
 from package_cache.rules.freshness import accept_of, is_fresh
 from package_cache.rules.targets import key_of
@@ -61,7 +63,8 @@ class Service:
         self._fills = fills
         self._fetcher = fetcher
         self._last_use = last_use
-        self._leader = Leader(registry, blobs, fetcher)
+        self._storing = Storing(time.monotonic)
+        self._leader = Leader(registry, blobs, fetcher, self._storing)
         self._via = via
         self._mending = threading.Lock()
 
@@ -88,14 +91,18 @@ class Service:
     def seek(self, request: Request, run: Run) -> HotFile | Answer | Pending:
         """As `begin`, but a package file that is here comes opened, to be kept at hand. Raises `PackageCacheError`."""
         self._refuse_loops(request)
-        wanted = self._look(request)
-        if wanted.seen is not None and is_fresh(wanted.seen, request.target):
-            with suppress(DamagedBlob):
-                file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
-                hot = HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
-                hot.load()
-                return hot
-        return self.attempt(request, wanted, 1, run)
+        wanted = self._wanted(request)
+        try:
+            wanted = self._look(wanted)
+            if wanted.seen is not None and is_fresh(wanted.seen, request.target):
+                with suppress(DamagedBlob):
+                    file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
+                    hot = HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
+                    hot.load()
+                    return hot
+            return self.attempt(request, wanted, 1, run)
+        except StoreError as error:
+            return self.after_failure(request, wanted, error)
 
     def run(self, job: Callable[[], None]) -> None:
         """Run a job in a thread of its own. Raises RuntimeError if the system gives none."""
@@ -108,19 +115,21 @@ class Service:
     def begin(self, request: Request) -> Answer | Pending:
         """Answer a request, or join the fill that will. Raises `PackageCacheError`."""
         self._refuse_loops(request)
-        return self.attempt(request, self._look(request), 1)
+        wanted = self._wanted(request)
+        try:
+            return self.attempt(request, self._look(wanted), 1)
+        except StoreError as error:
+            return self.after_failure(request, wanted, error)
 
     def _refuse_loops(self, request: Request) -> None:
         if self._via in request.fields.get("via", ""):
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
 
-    def _look(self, request: Request) -> Wanted:
+    def _wanted(self, request: Request) -> Wanted:
         accept = accept_of(request.target, request.fields.get("accept"))
-        key = key_of(request.target, accept)
-        mark = self._registry.mark(key)
-        return Wanted(key, request.target, accept, time.time(), mark, self._registry.best(key))
+        return Wanted(key_of(request.target, accept), request.target, accept, time.time())
 
-    def _look_again(self, wanted: Wanted) -> Wanted:
+    def _look(self, wanted: Wanted) -> Wanted:
         mark = self._registry.mark(wanted.key)
         return replace(wanted, mark=mark, seen=self._registry.best(wanted.key))
 
@@ -141,20 +150,19 @@ class Service:
             if entry is None or not wanted.is_kept(entry.representation):
                 if entry is None and request.method == "HEAD":
                     return self._relay_head(request, wanted)
-                try:
-                    fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run)
-                except StoreError as error:
-                    return self.after_failure(request, wanted, error)
+                if not self._storing.is_tried(wanted.key):
+                    return self._pass_on(request, wanted)
+                fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run)
                 return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:
                 return answer
-            number, wanted = number + 1, self._look_again(wanted)
+            number, wanted = number + 1, self._look(wanted)
         raise FillError("what is stored changes faster than it can be served", 503)
 
     def again(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """Answer a request from the beginning, since what it waited for is not an answer to it."""
-        return self.attempt(request, self._look_again(wanted), number + 1)
+        return self.attempt(request, self._look(wanted), number + 1)
 
     def _from_store(self, request: Request, entry: Entry, cache_status: str, kind: str) -> Answer | None:
         """An answer from the entry's blob; None if that is damaged and was taken out."""
@@ -194,7 +202,17 @@ class Service:
         return self._from_store(request, current, status, kind) or self.again(request, wanted, number)
 
     def after_failure(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
-        """What is here already, where nothing better can be had; raises `error` where there is nothing."""
+        """What may be had all the same: from a source, if the disk alone failed; else from the store, as it was.
+
+        Raises `error` where there is nothing.
+        """
+        if isinstance(error, StoreError):
+            self._storing.failed(wanted.key, error)
+        if isinstance(error, StoreError) or error.http_status == UNSTORABLE:
+            return self._pass_on(request, wanted)
+        return self._serve_stale(request, wanted, error)
+
+    def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
         if seen is None or error.http_status == 404:
             raise error
@@ -203,6 +221,35 @@ class Service:
         if answer is None:
             raise error
         return answer
+
+    def _pass_on(self, request: Request, wanted: Wanted) -> Answer:
+        """An answer from a source, of which nothing is kept. Waits for the source."""
+        relay = Relay(self._fetcher, self._fetcher.urls(wanted.target), wanted.accept)
+        try:
+            representation = relay.open()
+        except FillError as error:
+            if wanted.seen is None:
+                raise
+            return self._serve_stale(request, wanted, error)
+        reply = decide(request, representation, self.serving("fwd=uri-miss; fwd-status=200"))
+        answer = Answer(reply, "passed", source=representation.source)
+        if reply.open_ended and not request.modern:
+            relay.close()
+            raise FillError("its length is not known before its end, and it cannot be kept until then", 502)
+        if reply.span is None and not reply.open_ended:
+            relay.close()
+            return answer
+        return replace(answer, body=relay)
+
+    def rescue(
+        self, wanted: Wanted, known: Representation, reader: FillReader, span: Span | None, at: int
+    ) -> Generator[bytes, None, None]:
+        """The rest of a file from a source, for a reader whose fill the disk has ended. Raises `FillError`."""
+        relay = Relay(self._fetcher, self._fetcher.urls(wanted.target), wanted.accept, known, at, reader)
+        try:
+            yield from relay.read(Span(at, span.stop) if span else None)
+        finally:
+            relay.close()
 
     def leave(self, fill: Fill) -> None:
         """One request less waits for the fill."""

@@ -13,6 +13,7 @@ from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
+from package_cache.engine.relay import Relay
 from package_cache.errors import PackageCacheError
 from package_cache.model import Request
 from package_cache.rules import wire
@@ -126,7 +127,7 @@ def release(step: HotFile | Answer | Pending) -> None:
             step.file.close()
         case Pending():
             step.abandon()
-        case Answer(body=FileIO() | FillReader() | AsideReader() as body):
+        case Answer(body=FileIO() | FillReader() | AsideReader() | Relay() as body):
             body.close()
         case Answer():
             return

@@ -8,10 +8,7 @@ of Gunicorn or wsgiref; a host gives it listeners and a way out.
 """
 
 import logging
-import os
 import socket
-import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from io import FileIO
@@ -20,31 +17,28 @@ from package_cache.engine.answers import Answer
 from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
-from package_cache.errors import FillError, RequestError
+from package_cache.engine.relay import Relay
+from package_cache.errors import RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, age, decide
-from package_cache.server.access import AccessRecord
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
     Connection,
-    client_name,
     cut_up,
-    describe,
     head_again,
     release,
     render,
     simple,
 )
 from package_cache.server.lookups import Lookups, Step
-from package_cache.server.reactor import Limits, Reactor
-from package_cache.server.sockets import READ, WRITE, raise_descriptor_limit, untaken
+from package_cache.server.reactor import Limits
+from package_cache.server.sender import Sender
+from package_cache.server.sockets import raise_descriptor_limit
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 512 << 10
-"""Bytes sent to one client before the others get their turn."""
 _MEMO = 4096
 _NOTE_SECONDS = 1.0
 
@@ -52,7 +46,7 @@ Fallback = Callable[[socket.socket, bytes, object], None]
 """Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`."""
 
 
-class Loop(Reactor):
+class Loop(Sender):
     """Serves `listeners` with the application's service. Call `turn` again and again, from one thread."""
 
     def __init__(
@@ -63,15 +57,12 @@ class Loop(Reactor):
         limits: Limits,
         software: str,
     ) -> None:
-        super().__init__(listeners, application.access, limits)
-        self._service = application.service
+        super().__init__(listeners, application.service, application.access, limits)
         self._hosts = application.hosts
         self._hotset = HotSet(application.service.generation, raise_descriptor_limit() // 4)
         self._fallback = fallback
         self._lookups = Lookups(application.service, self.call, self._go_on)
         self._software = software
-        self._ready: deque[Connection] = deque()
-        self._tails: dict[int, Connection] = {}
         self._memo: dict[bytes, Asked] = {}
         self._noted = 0.0
 
@@ -250,63 +241,13 @@ class Loop(Reactor):
                 connection.source = answer.body
                 connection.first = connection.at = reply.span.start
                 connection.stop = reply.span.stop
+            case Relay() as relay if reply.span is not None:
+                connection.first = connection.at = reply.span.start
+                self._stream(connection, relay.read(reply.span), relay.close)
+                return
             case _:
                 release(answer)
         self._send(connection)
-
-    # -- bodies
-
-    def _send(self, connection: Connection) -> None:
-        """Send what may be sent now; then wait for the client, for the fill, for a turn, or for the next request."""
-        if connection.closed:
-            return
-        try:
-            done = self._push(connection)
-        except FillError as error:
-            logger.warning("cut the connection of a client of %s: %s", describe(connection), error)
-            self._close(connection, cut=True)
-            return
-        except BlockingIOError:
-            if not connection.paced:
-                connection.paced, connection.paced_from = time.monotonic(), connection.at - untaken(connection.descriptor)
-            self._expect(connection, WRITE)
-            return
-        except OSError:
-            self._close(connection, cut=True)
-            return
-        if done:
-            self._finish(connection)
-
-    def _push(self, connection: Connection) -> bool:
-        """Whether everything was sent. Raises BlockingIOError where the client must read first."""
-        if connection.head:
-            more = socket.MSG_MORE if connection.at < connection.stop else 0
-            sent = connection.socket.send(connection.head, more)
-            connection.head = connection.head[sent:]
-            if connection.head:
-                raise BlockingIOError
-        source = connection.source
-        if source is None:
-            return True
-        limit = connection.stop
-        if isinstance(source, FillReader):
-            limit = min(limit, source.visible())
-        if connection.at < limit:
-            descriptor = source.file.fileno() if isinstance(source, HotFile) else source.fileno()
-            sent = os.sendfile(connection.descriptor, descriptor, connection.at, min(limit - connection.at, _CHUNK))
-            if sent == 0:
-                raise FillError("the file became shorter than it was", 500)
-            connection.at += sent
-        if connection.at == connection.stop:
-            return True
-        if connection.at < limit:
-            self._ready.append(connection)
-            self._expect(connection, 0)
-        else:
-            connection.paced = 0.0
-            self._tails[connection.descriptor] = connection
-            self._expect(connection, 0)
-        return False
 
     def _follow(self, connection: Connection) -> None:
         """Look whether what a connection waits for has come."""
@@ -322,58 +263,4 @@ class Loop(Reactor):
                     else:
                         self._go_on(connection, asked, step)
             return
-        source = connection.source
-        try:
-            if isinstance(source, FillReader) and source.visible() <= connection.at:
-                return
-        except FillError:
-            pass  # told by the attempt to send
-        del self._tails[connection.descriptor]
-        self._send(connection)
-
-    def _finish(self, connection: Connection) -> None:
-        """The answer is sent."""
-        self._account(connection, cut=False)
-        self._drop_source(connection)
-        connection.asked, connection.busy, connection.served, connection.paced = None, False, True, 0.0
-        if not connection.keep:
-            self._close(connection)
-            return
-        self._expect(connection, READ)
-        connection.moved = self._clock
-        if connection.received:
-            self._ready.append(connection)
-
-    def _account(self, connection: Connection, *, cut: bool) -> None:
-        if connection.asked is None or not self._access.enabled:
-            return
-        # By position: it is done for each hit.
-        self._access.add(
-            AccessRecord(
-                client_name(connection.address),
-                self._now,
-                connection.asked.said,
-                connection.status,
-                connection.at - connection.first,
-                connection.answer_kind,
-                connection.answer_source,
-                time.monotonic() - connection.begun,
-                cut,
-            )
-        )
-
-    # -- ends
-
-    def _on_end(self, connection: Connection, *, cut: bool) -> None:
-        if cut:
-            self._account(connection, cut=True)
-        self._tails.pop(connection.descriptor, None)
-        self._drop_source(connection)
-
-    def _drop_source(self, connection: Connection) -> None:
-        source, connection.source = connection.source, None
-        if source is not None:
-            source.release() if isinstance(source, HotFile) else source.close()
-        pending, connection.pending = connection.pending, None
-        if pending is not None:
-            pending.abandon()
+        self._follow_source(connection)

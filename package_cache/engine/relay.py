@@ -1,0 +1,170 @@
+"""A file that is passed on without being kept: one client, one download, nothing on the disk.
+
+The same download as every other (`engine.pump`), with the same failover; its destination is what the client reads. What was
+passed on already is remembered by its digest, so that no other file's bytes are ever put behind it. The end is held back
+until all of it is here, as in a fill.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator
+from typing import NoReturn, Protocol
+
+from package_cache.engine.pump import End, steps
+from package_cache.errors import FillError
+from package_cache.model import Representation, Span
+from package_cache.rules.transfer import OVERLAP, Finish, GiveUp, Transfer
+from package_cache.upstream.fetcher import Fetcher
+
+TAIL = 65536
+"""Bytes at the end of a file that the client does not get before the whole is here."""
+
+
+class Kept(Protocol):
+    """A file that holds the first bytes."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
+
+
+class Relay:
+    """A file on its way from a source to one client.
+
+    With `known`, the client has its bytes below `start` already, of a file with that head; `kept` holds them, if they are
+    to be compared with what a source sends.
+    """
+
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        urls: tuple[str, ...],
+        accept: str | None,
+        known: Representation | None = None,
+        start: int = 0,
+        kept: Kept | None = None,
+    ) -> None:
+        self._fetcher = fetcher
+        self._urls = urls
+        self._accept = accept
+        self._sink = _Passing(start, known, kept)
+        self._steps = steps(Transfer(urls, start, known), fetcher, self._sink, accept)
+        self._end: End | None = None
+
+    def open(self) -> Representation:
+        """The head of the file. Waits for a source. Raises `FillError` if none has it."""
+        while self._sink.head is None and self._end is None:
+            self._step()
+        return self._sink.head or self._fail()
+
+    def read(self, span: Span | None) -> Generator[bytes, None, None]:
+        """The bytes of `span`, or of the whole where its length is not known. Raises `FillError` where they end early."""
+        start, stop = (span.start, span.stop) if span else (0, None)
+        head = self._sink.head
+        if head is not None and start > self._sink.have + TAIL:
+            self.close()
+            yield from Relay(self._fetcher, self._urls, self._accept, head, start).read(span)
+            return
+        at = self._sink.start
+        while self._end is None or isinstance(self._end, Finish):
+            over = self._end is not None
+            is_within = stop is not None and self._sink.have >= stop and stop != self._sink.size
+            for block in self._sink.take(0 if is_within or over else TAIL):
+                wanted = block[max(0, start - at) : None if stop is None else max(0, stop - at)]
+                at += len(block)
+                if wanted:
+                    yield wanted
+            if is_within or over:
+                self.close()
+                return
+            self._step()
+        self._fail()
+
+    def _step(self) -> None:
+        """Receive a block, or the end."""
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self._end = end.value
+
+    def _fail(self) -> NoReturn:
+        end = self._end
+        raise FillError(end.reason, end.status) if isinstance(end, GiveUp) else FillError("a source broke off", 502)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._steps.close()
+
+
+class _Passing:
+    """Where the bytes go: those behind `start` are handed out, the others compared where they can be."""
+
+    def __init__(self, start: int, known: Representation | None, kept: Kept | None) -> None:
+        self.head: Representation | None = None
+        self.start = self.have = start
+        self._known = known
+        self._kept = kept
+        self._blocks: deque[bytes] = deque()
+        self._held = 0
+        self._hash = hashlib.sha256()
+        self._last = b""
+        self._again = hashlib.sha256()
+        self._again_at = start
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file, as far as that is known."""
+        head = self.head or self._known
+        return head.size if head else None
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for the head."""
+        self.head = head
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare what came before, keep what is new to be taken; False if a byte differs."""
+        known = max(0, self.have - at)
+        if known and not self._is_same(at, data[:known]):
+            return False
+        fresh = data[known:]
+        self._hash.update(fresh)
+        self._last = (self._last + fresh)[-OVERLAP:]
+        self._blocks.append(fresh)
+        self._held += len(fresh)
+        self.have += len(fresh)
+        return True
+
+    def _is_same(self, at: int, data: bytes) -> bool:
+        """Whether bytes that came before come again: by the file that keeps them, by their digest, or by the last ones."""
+        below = data[: max(0, self.start - at)]
+        if below and self._kept is not None and os.pread(self._kept.fileno(), len(below), at) != below:
+            return False
+        first, data = at + len(below), data[len(below) :]
+        if not data:
+            return True
+        if first == self.start:
+            self._again, self._again_at = hashlib.sha256(), first
+        if first == self._again_at:
+            self._again.update(data)
+            self._again_at += len(data)
+            return self._again_at < self.have or self._again.digest() == self._hash.digest()
+        offset = first - (self.have - len(self._last))
+        return offset >= 0 and self._last[offset : offset + len(data)] == data
+
+    def reset(self) -> None:
+        """The sources have another file. Raises FillError, as what was passed on cannot be taken back."""
+        raise FillError("the file changed at its source while it was sent", 502)
+
+    def beat(self) -> None:
+        """Nobody else waits for it."""
+
+    def take(self, keep: int) -> Generator[bytes, None, None]:
+        """What was received, but for so many bytes at the end."""
+        while (spare := self._held - keep) > 0:
+            block = self._blocks.popleft()
+            if len(block) > spare:
+                self._blocks.appendleft(block[spare:])
+                block = block[:spare]
+            self._held -= len(block)
+            yield block
