@@ -81,12 +81,16 @@ class Service:
         """
         step = self.begin(request)
         while isinstance(step, Pending):
-            aside = step.leap(self._fetcher) if step.far_ahead else None
-            if aside is not None:
-                return aside
+            if step.far_ahead:
+                step = self.leap(step)
+                continue
             step.wait()
             step = step.advance()
         return step
+
+    def leap(self, pending: Pending) -> Answer | Pending:
+        """An answer with a range fetched beside the fill it waits for; if that cannot be had, what waited."""
+        return pending.leap(self._fetcher) or pending
 
     def seek(self, request: Request, run: Run) -> HotFile | Answer | Pending:
         """As `begin`, but a package file that is here comes opened, to be kept at hand. Raises `PackageCacheError`."""

@@ -14,6 +14,7 @@ from functools import partial
 from io import FileIO
 
 from package_cache.engine.answers import Answer
+from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
@@ -62,6 +63,8 @@ class Loop(Sender):
         self._hotset = HotSet(application.service.generation, raise_descriptor_limit() // 4)
         self._fallback = fallback
         self._lookups = Lookups(application.service, self.call, self._go_on)
+        self._asides = Lookups(application.service, self.call, self._go_on)
+        """Apart, as these wait for sources, and the others must not wait for them."""
         self._software = software
         self._memo: dict[bytes, Asked] = {}
         self._noted = 0.0
@@ -213,10 +216,7 @@ class Loop(Sender):
                 if step.out and step.users == 0:
                     step.file.close()
             case Pending() if step.far_ahead:
-                # What is fetched beside a fill passes through a thread.
-                release(step)
-                connection.received = head_again(asked) + connection.received
-                self._hand_over(connection)
+                self._asides.begin(connection, asked, lambda _: self._service.leap(step))
             case Pending():
                 connection.pending = step
                 step.fill.listen(self.wake)
@@ -241,9 +241,9 @@ class Loop(Sender):
                 connection.source = answer.body
                 connection.first = connection.at = reply.span.start
                 connection.stop = reply.span.stop
-            case Relay() as relay if reply.span is not None:
+            case Relay() | AsideReader() as passing if reply.span is not None:
                 connection.first = connection.at = reply.span.start
-                self._stream(connection, relay.read(reply.span), relay.close)
+                self._stream(connection, passing.read(reply.span), passing.close)
                 return
             case _:
                 release(answer)
