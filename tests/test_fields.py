@@ -1,5 +1,6 @@
 """HTTP field values: ranges, dates, entity tags, lengths."""
 
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from time import asctime, gmtime, tzset
@@ -291,3 +292,16 @@ def test_tag_is_found_exactly_where_it_stands(opaque: str, others: list[tuple[bo
 )
 def test_media_type_is_without_parameters_and_case(text: str | None, kind: str) -> None:
     assert media_type(text) == kind
+
+
+def test_long_values_cost_no_more_than_their_length() -> None:
+    """Blanks that can be divided in many ways would cost the square of their number."""
+    blanks = " " * 30_000
+    began = time.process_time()
+    for text in (f"bytes={blanks}x", f"bytes{blanks}x", f"bytes=1{blanks}x", f"bytes=1-{blanks}x"):
+        assert parse_range(text, 100) is None
+    for text in (f'"a"{blanks}x', f"{blanks}x", '"' * 30_000, '"a" ' * 8_000, "W/" * 15_000):
+        assert not tag_listed('"b"', text)
+    for text in (f"Sun, {blanks}x", "1 " * 15_000, "9" * 30_000, "Sun, 06 Nov 1994 " + "0:" * 10_000):
+        assert parse_date(text) is None
+    assert time.process_time() - began < 1.0

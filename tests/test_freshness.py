@@ -1,5 +1,7 @@
 """Which files are kept for ever and which are asked for again, by the paths that real clients ask for."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -256,6 +258,8 @@ PIP = "application/vnd.pypi.simple.v1+json,application/vnd.pypi.simple.v1+html;q
         ("/dists/x/InRelease", "text/*", "text/*"),
         ("/pool/f/foo.deb", "text/*", None),
         ("/foo/-/foo-1.tgz", "text/html,*/*;q=0.8", None),
+        ("/foo", "text/html\x9b", None),
+        ("/foo", "text/html, " * 1000, None),
     ],
 )
 def test_accept_counts_where_the_answer_may_depend_on_it(path: str, accept: str | None, passed_on: str | None) -> None:
@@ -265,3 +269,24 @@ def test_accept_counts_where_the_answer_may_depend_on_it(path: str, accept: str 
 def test_blanks_in_accept_make_no_difference() -> None:
     spellings = ("text/html,  a/b;q=0.1", "text/html,a/b;q=0.1 ", " text/html , a/b;q=0.1")
     assert {accept_of(Target("/foo"), accept) for accept in spellings} == {"text/html, a/b;q=0.1"}
+
+
+def test_long_paths_cost_no_more_than_their_length() -> None:
+    """Patterns that can match in many places would cost the square of their number."""
+    began = time.process_time()
+    for segment in (
+        "latest-",
+        "current.",
+        "a/",
+        ".1",
+        ".a",
+        "1-",
+        ".html",
+        ".db.tar",
+        "Packages-",
+        "/timestamp",
+        "/a/a-1-",
+    ):
+        for end in ("/x", "/x.tar", "!", ".gpkg.tar"):
+            freshness_of(Target("/" + segment * (8000 // len(segment)) + end))
+    assert time.process_time() - began < 2.0

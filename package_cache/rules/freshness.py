@@ -40,7 +40,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Freshness], ...] = tuple(
         (r"\.(gpkg\.tar|xpak|tbz2)$", Freshness.REVALIDATE),
         (r"/(layout\.conf|timestamp[^/]*)$", Freshness.REVALIDATE),
         # What always leads to the newest one: `portage-latest.tar.xz`, `gentoo-current.xz.sqfs`, and a folder of that name.
-        (r"/[^/]*(?<![A-Za-z])(latest|current)(?![A-Za-z])[^/]*$", Freshness.REVALIDATE),
+        (r"/(?=[^/]*+$)[^/]*(?<![A-Za-z])(latest|current)(?![A-Za-z])", Freshness.REVALIDATE),
         (r"/(latest|current)/", Freshness.REVALIDATE),
         # What a mirror says about itself.
         (r"/(ls-lR[^/]*|project/trace/[^/]*)$", Freshness.REVALIDATE),
@@ -61,6 +61,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Freshness], ...] = tuple(
     )
 )
 
+_LONGEST_ACCEPT = 1024
+_LONGEST_REMEMBERED = 512
+
 _DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
 
 
@@ -69,10 +72,15 @@ def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
     kind = media_type(content_type)
     if kind in _DOCUMENT_TYPES or kind.endswith("+json") or target.query is not None:
         return Freshness.REVALIDATE
-    return _of_path(target.path)
+    path = target.path
+    return _remembered(path) if len(path) <= _LONGEST_REMEMBERED else _of_path(path)
 
 
 @lru_cache(maxsize=4096)
+def _remembered(path: str) -> Freshness:
+    return _of_path(path)
+
+
 def _of_path(path: str) -> Freshness:
     return next((freshness for pattern, freshness in _PATTERNS if pattern.search(path)), Freshness.REVALIDATE)
 
@@ -83,8 +91,13 @@ def is_fresh(entry: Entry, target: Target) -> bool:
 
 
 def accept_of(target: Target, accept: str | None) -> str | None:
-    """The client's Accept where the answer may depend on it: for documents, not for package files."""
+    """The client's Accept where the answer may depend on it: for documents, not for package files.
+
+    One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
+    """
     if accept is None or accept.strip() in ("", "*/*"):
+        return None
+    if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
         return None
     if freshness_of(target) is Freshness.IMMUTABLE and "json" not in accept:
         return None
