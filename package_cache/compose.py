@@ -16,6 +16,7 @@ from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
 from package_cache.model import Source
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
+from package_cache.server.admission import Admission
 from package_cache.server.app import Application
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.leases import PartStore
@@ -82,7 +83,7 @@ def build_service(config: Config) -> Service:
     return Service(
         registry,
         blobs,
-        Fills(parts),
+        Fills(parts, config.downloads),
         Fetcher(http, mirrors),
         LastUse(registry, time.time),
         via,
@@ -94,7 +95,7 @@ def build_application(config: Config) -> Application:
     named = (urlsplit(source.base).hostname for source in config.source)
     own = (address.host for address in config.addresses if isinstance(address, TcpAddress))
     hosts = _LOCAL | {host.lower() for host in (*own, *named) if host}
-    return Application(build_service(config), hosts, build_access_log(config))
+    return Application(build_service(config), hosts, build_access_log(config), Admission(config.allow))
 
 
 def build_access_log(config: Config) -> AccessLog:

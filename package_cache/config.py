@@ -10,7 +10,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv6Address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
@@ -25,6 +25,7 @@ _EXAMPLE = "a source looks like http://mirror.example/gentoo/"
 _ADDRESSES = (
     "an address looks like 127.0.0.1:4000, [::1]:4000, :4000 (all of this machine's) or unix:/run/package-cache.sock"
 )
+_NETWORKS = "a network looks like 192.168.0.0/16, 192.168.1.7, fd00::/8 or ::1"
 _LONGEST_PATH = 107
 """Bytes of a unix socket's path (sun_path of unix(7), less its end)."""
 _T = TypeVar("_T")
@@ -72,10 +73,12 @@ class Config:
     listen: tuple[TcpAddress | UnixAddress, ...] = ()
     host: str = "localhost"
     port: int = 4000
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
     server: str = "wsgiref"
     workers: int = 2
     threads: int = 128
     connections: int = 8192
+    downloads: int = 64
     verbose: int = 0
     syslog: bool = False
     access_log: str = ""
@@ -169,6 +172,23 @@ def _unix_address(text: str) -> UnixAddress:
     return UnixAddress(Path(path))
 
 
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """An `--allow` value. Raises ValueError with what is wrong and what would be right.
+
+    IPv4 in the form of IPv6 (RFC 4291, section 2.5.5.2) becomes IPv4, as clients' addresses do.
+    """
+    try:
+        interface = ip_interface(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a network; {_NETWORKS}") from None
+    network = interface.network
+    if interface.ip != network.network_address:
+        raise ValueError(f"{text!r} is an address within the network {network}; write that, or {interface.ip} alone")
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network.network_address.ipv4_mapped:
+        return IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
+
+
 def _each(parse: Callable[[str], _T], text: str) -> tuple[_T, ...]:
     """Every word of a setting that may be given several times. Raises ValueError with all that is wrong."""
     values: list[_T] = []
@@ -191,6 +211,12 @@ def _listen(text: str) -> tuple[TcpAddress | UnixAddress, ...]:
     if not text.strip():
         raise ValueError(f"no address is named; {_ADDRESSES}")
     return _each(parse_address, text)
+
+
+def _allow(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    if not text.strip():
+        raise ValueError(f"no network is named, so nobody could ask; {_NETWORKS}")
+    return _each(parse_network, text)
 
 
 def _port(text: str) -> int:
@@ -261,10 +287,12 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "listen": _listen,
     "host": str,
     "port": _port,
+    "allow": _allow,
     "server": _server,
     "workers": _count,
     "threads": _count,
     "connections": _many,
+    "downloads": _count,
     "verbose": _level,
     "syslog": _switch,
     "access_log": str,

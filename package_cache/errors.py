@@ -32,8 +32,14 @@ class BadRequest(RequestError):
     close = True
 
 
+class TargetTooLong(BadRequest):
+    """A longer target than is served here (RFC 9110, section 15.5.15)."""
+
+    http_status = 414
+
+
 class NotAllowed(RequestError):
-    """A method other than GET and HEAD (RFC 9110, section 15.5.6)."""
+    """A method other than GET, HEAD and OPTIONS (RFC 9110, section 15.5.6)."""
 
     http_status = 405
 
@@ -42,6 +48,13 @@ class ForeignHost(RequestError):
     """An absolute-form target for a host that is none of the sources."""
 
     http_status = 403
+
+
+class Forbidden(RequestError):
+    """A client whose address is in none of the networks that may ask (RFC 9110, section 15.5.4)."""
+
+    http_status = 403
+    close = True
 
 
 class LoopDetected(RequestError):

@@ -56,6 +56,8 @@ class Request:
     fields: Mapping[str, str]
     modern: bool = True
     """Whether the client speaks HTTP/1.1, and so can tell a cut chunked body from a whole one."""
+    client: str = ""
+    """Who asks, as far as it is known: downloads are shared out among clients."""
 
 
 @dataclass(frozen=True, slots=True)

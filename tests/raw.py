@@ -29,8 +29,8 @@ class Answer:
 class Client:
     """One connection. Every wait has a limit; a limit that is reached is a failure, but in `is_open`."""
 
-    def __init__(self, address: tuple[str, int], timeout: float = 30) -> None:
-        self.socket = socket.create_connection(address, timeout=timeout)
+    def __init__(self, address: tuple[str, int], timeout: float = 30, source: str = "") -> None:
+        self.socket = socket.create_connection(address, timeout, (source, 0) if source else None)
         self._held = b""
 
     def __enter__(self) -> "Client":
@@ -76,7 +76,7 @@ class Client:
             assert self._fill(), f"the connection ended within a head: {self._held!r}"
         head, _, self._held = self._held.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
-        match = re.fullmatch(r"(HTTP/1\.[01]) (\d{3}) [^\r\n]+", first)
+        match = re.fullmatch(r"(HTTP/1\.\d) (\d{3}) [^\r\n]+", first)
         assert match, f"no status line: {first!r}"
         pairs = (line.partition(":") for line in lines)
         fields = tuple((name.lower(), value.strip(" \t")) for name, _, value in pairs)

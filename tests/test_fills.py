@@ -341,7 +341,7 @@ def test_a_hundred_clients_of_ten_cold_files_get_them_with_ten_requests(
     assert {answer.status for answer in answers} == {200}
     assert all(answer.whole and answer.body == bodies[at % 10] for at, answer in enumerate(answers))
     assert [len(origin.requests(f"/{number}.tar")) for number in range(10)] == [1] * 10
-    assert len(blobs(proxy.cache)) == 10
+    until(lambda: len(blobs(proxy.cache)) == 10)
     until(lambda: not parts(proxy.cache))
 
 

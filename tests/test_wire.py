@@ -7,10 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from package_cache.errors import BadRequest, RequestError
+from package_cache.errors import BadRequest, RequestError, TargetTooLong
 from package_cache.rules.wire import (
     MAX_FIELDS,
     MAX_HEAD,
+    MAX_LINE,
     ExpectationFailed,
     Head,
     HeadTooLarge,
@@ -203,6 +204,9 @@ def test_host_is_one_name_with_or_without_a_port(value: bytes) -> None:
                 b"a:b",
                 b"a:1:2",
                 b"a:123456",
+                b"a:65536",
+                b"[:::::]",
+                b"a%zz",
                 b"[::1",
                 b"::1",
             )
@@ -249,6 +253,8 @@ def test_old_client_needs_no_host() -> None:
                 b"3_0",
                 b"\xb2",
                 b"9" * 20,
+                b"03",
+                b"000",
                 b"three",
                 b";3",
             )
@@ -297,7 +303,6 @@ def test_chunked_is_not_known_to_an_old_client() -> None:
     [
         ([], False),
         ([b"Content-Length: 0"], False),
-        ([b"Content-Length: 000"], False),
         ([b"Content-Length: 1"], True),
         ([b"Transfer-Encoding: chunked"], True),
         ([b"Transfer-Encoding: Chunked"], True),
@@ -374,10 +379,34 @@ def test_largest_head_is_accepted_however_it_arrives() -> None:
 
 
 def test_larger_head_is_refused_before_its_end() -> None:
-    for data in (filled(MAX_HEAD + 1), filled(MAX_HEAD + 100)[: MAX_HEAD + 4], b"a" * (MAX_HEAD + 4)):
+    for data in (filled(MAX_HEAD + 1), filled(MAX_HEAD + 100)[: MAX_HEAD + 4]):
         with pytest.raises(HeadTooLarge) as caught:
             parse_head(data)
         assert caught.value.http_status == 431
+
+
+def line_of(size: int) -> bytes:
+    """A request line of so many bytes."""
+    return b"GET /" + b"a" * (size - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
+
+
+def test_longest_request_line_is_accepted_and_a_longer_one_refused_before_its_end() -> None:
+    data = head_of(line=line_of(MAX_LINE))
+    assert len(parsed(data).target) == MAX_LINE - len(b"GET  HTTP/1.1")
+    assert parse_head(data[: MAX_LINE + 1]) is None
+    for longer in (head_of(line=line_of(MAX_LINE + 1)), line_of(MAX_LINE + 9), line_of(MAX_LINE + 2)[:-1] + b"\r"):
+        with pytest.raises(TargetTooLong) as caught:
+            parse_head(longer)
+        assert caught.value.http_status == 414
+    for no_line in (b"a" * (MAX_LINE + 2), b" " * (MAX_LINE + 2), bytes(MAX_LINE + 2)):
+        assert parse_head(no_line[:-1]) is None
+        with pytest.raises(BadRequest) as refused:
+            parse_head(no_line)
+        assert refused.value.http_status == 400
+
+
+def test_what_follows_a_tunnel_that_was_refused_is_no_request() -> None:
+    assert not parsed(head_of(line=b"CONNECT a:443 HTTP/1.1")).keep_alive
 
 
 def test_too_many_fields_are_refused() -> None:

@@ -15,7 +15,8 @@ for Portage, GENTOO_MIRRORS="http://THIS-HOST:4000/" in make.conf."""
 
 _EPILOG = """\
 Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --port, PACKAGE_CACHE_SOURCE for --source
-(several URLs or addresses separated by blanks), and so on. The command line wins. In the environment only, in seconds:
+(several URLs, addresses or networks separated by blanks), and so on. The command line wins. In the environment only, in
+seconds:
 {timeouts}
 
 exit codes: 0 ended by SIGTERM or SIGINT, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
@@ -51,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         help="where to listen instead of --host and --port: HOST:PORT, :PORT (all addresses) or unix:/PATH (repeat it)",
     )
+    listen.add_argument(
+        "--allow",
+        metavar="NETWORK",
+        action="append",
+        help="network or address whose clients are answered, such as 192.168.0.0/16 (repeat it; default: everybody)",
+    )
     listen.add_argument("--host", metavar="HOSTNAME", help=f"address to listen on (default: {default.host})")
     listen.add_argument("--port", metavar="INT", help=f"port to listen on (default: {default.port}; 0: any free one)")
     listen.add_argument(
@@ -67,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     listen.add_argument(
         "--connections", metavar="INT", help=f"connections at once in a process (default: {default.connections})"
     )
+    listen.add_argument("--downloads", metavar="INT", help=f"downloads at once in a process (default: {default.downloads})")
     log = it.add_argument_group("what is logged")
     log.add_argument("--verbose", "-v", action="count", help="log more: -v each request, -vv each decision")
     log.add_argument("--access-log", metavar="PATH", help="write a line a request to this file (-: to standard error)")

@@ -3,8 +3,7 @@
 The process that gets the lease leads: a thread of its own downloads, never a client's. Everyone else reads the growing
 part. Readers in the leading process are woken by it, readers elsewhere poll; either way they see the same two things, the
 journal and the size of the part. When a leader dies the kernel frees its lease, and a reader's process takes over where
-it stopped. `Fills` guards its table with one lock, under which nothing waits; each `Fill` guards its state with a
-condition.
+it stopped. `Fills` guards its table with one lock, under which nothing waits; each `Fill` its state with a condition.
 """
 
 import logging
@@ -15,6 +14,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from package_cache.engine.line import BUSY, DOWNLOADS, Line, Run, Turn
 from package_cache.engine.storing import UNSTORABLE
 from package_cache.engine.threads import Threads
 from package_cache.errors import FillError, PackageCacheError, StoreError
@@ -63,16 +63,14 @@ Lead = Callable[["Fill", Lease], bool]
 """Downloads with the lease, reporting through `Fill.publish`. Returns True once the lease is given back; False if that is
 left to whoever stores the file, who calls `Fill.conclude`."""
 
-Run = Callable[[Callable[[], None]], None]
-"""Has a job run in a thread that is nobody else's, at once or in a moment. Raises RuntimeError if there is none."""
-
 
 class Fill:
     """A running download, seen from this process. It lives as long as somebody uses it: a client, or the leading thread."""
 
-    def __init__(self, key: Key, lead: Lead, fills: "Fills") -> None:
+    def __init__(self, key: Key, lead: Lead, client: str, fills: "Fills") -> None:
         self.key = key
         self._lead = lead
+        self._client = client
         self._fills = fills
         self._users = 1
         self._changed = threading.Condition()
@@ -112,17 +110,24 @@ class Fill:
 
     def lead(self, lease: Lease, run: Run) -> None:
         """Download in a thread of this process, which `run` provides."""
+        turn = Turn(self._client, partial(self._run, lease), lambda: self._users > 1, partial(self._give_way, lease))
         with self._changed:
-            self._start_leading(lease, run)
+            self._leading = True
+            self._users += 1
+            try:
+                self._fills.line.enter(turn, run)
+            except RuntimeError as error:
+                self._users -= 1
+                self._abandon(lease, f"no thread for a download: {error}")
 
-    def _start_leading(self, lease: Lease, run: Run) -> None:
-        self._leading = True
-        self._users += 1
-        try:
-            run(partial(self._run, lease))
-        except RuntimeError as error:
-            self._users -= 1
-            self._abandon(lease, f"no thread for a download: {error}")
+    def _give_way(self, lease: Lease, *, forced: bool) -> bool:
+        """End before the beginning, for want of a place; unless `forced`, only if nobody waits. Whether it did."""
+        with self._changed:
+            if self._users > 1 and not forced:
+                return False
+            self._abandon(lease, BUSY, 503, keep=True)
+        self._end_leading()
+        return True
 
     def _run(self, lease: Lease) -> None:
         over = True
@@ -155,10 +160,10 @@ class Fill:
         if not before:
             self._fills.leave(self)
 
-    def _abandon(self, lease: Lease, reason: str, status: int = 500) -> None:
+    def _abandon(self, lease: Lease, reason: str, status: int = 500, *, keep: bool = False) -> None:
         failure = Failed(status, reason)
         try:
-            lease.failed(failure, keep=False)
+            lease.failed(failure, keep=keep)
         except (PackageCacheError, OSError) as error:
             logger.warning("cannot clean up after %s: %s", self.key, error)
         with self._changed:
@@ -245,7 +250,7 @@ class Fill:
         lease = watch.take_over()
         if lease is not None:
             logger.info("taking over the download of %s, whose process ended", self.key)
-            self._start_leading(lease, self._fills.threads.run)
+            self.lead(lease, self._fills.threads.run)
 
     def _replace_part(self, descriptor: Descriptor | None, number: int) -> None:
         if self._part is not None:
@@ -344,23 +349,25 @@ class FillReader:
 class Fills:
     """The fills this process leads or follows, one a key."""
 
-    def __init__(self, parts: PartStore) -> None:
+    def __init__(self, parts: PartStore, downloads: int = DOWNLOADS) -> None:
         self.threads = Threads("fill")
+        self.line = Line(downloads, self.threads)
         self._parts = parts
         self._guard = threading.Lock()
         self._running: dict[Key, Fill] = {}
 
-    def join(self, key: Key, lead: Lead, run: Run | None = None) -> tuple[Fill, bool]:
+    def join(self, key: Key, lead: Lead, run: Run | None = None, client: str = "") -> tuple[Fill, bool]:
         """The fill of a key, begun with `lead` if nobody runs it; and whether it was running already.
 
-        A thread for the download comes from `run`; without it, one is made. The caller is counted as a user until `leave`.
+        A thread for the download comes from `run`; without it, one is made. It stands in line for `client`. The caller is
+        counted as a user until `leave`.
         Raises StoreError if the disk refuses.
         """
         with self._guard:
             fill = self._running.get(key)
             if fill is not None and fill.enter():
                 return fill, True
-            fill = self._running[key] = Fill(key, lead, self)
+            fill = self._running[key] = Fill(key, lead, client, self)
         try:
             return fill, not self._begin(fill, run or self.threads.run)
         except BaseException as error:

@@ -14,9 +14,10 @@ from dataclasses import replace
 from functools import partial
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills import Fill, FillReader, Fills, Run
+from package_cache.engine.fills import Fill, FillReader, Fills
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
+from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
 from package_cache.engine.storing import UNSTORABLE, Storing
@@ -156,7 +157,7 @@ class Service:
                     return self._relay_head(request, wanted)
                 if not self._storing.is_tried(wanted.key):
                     return self._pass_on(request, wanted)
-                fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run)
+                fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run, request.client)
                 return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:

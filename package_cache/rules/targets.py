@@ -8,10 +8,10 @@ disks: stored names are digests, so no text from here ever becomes a path in the
 import re
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from package_cache.errors import BadRequest, ForeignHost
+from package_cache.errors import BadRequest, ForeignHost, TargetTooLong
 from package_cache.model import Key, Source, Target
 
-MAX_TARGET = 4096
+MAX_TARGET = 8000
 """Characters of a target in normal form."""
 
 # pchar of RFC 3986 without "+": an object store reads it as a blank, and %2B is understood everywhere.
@@ -23,7 +23,8 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # Nearly every path: in normal form as it stands.
-_NORMAL = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9\-._~!$&'()*,;=:@]+)+/?")
+_NORMAL = re.compile(r"(?:/(?!\.{1,2}(?:[/;]|$))[A-Za-z0-9\-._~!$&'()*,;=:@]+)+/?")
+_DOTS = frozenset({b".", b".."})
 _UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]")
 
 
@@ -42,7 +43,7 @@ def parse_target(text: str, hosts: frozenset[str]) -> Target:
         raise BadRequest("the request target has a fragment")
     target = Target(_normal_path(path), _normal_query(query) if mark and query else None)
     if len(target.text) > MAX_TARGET:
-        raise BadRequest(f"the request target is longer than {MAX_TARGET} characters")
+        raise TargetTooLong(f"the request target is longer than {MAX_TARGET} characters")
     return target
 
 
@@ -68,6 +69,7 @@ def _normal_path(path: str) -> str:
         return path
     if _BROKEN_ESCAPE.search(path):
         raise BadRequest("the request target has a '%' without two hexadecimal digits")
+    _check_bytes(unquote_to_bytes(path))
     kept: list[bytes] = []
     segments = [unquote_to_bytes(segment) for segment in path[1:].split("/")]
     for position, segment in enumerate(segments):
@@ -84,16 +86,21 @@ def _normal_path(path: str) -> str:
     return "/" + "/".join(quote(segment, safe=_SEGMENT_SAFE) for segment in kept)
 
 
-def _check_segment(segment: bytes) -> None:
-    if _CONTROL.search(segment):
+def _check_bytes(path: bytes) -> None:
+    if _CONTROL.search(path):
         raise BadRequest("the request target has a control character")
     try:
-        segment.decode("utf-8")
+        path.decode("utf-8")
     except UnicodeDecodeError:
         raise BadRequest("the request target is not UTF-8") from None
-    # A server that decodes %2F before it splits would climb where this one does not.
-    parts = re.split(rb"[/\\]", segment)
-    if len(parts) > 1 and (b".." in parts or b"." in parts):
+
+
+def _check_segment(segment: bytes) -> None:
+    if segment in _DOTS or b"." not in segment:
+        return
+    # A server that decodes %2F before it splits, or drops parameters or blanks, would climb where this one does not.
+    parts = [part.partition(b";")[0].strip(b" ") for part in re.split(rb"[/\\]", segment)]
+    if not _DOTS.isdisjoint(parts):
         raise BadRequest("the request target hides a dot segment")
 
 

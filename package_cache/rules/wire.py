@@ -7,21 +7,25 @@ through as well.
 
 import re
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
-from package_cache.errors import BadRequest, RequestError
+from package_cache.errors import BadRequest, RequestError, TargetTooLong
 
 MAX_HEAD = 32768
 """Bytes of request line and fields together."""
+MAX_LINE = 8190
+"""Bytes of the request line; at least 8000 should be read (RFC 9112, section 3)."""
 MAX_FIELDS = 100
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_METHOD = re.compile(_TOKEN + rb" ")
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
 # The blanks in front are taken once and for all: trying every way to divide them costs the square of their number.
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")[ \t]*")
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+;=\-]+)(?::\d{0,5})?")
-_LENGTH = re.compile(r"\d{1,19}")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+;=\-]++|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?")
+# A zero in front is legal, but some programs then count by eights.
+_LENGTH = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 class HeadTooLarge(BadRequest):
@@ -71,9 +75,12 @@ class Head:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client wants the connection to persist (RFC 9112, section 9.3)."""
+        """Whether the client wants the connection to persist (RFC 9112, section 9.3).
+
+        What follows CONNECT may be meant for a tunnel that it did not get; it is no request (RFC 9931).
+        """
         options = {option.strip(" \t").lower() for value in self.all("connection") for option in value.split(",")}
-        return "close" not in options and (self.minor == 1 or "keep-alive" in options)
+        return "close" not in options and self.method != "CONNECT" and (self.minor == 1 or "keep-alive" in options)
 
 
 def parse_head(data: bytes) -> tuple[Head, int] | None:
@@ -84,8 +91,9 @@ def parse_head(data: bytes) -> tuple[Head, int] | None:
     start = 2 if data.startswith(b"\r\n") else 0
     end = data.find(b"\r\n\r\n", start)
     seen = data[start : end if end >= 0 else len(data)]
-    if _BARE_LINE_FEED.search(seen):
+    if seen.count(b"\n") != seen.count(b"\r\n"):
         raise BadRequest("a line of the request does not end with CR LF")
+    _check_first_line(seen, whole=end >= 0)
     # What has arrived may end with a part of the mark that ends the head.
     if len(seen) > MAX_HEAD + (0 if end >= 0 else len(b"\r\n\r")):
         raise HeadTooLarge(f"the head of the request is longer than {MAX_HEAD} bytes")
@@ -98,6 +106,18 @@ def parse_head(data: bytes) -> tuple[Head, int] | None:
     head = Head(method, target, minor, tuple(_parse_field(field) for field in rest))
     check(head)
     return head, end + 4
+
+
+def _check_first_line(seen: bytes, *, whole: bool) -> None:
+    size = seen.find(b"\r\n")
+    if size < 0:
+        # What has arrived may end with the first half of the mark that ends the line.
+        size = len(seen) - (0 if whole else 1)
+    if size <= MAX_LINE:
+        return
+    if _METHOD.match(seen, 0, MAX_LINE):
+        raise TargetTooLong(f"the first line of the request is longer than {MAX_LINE} bytes")
+    raise BadRequest("the request line is not valid")
 
 
 def _parse_request_line(line: bytes) -> tuple[str, str, int]:
@@ -135,8 +155,18 @@ def _check_host(head: Head) -> None:
         return
     if len(hosts) != 1:
         raise BadRequest("the request has no Host field" if not hosts else "the request has several Host fields")
-    if not _HOST.fullmatch(hosts[0]):
+    if not _is_host(hosts[0]):
         raise BadRequest("the Host field is not one host name with or without a port")
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    try:
+        return match[1] is None or bool(IPv6Address(match[1]))
+    except ValueError:
+        return False
 
 
 def _check_framing(head: Head) -> None:

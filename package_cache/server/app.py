@@ -21,11 +21,13 @@ from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
-from package_cache.errors import FillError, NotAllowed, PackageCacheError, RequestError
+from package_cache.errors import FillError, Forbidden, NotAllowed, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
+from package_cache.rules.answer import METHODS, options
 from package_cache.rules.targets import parse_target
 from package_cache.server.access import AccessLog, AccessRecord, Said
+from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -43,10 +45,13 @@ is known, and a connection is cut only where the body may not go on."""
 class Application:
     """The WSGI callable. `hosts` are the names an absolute-form target may have besides the server's own."""
 
-    def __init__(self, service: Service, hosts: frozenset[str], access: AccessLog) -> None:
+    def __init__(
+        self, service: Service, hosts: frozenset[str], access: AccessLog, admission: Admission = EVERYBODY
+    ) -> None:
         self.service = service
         self.hosts = hosts
         self.access = access
+        self.admission = admission
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
@@ -68,13 +73,23 @@ class Application:
         return self._body(answer, environ, account, ends=ends and _is_known(environ))
 
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
+        client = str(environ.get("REMOTE_ADDR") or "")
+        if not self.admission.admits(client):
+            raise Forbidden(NOT_ADMITTED)
         wire.check(head)
-        if head.method not in ("GET", "HEAD"):
-            raise NotAllowed(f"{head.method} is not allowed here; GET and HEAD are")
+        if head.method not in METHODS:
+            raise NotAllowed(f"{head.method} is not allowed here; {', '.join(METHODS)} are")
+        if (head.method, head.target) == ("OPTIONS", "*"):
+            return self._options()
         own = str(environ.get("SERVER_NAME", "")).lower()
         target = parse_target(head.target, self.hosts | {own})
+        if head.method == "OPTIONS":
+            return self._options()
         modern = head.minor == 1 and _is_known(environ)
-        return self.service.answer(Request(head.method, target, head.combined, modern))
+        return self.service.answer(Request(head.method, target, head.combined, modern, client))
+
+    def _options(self) -> Answer:
+        return Answer(options(self.service.serving("fwd=bypass")), "options")
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):

@@ -15,16 +15,18 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from package_cache.config import Config, Timeouts
-from package_cache.errors import PackageCacheError
+from package_cache.errors import BadRequest, PackageCacheError
 from package_cache.rules import wire
 from package_cache.server import addresses
 from package_cache.server.addresses import Listening
@@ -32,6 +34,7 @@ from package_cache.server.app import Application
 from package_cache.server.connections import client_name
 from package_cache.server.loop import Loop
 from package_cache.server.reactor import Limits
+from package_cache.server.refusals import refuse
 from package_cache.server.systemd import Notifier
 
 logger = logging.getLogger(__name__)
@@ -295,10 +298,19 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         conn.sock.settimeout(self.limits.send)
         if not _persists(req):
             req.force_close()
+        req.version = min(req.version, (1, 1))  # Gunicorn would claim to speak whatever the client does
         try:
             return super().handle_request(req, conn)
         except TimeoutError as error:
             raise ConnectionResetError(errno.ECONNRESET, "the client stopped reading") from error
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Refuse a request that Gunicorn's parser does not read as the loop would, without a warning for each."""
+        if self._loop is None or not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        with suppress(OSError):
+            client.sendall(refuse(BadRequest("the request is none that is served here"), addr[0], self.wsgi.access))
 
     def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
         """A thread is done with a request: the loop has the connection back, or sees it off."""

@@ -1,16 +1,18 @@
 """What the event loop has threads do: look into the registry, open files, join fills, and then download.
 
 A look at a slow disk stalls nobody. So many run at once and no more; a thread that goes on to download counts no longer.
+HEAD of a file that is not here waits for a source, so those are counted apart: GET need never wait for one.
 """
 
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills import Run
 from package_cache.engine.hotset import HotFile
+from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.service import Service
 from package_cache.errors import FillError, PackageCacheError
@@ -25,6 +27,14 @@ Find = Callable[[Run], Step]
 """Finds the next step of an answer; a download that it begins gets its thread from the argument."""
 
 
+@dataclass(slots=True)
+class _Lane:
+    """What runs of one kind, and what waits for it."""
+
+    running: int = 0
+    waiting: deque[tuple[Connection, Asked, Find]] = field(default_factory=deque)
+
+
 class Lookups:
     """Runs what finds the next step of an answer; `found` is called with it in the loop's thread, by way of `call`."""
 
@@ -37,22 +47,22 @@ class Lookups:
         self._service = service
         self._call = call
         self._found = found
-        self._running = 0
-        self._waiting: deque[tuple[Connection, Asked, Find]] = deque()
+        self._lanes = {"GET": _Lane(), "HEAD": _Lane()}
 
     def begin(self, connection: Connection, asked: Asked, find: Find) -> None:
         """Have a thread find the next step. Called in the loop's thread."""
-        self._waiting.append((connection, asked, find))
-        self._start()
+        lane = self._lanes[asked.request.method]
+        lane.waiting.append((connection, asked, find))
+        self._start(lane)
 
-    def _start(self) -> None:
-        while self._waiting and self._running < AT_ONCE:
-            connection, asked, find = self._waiting.popleft()
-            self._running += 1
+    def _start(self, lane: _Lane) -> None:
+        while lane.waiting and lane.running < AT_ONCE:
+            connection, asked, find = lane.waiting.popleft()
+            lane.running += 1
             try:
                 self._service.run(partial(self._work, connection, asked, find))
             except RuntimeError:
-                self._running -= 1
+                lane.running -= 1
                 busy = FillError("the cache has too much to do; try again in a while", 503)
                 self._found(connection, asked, self._service.refuse(busy))
 
@@ -68,8 +78,9 @@ class Lookups:
             download()
 
     def _end(self, connection: Connection, asked: Asked, step: Step) -> None:
-        self._running -= 1
-        self._start()
+        lane = self._lanes[asked.request.method]
+        lane.running -= 1
+        self._start(lane)
         self._found(connection, asked, step)
 
     def _refusal(self, error: Exception) -> Answer:

@@ -10,6 +10,7 @@ of Gunicorn or wsgiref; a host gives it listeners and a way out.
 import logging
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from io import FileIO
 
@@ -27,6 +28,7 @@ from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
     Connection,
+    client_name,
     cut_up,
     head_again,
     release,
@@ -58,9 +60,11 @@ class Loop(Sender):
         limits: Limits,
         software: str,
     ) -> None:
-        super().__init__(listeners, application.service, application.access, limits)
+        descriptors = raise_descriptor_limit()
+        room = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
+        super().__init__(listeners, application.service, application.access, application.admission, room)
         self._hosts = application.hosts
-        self._hotset = HotSet(application.service.generation, raise_descriptor_limit() // 4)
+        self._hotset = HotSet(application.service.generation, descriptors // 4)
         self._fallback = fallback
         self._lookups = Lookups(application.service, self.call, self._go_on)
         self._asides = Lookups(application.service, self.call, self._go_on)
@@ -145,7 +149,8 @@ class Loop(Sender):
             self._answer_hot(connection, asked, hot)
             return
         self._expect(connection, 0)
-        self._lookups.begin(connection, asked, partial(self._service.seek, asked.request))
+        request = replace(asked.request, client=client_name(connection.address))
+        self._lookups.begin(connection, asked, partial(self._service.seek, request))
 
     def _answer_hot(self, connection: Connection, asked: Asked, hot: HotFile) -> None:
         """The hit: no system call but send and sendfile."""

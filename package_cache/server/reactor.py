@@ -14,20 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from package_cache.config import Timeouts
-from package_cache.errors import BadRequest, RequestError
+from package_cache.errors import BadRequest, Forbidden, RequestError
 from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessLog
 from package_cache.server.addresses import BACKLOG
+from package_cache.server.admission import NOT_ADMITTED, Admission
 from package_cache.server.connections import Connection, Counters, client_name
+from package_cache.server.entrance import Entrance
 from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
 from package_cache.server.sockets import (
     BROKEN,
     READ,
     WRITE,
-    exclusive,
     forgets_closed,
     make_poller,
-    prepare_listener,
     untaken,
 )
 
@@ -57,11 +57,12 @@ class Limits:
 class Reactor(ABC):
     """Waits for sockets and keeps their time. Call `turn` again and again, from one thread."""
 
-    def __init__(self, listeners: list[socket.socket], access: AccessLog, limits: Limits) -> None:
+    def __init__(self, listeners: list[socket.socket], access: AccessLog, admission: Admission, limits: Limits) -> None:
         self.counters = Counters()
         self.lent = 0
         """Connections that a fallback has; the loop's thread alone counts them."""
         self._access = access
+        self._admission = admission
         self._limits = limits
         self._poller = make_poller()
         self._connections: dict[int, Connection] = {}
@@ -79,11 +80,8 @@ class Reactor(ABC):
         self._alarm.settimeout(0)
         self._bell.settimeout(0)
         self._poller.register(self._alarm.fileno(), READ)
-        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._entrance = Entrance(listeners, self._poller)
         self._external: dict[int, Callable[[], None]] = {}
-        for listener in listeners:
-            prepare_listener(listener)
-            self._poller.register(listener.fileno(), READ | exclusive())
 
     # -- what is done with a connection
 
@@ -175,8 +173,9 @@ class Reactor(ABC):
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweep(now)
+            self._entrance.listen(on=True)
             # The kernel wakes one process for a connection; if that one hangs or dies, no other hears of it.
-            for listener in list(self._listeners.values()):
+            for listener in self._entrance.descriptors:
                 self._accept(listener)
 
     def drain(self) -> None:
@@ -186,12 +185,11 @@ class Reactor(ABC):
         later; what they ask in it is answered.
         """
         self._draining = True
-        for descriptor, listener in self._listeners.items():
-            self._poller.unregister(descriptor)
+        for listener in self._entrance.descriptors:
             for _ in range(BACKLOG):
                 if not self._accept(listener):
                     break
-        self._listeners.clear()
+        self._entrance.close()
         now = time.monotonic()
         for connection in self._connections.values():
             if not connection.busy:
@@ -226,12 +224,12 @@ class Reactor(ABC):
             self._second, self._date = second, format_date(second)
 
     def _on_other(self, descriptor: int) -> None:
-        if descriptor in self._listeners:
-            self._accept(self._listeners[descriptor])
-        elif descriptor in self._external:
+        if descriptor in self._external:
             self._external[descriptor]()
         elif descriptor == self._alarm.fileno():
             self._answer_calls()
+        else:
+            self._accept(descriptor)
 
     def _answer_calls(self) -> None:
         self._alarm.recv(4096)
@@ -239,27 +237,31 @@ class Reactor(ABC):
         for _ in range(self._calls.qsize()):
             self._calls.get_nowait()()
 
-    def _accept(self, listener: socket.socket) -> bool:
+    def _accept(self, listener: int) -> bool:
         """Take one new connection; whether there was one."""
-        try:
-            accepted, address = listener.accept()
-        except OSError as error:
-            if not isinstance(error, BlockingIOError | ConnectionAbortedError):
-                logger.warning("cannot accept a connection: %s", error.strerror)
+        arrival = self._entrance.accept(listener)
+        if arrival is None:
             return False
+        accepted, address = arrival
         self.counters.accepted += 1
-        if len(self._connections) >= self._limits.connections:
-            self._turn_away(accepted, address)
+        if not self._admission.admits(client_name(address)):
+            self._turn_away(accepted, address, Forbidden(NOT_ADMITTED))
+        elif len(self._connections) + self.lent >= self._limits.connections:
+            self._turn_away(accepted, address, TooManyConnections("too many connections; try again in a while"))
         else:
             self._read(self._take(accepted, address))
         return True
 
-    def _turn_away(self, accepted: socket.socket, address: object) -> None:
+    def _turn_away(self, accepted: socket.socket, address: object, error: RequestError) -> None:
+        """Tell a new client why it is not served; let it read that, if there is room for so long."""
         self.counters.refused += 1
         with suppress(OSError):
-            error = TooManyConnections("too many connections; try again in a while")
             accepted.send(refuse(error, client_name(address), self._access))
-        accepted.close()
+            accepted.recv(_RECEIVE)
+        if len(self._connections) + self.lent < self._limits.connections // 2:
+            self._leave(self._take(accepted, address))
+        else:
+            accepted.close()
 
     def _take(self, accepted: socket.socket, address: object) -> Connection:
         accepted.settimeout(0)

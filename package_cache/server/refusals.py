@@ -7,6 +7,8 @@ import time
 from http import HTTPStatus
 
 from package_cache.errors import RequestError
+from package_cache.rules.answer import RETRY_SECONDS
+from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessLog, AccessRecord, Said
 
 
@@ -26,11 +28,13 @@ class TooManyConnections(RequestError):
 
 def refuse(error: RequestError, client: str, log: AccessLog) -> bytes:
     """The whole answer, ready to be sent."""
-    status = error.http_status
+    status, now = error.http_status, time.time()
     body = f"{error}\n".encode()
+    retry = f"Retry-After: {RETRY_SECONDS}\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     if log.enabled:
-        log.add(AccessRecord(client, time.time(), Said("-", "-", "-"), status, len(body), "refused", "-", 0.0, cut=False))
+        log.add(AccessRecord(client, now, Said("-", "-", "-"), status, len(body), "refused", "-", 0.0, cut=False))
+    first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {format_date(now)}\r\n{retry}"
     return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"{first}Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     ).encode("ascii") + body

@@ -18,6 +18,7 @@ from package_cache.engine.service import Service
 from package_cache.errors import FillError
 from package_cache.model import Span
 from package_cache.server.access import AccessLog, AccessRecord
+from package_cache.server.admission import Admission
 from package_cache.server.connections import Connection, client_name, describe
 from package_cache.server.reactor import Limits, Reactor
 from package_cache.server.sockets import READ, WRITE, untaken
@@ -32,8 +33,15 @@ _CHUNK = 512 << 10
 class Sender(Reactor):
     """Sends what connections hold, and then lets them go on."""
 
-    def __init__(self, listeners: list[socket.socket], service: Service, access: AccessLog, limits: Limits) -> None:
-        super().__init__(listeners, access, limits)
+    def __init__(
+        self,
+        listeners: list[socket.socket],
+        service: Service,
+        access: AccessLog,
+        admission: Admission,
+        limits: Limits,
+    ) -> None:
+        super().__init__(listeners, access, admission, limits)
         self._service = service
         self._ready: deque[Connection] = deque()
         """Those that could go on, had not others waited."""

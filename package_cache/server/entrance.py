@@ -1,0 +1,73 @@
+"""Where connections come in: the listeners of one thread, and what happens when there is no descriptor for one more."""
+
+import errno
+import logging
+import socket
+import time
+
+from package_cache.server.sockets import READ, Poller, exclusive, prepare_listener
+
+logger = logging.getLogger(__name__)
+
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Why a connection cannot be accepted, and remains to be: as long as it does, its listener is ready."""
+_SAY_AGAIN = 60.0
+
+
+class Entrance:
+    """Accepts connections on `listeners`, of which `poller` tells. Call it from one thread."""
+
+    def __init__(self, listeners: list[socket.socket], poller: Poller) -> None:
+        self._poller = poller
+        self._listeners = {listener.fileno(): listener for listener in listeners}
+        self._listening = False
+        self._complained = -_SAY_AGAIN
+        for listener in listeners:
+            prepare_listener(listener)
+        self.listen(on=True)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Those of the listeners."""
+        return list(self._listeners)
+
+    def listen(self, *, on: bool) -> None:
+        """Be told of new connections, or not."""
+        if on == self._listening:
+            return
+        self._listening = on
+        for descriptor in self._listeners:
+            if on:
+                self._poller.register(descriptor, READ | exclusive())
+            else:
+                self._poller.unregister(descriptor)
+
+    def accept(self, descriptor: int) -> tuple[socket.socket, object] | None:
+        """The next connection of a listener and where it comes from; None if there is none.
+
+        Without a descriptor for it, the listeners are not listened to until `listen` is called again: they would be ready
+        in each turn.
+        """
+        listener = self._listeners.get(descriptor)
+        if listener is None:
+            return None
+        try:
+            return listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as error:
+            self._complain(error)
+            if error.errno in _NO_ROOM:
+                self.listen(on=False)
+            return None
+
+    def _complain(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._complained > _SAY_AGAIN:
+            self._complained = now
+            logger.warning("cannot accept a connection: %s (this is said once a minute)", error.strerror)
+
+    def close(self) -> None:
+        """Accept nothing more. The listeners themselves stay open: they are the host's."""
+        self.listen(on=False)
+        self._listeners.clear()
