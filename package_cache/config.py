@@ -342,6 +342,6 @@ def _of_environment(environment: Mapping[str, str], problems: list[str]) -> dict
         if name in NAMES:
             found[name] = text
         else:
-            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+            near = [one for one in NAMES if one.startswith(name)] or difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
             problems.append(f"{variable}: there is no such setting; the nearest is {PREFIX}{near[0].upper()}")
     return found

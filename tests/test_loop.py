@@ -171,6 +171,9 @@ def test_the_loop_answers_as_the_plain_application(
     except RequestError:  # what is no request is refused by each server in its own words, and the connection closed
         assert [one[0] >= 400 for one in (*first, *second)] == [True, True]
         return
+    if second[0][1].get("content-type") == "text/html":  # refused by Gunicorn itself, and here in the words of the loop
+        assert [one[0] for one in first] == [one[0] for one in second]
+        return
     assert [_comparable(one) for one in first] == [_comparable(one) for one in second]
 
 
