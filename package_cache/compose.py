@@ -2,7 +2,9 @@
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,8 +12,11 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from package_cache.config import Config, TcpAddress, build, parse_source
+from package_cache.engine.culling import Culler
 from package_cache.engine.fills import Fills
+from package_cache.engine.room import Room
 from package_cache.engine.service import Service
+from package_cache.engine.space import Space
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
 from package_cache.model import Source
@@ -21,6 +26,7 @@ from package_cache.server.app import Application
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.leases import PartStore
 from package_cache.storage.registry import Registry, Totals
+from package_cache.storage.removal import Removal
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
@@ -47,15 +53,42 @@ def cache_directory(config: Config) -> Path:
     return config.cache or platformdirs.user_cache_path("package-cache")
 
 
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is in the cache directory."""
+
+    root: Path
+    blobs: BlobStore
+    parts: PartStore
+    registry: Registry
+
+
 def prepare(config: Config) -> Totals:
     """Make the cache directory usable, or raise StoreError with what to do; what it holds already."""
-    _, _, registry = _open_stores(config)
+    registry = _open_stores(config).registry
     totals = registry.totals()
     registry.close()
     return totals
 
 
-def _open_stores(config: Config) -> tuple[BlobStore, PartStore, Registry]:
+@contextmanager
+def opened(config: Config) -> Iterator[Stores]:
+    """The cache that is there already, for the length of a with-block. Raises StoreError."""
+    root = cache_directory(config)
+    try:
+        found = (root / "registry-v1.db").exists()
+    except OSError as error:
+        raise StoreError(f"cannot look into {root}: {error.strerror}") from error
+    if not found:
+        raise StoreError(f"there is no cache in {root}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is")
+    stores = _open_stores(config)
+    try:
+        yield stores
+    finally:
+        stores.registry.close()
+
+
+def _open_stores(config: Config) -> Stores:
     root = cache_directory(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -67,7 +100,7 @@ def _open_stores(config: Config) -> tuple[BlobStore, PartStore, Registry]:
         raise StoreError(_unusable(root, error.strerror or str(error))) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
         raise StoreError(_unusable(root, "not writable for this user"))
-    return blobs, parts, Registry(root / "registry-v1.db")
+    return Stores(root, blobs, parts, Registry(root / "registry-v1.db"))
 
 
 def _unusable(root: Path, reason: str) -> str:
@@ -76,18 +109,28 @@ def _unusable(root: Path, reason: str) -> str:
 
 def build_service(config: Config) -> Service:
     """The service of a configuration. Opens the store, starts nothing."""
-    blobs, parts, registry = _open_stores(config)
+    stores = _open_stores(config)
+    registry = stores.registry
     via = f"package-cache-{registry.instance}"
     mirrors = Mirrors(config.source, time.monotonic)
     http = HttpFetcher(config.source, config.timeouts, software(), via)
+    space, culler = build_culler(config, stores)
     return Service(
         registry,
-        blobs,
-        Fills(parts, config.downloads),
+        stores.blobs,
+        Fills(stores.parts, config.downloads),
         Fetcher(http, mirrors),
-        LastUse(registry, time.time),
+        LastUse(registry, time.time, culler.start),
+        Room(space, culler),
         via,
     )
+
+
+def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
+    """What keeps a store within the bounds of a configuration. Starts nothing."""
+    space = Space(stores.root, stores.registry, config.max_size, config.min_free, config.max_age)
+    removal = Removal(stores.registry.database, stores.blobs)
+    return space, Culler(removal, stores.blobs.locks, space, time.time)
 
 
 def build_application(config: Config) -> Application:

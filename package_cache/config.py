@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from package_cache.errors import ConfigError
 from package_cache.model import Source
+from package_cache.units import Share, parse_duration, parse_share, parse_size
 
 PREFIX = "PACKAGE_CACHE_"
 SERVERS = ("wsgiref", "gunicorn")
@@ -66,7 +67,10 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that can be set. `cache` is None where the user's cache directory of the system is meant."""
+    """Everything that can be set. `cache` is None where the user's cache directory of the system is meant.
+
+    `max_size` is in bytes, `max_age` in seconds; a bound that is None is not kept.
+    """
 
     source: tuple[Source, ...] = ()
     cache: Path | None = None
@@ -83,6 +87,9 @@ class Config:
     syslog: bool = False
     access_log: str = ""
     access_format: str = "combined"
+    max_size: int | None = None
+    min_free: Share | None = None
+    max_age: float | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -297,6 +304,9 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "syslog": _switch,
     "access_log": str,
     "access_format": _format,
+    "max_size": parse_size,
+    "min_free": parse_share,
+    "max_age": parse_duration,
 }
 _TIMEOUTS = {f"{one.name}_timeout": one.name for one in fields(Timeouts)}
 

@@ -21,6 +21,7 @@ from package_cache.config import (
 )
 from package_cache.errors import ConfigError
 from package_cache.model import Source
+from package_cache.units import Share
 
 URL = "http://mirror.example/gentoo"
 
@@ -63,6 +64,9 @@ def test_environment_sets_everything() -> None:
         "PACKAGE_CACHE_THREADS": "8",
         "PACKAGE_CACHE_VERBOSE": "2",
         "PACKAGE_CACHE_SYSLOG": "Yes",
+        "PACKAGE_CACHE_MAX_SIZE": "200G",
+        "PACKAGE_CACHE_MIN_FREE": "5%",
+        "PACKAGE_CACHE_MAX_AGE": "365d",
         "PACKAGE_CACHE_CONNECT_TIMEOUT": "1",
         "PACKAGE_CACHE_HEAD_TIMEOUT": "2.5",
         "PACKAGE_CACHE_STALL_TIMEOUT": "3",
@@ -82,6 +86,9 @@ def test_environment_sets_everything() -> None:
         threads=8,
         verbose=2,
         syslog=True,
+        max_size=200 << 30,
+        min_free=Share(part=0.05),
+        max_age=365 * 86400,
         timeouts=Timeouts(1, 2.5, 3, 4, 5, 6),
     )
 

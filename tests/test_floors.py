@@ -14,11 +14,12 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-GROUND = {"model", "errors", "config"}
+GROUND = {"model", "errors", "config", "units"}
 BELOW = {
     "model": set(),
     "errors": set(),
-    "config": {"model", "errors"},
+    "units": set(),
+    "config": {"model", "errors", "units"},
     "rules": GROUND,
     "storage": GROUND | {"rules"},
     "upstream": GROUND | {"rules"},
@@ -88,7 +89,7 @@ def test_no_module_imports_itself_through_others() -> None:
     TopologicalSorter({name: ours(name) for name in FILES}).prepare()
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if floor(name) in {"rules", "model", "errors"}])
+@pytest.mark.parametrize("name", [name for name in FILES if floor(name) in {"rules", "model", "errors", "units"}])
 def test_decisions_do_no_input_or_output_and_know_no_clock(name: str) -> None:
     assert not {one.partition(".")[0] for one in imports(name)} & INPUT_AND_OUTPUT
 

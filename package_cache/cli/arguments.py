@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from package_cache.compose import version_text
@@ -19,11 +19,14 @@ Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --por
 seconds:
 {timeouts}
 
+package-cache COMMAND does something else with the cache, also while it is served (package-cache COMMAND --help):
+{commands}
+
 exit codes: 0 ended by SIGTERM or SIGINT, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the `package-cache` command."""
+def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser of the `package-cache` command that serves; `commands` are the others, with what they do."""
     default = Config()
     timeouts = "\n".join(
         f"  {PREFIX}{name.upper()}_TIMEOUT (default: {value:g})" for name, value in asdict(Timeouts()).items()
@@ -31,20 +34,18 @@ def parser() -> argparse.ArgumentParser:
     it = argparse.ArgumentParser(
         prog="package-cache",
         description=_DESCRIPTION,
-        epilog=_EPILOG.format(timeouts=timeouts),
+        epilog=_EPILOG.format(
+            timeouts=timeouts, commands="\n".join(f"  {name:8} {text}" for name, text in commands.items())
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     it.add_argument("--version", action="version", version=f"package-cache {version_text()}")
     where = it.add_argument_group("what is served, and where it is kept")
-    where.add_argument(
-        "--source",
-        metavar="URL",
-        action="append",
-        help="mirror to fetch from: http://, https:// or file:// (repeat it: they are tried in this order)",
-    )
-    where.add_argument("--cache", metavar="PATH", help="directory of the cache (default: the user's cache directory)")
+    add_source(where)
+    add_cache(where)
+    add_bounds(it)
     listen = it.add_argument_group("how it is served")
     listen.add_argument(
         "--listen",
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     )
     listen.add_argument("--downloads", metavar="INT", help=f"downloads at once in a process (default: {default.downloads})")
     log = it.add_argument_group("what is logged")
-    log.add_argument("--verbose", "-v", action="count", help="log more: -v each request, -vv each decision")
+    add_verbose(log)
     log.add_argument("--access-log", metavar="PATH", help="write a line a request to this file (-: to standard error)")
     log.add_argument(
         "--access-format", metavar="|".join(ACCESS_FORMATS), help=f"form of that line (default: {default.access_format})"
@@ -85,20 +86,73 @@ def parser() -> argparse.ArgumentParser:
     return it
 
 
-def read(argv: Sequence[str] | None) -> tuple[dict[str, str], list[str]]:
+_Holder = argparse._ActionsContainer
+"""A parser, or a group of its options."""
+
+
+def add_source(it: _Holder) -> None:
+    """Add `--source`."""
+    it.add_argument(
+        "--source",
+        metavar="URL",
+        action="append",
+        default=argparse.SUPPRESS,
+        help="mirror to fetch from: http://, https:// or file:// (repeat it: they are tried in this order)",
+    )
+
+
+def add_cache(it: _Holder) -> None:
+    """Add `--cache`."""
+    it.add_argument(
+        "--cache",
+        metavar="PATH",
+        default=argparse.SUPPRESS,
+        help="directory of the cache (default: the user's cache directory)",
+    )
+
+
+def add_bounds(it: argparse.ArgumentParser) -> None:
+    """Add the options that bound the cache."""
+    bounds = it.add_argument_group("how much is kept (what was used longest ago goes first, what is pinned stays)")
+    for option, metavar, text in (
+        ("--max-size", "SIZE", "keep at most so many bytes, such as 200G (default: no bound)"),
+        ("--min-free", "SIZE", "leave so much of the file system free, such as 10G or 5%% (default: no bound)"),
+        ("--max-age", "TIME", "remove what was not used for so long, such as 365d (default: no bound)"),
+    ):
+        bounds.add_argument(option, metavar=metavar, default=argparse.SUPPRESS, help=text)
+
+
+def add_verbose(it: _Holder) -> None:
+    """Add `--verbose`."""
+    it.add_argument(
+        "--verbose",
+        "-v",
+        action="count",
+        default=argparse.SUPPRESS,
+        help="log more: -v each request, -vv each decision",
+    )
+
+
+def read(words: Sequence[str], commands: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """What was given on the command line, as the text `config.build` reads; and what is wrong with the options' names."""
-    it = parser()
-    namespace, unknown = it.parse_known_args(argv)
-    given = {name: " ".join(value) if isinstance(value, list) else str(value) for name, value in vars(namespace).items()}
-    return given, _problems(unknown, it)
+    it = parser(commands)
+    namespace, unknown = it.parse_known_args(words)
+    late = [f"{word!r} is a command: write it first, as in package-cache {word}" for word in unknown if word in commands]
+    return texts(namespace), late[:1] or problems(unknown, it)
 
 
-def _problems(unknown: list[str], it: argparse.ArgumentParser) -> list[str]:
+def texts(namespace: argparse.Namespace) -> dict[str, str]:
+    """What was given, as the text `config.build` reads."""
+    return {name: " ".join(value) if isinstance(value, list) else str(value) for name, value in vars(namespace).items()}
+
+
+def problems(unknown: list[str], it: argparse.ArgumentParser) -> list[str]:
+    """What is wrong with the words that a parser does not know."""
     # What follows an unknown option is most likely its value, and argparse has no public list of its options.
     options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
     known = [option for action in it._actions for option in action.option_strings]
-    problems = []
+    found = []
     for option in options:
         near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
-        problems.append(f"{option}: there is no such option; the nearest is {near[0]}")
-    return problems or [f"{word!r} is not an option; --help lists them" for word in unknown]
+        found.append(f"{option}: there is no such option; the nearest is {near[0]}")
+    return found or [f"{word!r} is not an option; --help lists them" for word in unknown]

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from package_cache import compose
-from package_cache.cli import arguments, logs
+from package_cache.cli import arguments, commands, logs
+from package_cache.cli.command import WRONG_OPTIONS
 from package_cache.config import PREFIX, Config, build
 from package_cache.errors import ConfigError, PackageCacheError
 from package_cache.server import addresses, systemd
@@ -17,7 +18,6 @@ from package_cache.server.standalone import StandaloneServer
 logger = logging.getLogger(__name__)
 
 CANNOT_SERVE = 1
-WRONG_OPTIONS = 2
 
 
 class _Terminated(BaseException):
@@ -26,10 +26,13 @@ class _Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and not words[0].startswith("-"):
+        return commands.run(words)
     try:
-        config = _configuration(*arguments.read(argv))
+        config = _configuration(*arguments.read(words, commands.summaries()))
     except ConfigError as error:
-        return _fail(WRONG_OPTIONS, *error.problems)
+        return commands.fail(WRONG_OPTIONS, *error.problems)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
@@ -38,15 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)
         return _serve(config)
     except PackageCacheError as error:
-        return _fail(CANNOT_SERVE, str(error))
+        return commands.fail(CANNOT_SERVE, str(error))
     except _Terminated:
         return 0
-
-
-def _fail(code: int, *lines: str) -> int:
-    for line in lines:
-        print(f"package-cache: {line}", file=sys.stderr)  # noqa: T201 - the person at the keyboard
-    return code
 
 
 def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:

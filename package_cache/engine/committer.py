@@ -59,27 +59,32 @@ class Committer:
         return jobs
 
     def _commit(self, jobs: list[Job]) -> None:
-        published, directories = self._publish(jobs)
-        error: StoreError | None = StoreError("storing a finished download ended in an internal error")
+        outcomes: dict[Job, StoreError | None] = dict.fromkeys(
+            jobs, StoreError("storing a finished download ended in an internal error")
+        )
         try:
-            self._blobs.settle(directories)
-            self._registry.commit_all([(job.key, job.digest, job.representation) for job in published])
-            error = None
-        except StoreError as refusal:
-            error = refusal
+            with self._blobs.holding(job.digest for job in jobs):
+                self._store(jobs, outcomes)
+        except StoreError as error:
+            outcomes |= {job: error for job, outcome in outcomes.items() if outcome is not None}
         finally:
-            for job in published:
-                job.ended(error)
+            for job, outcome in outcomes.items():
+                job.ended(outcome)
 
-    def _publish(self, jobs: list[Job]) -> tuple[list[Job], set[Path]]:
-        """What could be put in place, and the directories that are to be made durable."""
+    def _store(self, jobs: list[Job], outcomes: dict[Job, StoreError | None]) -> None:
         published: list[Job] = []
         directories: set[Path] = set()
         for job in jobs:
             try:
                 directories.add(self._blobs.publish(job.part, job.digest))
             except StoreError as error:
-                job.ended(error)
+                outcomes[job] = error
             else:
                 published.append(job)
-        return published, directories
+        try:
+            self._blobs.settle(directories)
+            self._registry.commit_all([(job.key, job.digest, job.representation) for job in published])
+        except StoreError as error:
+            outcomes.update(dict.fromkeys(published, error))
+        else:
+            outcomes.update(dict.fromkeys(published, None))

@@ -8,6 +8,7 @@ from functools import partial
 from package_cache.engine.committer import Committer, Job
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
+from package_cache.engine.room import Room
 from package_cache.engine.sinks import PartSink
 from package_cache.engine.storing import Storing
 from package_cache.errors import DamagedBlob, StoreError
@@ -54,13 +55,18 @@ class Wanted:
 class Leader:
     """Leads fills. Safe for any number of threads."""
 
-    def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher, storing: Storing) -> None:
+    def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher, storing: Storing, room: Room) -> None:
         self._registry = registry
         self._blobs = blobs
+        self._room = room
         self._fetcher = fetcher
         self._storing = storing
         self._committer = Committer(registry, blobs)
         self._unstored = threading.BoundedSemaphore(UNSTORED)
+
+    def close(self) -> None:
+        """Remove nothing more to make room. Running downloads go on."""
+        self._room.close()
 
     def lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> bool:
         """Download what is wanted, unless it is here by now. Raises StoreError.
@@ -71,6 +77,7 @@ class Leader:
             return self._lead(wanted, fill, lease)
         except StoreError as error:
             self._storing.failed(wanted.key, error)
+            self._room.relieve(error)
             raise
 
     def _lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> bool:
@@ -83,7 +90,18 @@ class Leader:
                 lease.done()
                 fill.publish(lease)
                 return True
-        sink = PartSink(lease, partial(fill.publish, lease))
+        sink = PartSink(lease, self._room, partial(fill.publish, lease))
+        try:
+            over = self._download(replace(wanted, seen=seen), fill, lease, sink)
+        except BaseException:
+            sink.release()
+            raise
+        if over:
+            sink.release()
+        return over
+
+    def _download(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> bool:
+        seen = wanted.seen
         urls = self._fetcher.urls(wanted.target)
         held = seen.representation if seen else None
         transfer = Transfer(urls, lease.have, lease.journal.head if lease.part else None, held)
@@ -94,7 +112,8 @@ class Leader:
                 return False
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
-                self._registry.confirm(seen, refreshed(seen.representation, head))
+                if self._registry.confirm(seen, refreshed(seen.representation, head)) is None:
+                    return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
                 lease.done()
             case GiveUp(status, reason):
                 # Where a version is here, serving it is what gets the warning.
@@ -103,6 +122,10 @@ class Leader:
                 lease.failed(Failed(status, reason), keep=not transfer.contradicted)
         fill.publish(lease)
         return True
+
+    def _look_again(self, wanted: Wanted) -> Wanted:
+        mark = self._registry.mark(wanted.key)
+        return replace(wanted, mark=mark, seen=self._registry.best(wanted.key))
 
     def _store_late(self, wanted: Wanted, fill: Fill, lease: Lease, journal: Journal) -> None:
         """Put into the store what a killed process had verified, if it is there still."""
@@ -114,16 +137,18 @@ class Leader:
                 return
             self._tell_whole(fill, lease, digest, size)
             self._blobs.seal(lease.part)
-            self._blobs.settle([self._blobs.publish(lease.part, digest)])
-            lease.adopted()
+            with self._blobs.holding([digest]):
+                self._blobs.settle([self._blobs.publish(lease.part, digest)])
+                lease.adopted()
+                self._registry.commit(wanted.key, digest, replace(head, size=size))
+            return
+        with self._blobs.holding([digest]):
+            try:
+                self._blobs.open(digest, size).close()
+            except DamagedBlob:
+                return
+            self._tell_whole(fill, lease, digest, size)
             self._registry.commit(wanted.key, digest, replace(head, size=size))
-            return
-        try:
-            self._blobs.open(digest, size).close()
-        except DamagedBlob:
-            return
-        self._tell_whole(fill, lease, digest, size)
-        self._registry.commit(wanted.key, digest, replace(head, size=size))
 
     @staticmethod
     def _tell_whole(fill: Fill, lease: Lease, digest: str, size: int) -> None:
@@ -143,10 +168,11 @@ class Leader:
         except BaseException:
             self._unstored.release()
             raise
-        ended = partial(self._end, wanted, fill, lease)
+        ended = partial(self._end, wanted, fill, lease, sink)
         self._committer.commit(Job(wanted.key, digest, replace(head, size=part.size), part, ended))
 
-    def _end(self, wanted: Wanted, fill: Fill, lease: Lease, error: StoreError | None) -> None:
+    def _end(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink, error: StoreError | None) -> None:
+        sink.release()
         if error is not None:
             self._storing.failed(wanted.key, error)
         elif lease.journal.head is not None:

@@ -20,8 +20,9 @@ from package_cache.engine.leader import Leader, Wanted
 from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
+from package_cache.engine.room import Room
 from package_cache.engine.storing import UNSTORABLE, Storing
-from package_cache.engine.upkeep import LastUse
+from package_cache.engine.upkeep import LastUse, condemn
 from package_cache.errors import (
     DamagedBlob,
     FillError,
@@ -56,6 +57,7 @@ class Service:
         fills: Fills,
         fetcher: Fetcher,
         last_use: LastUse,
+        room: Room,
         via: str,
     ) -> None:
         self._registry = registry
@@ -65,12 +67,13 @@ class Service:
         self._fetcher = fetcher
         self._last_use = last_use
         self._storing = Storing(time.monotonic)
-        self._leader = Leader(registry, blobs, fetcher, self._storing)
+        self._leader = Leader(registry, blobs, fetcher, self._storing, room)
         self._via = via
         self._mending = threading.Lock()
 
     def close(self) -> None:
         """Write what is pending and close what is idle. Running downloads go on until the process ends."""
+        self._leader.close()
         self._last_use.close()
         self._fetcher.close()
         self._registry.close()
@@ -189,9 +192,7 @@ class Service:
         with self._mending:
             current = self._registry.best(entry.key)
             if current is not None and current.id == entry.id:
-                versions = self._registry.condemn(entry.digest)
-                self._blobs.remove(entry.digest)
-                logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", damage, versions)
+                condemn(self._registry, self._blobs, entry.digest, damage)
 
     def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""

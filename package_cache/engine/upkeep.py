@@ -1,12 +1,13 @@
-"""What is kept up beside the requests: when entries were last served, written in batches."""
+"""What is kept up beside the requests: when entries were last served, written in batches; damaged files taken out."""
 
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
 
-from package_cache.errors import StoreError
+from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Entry
+from package_cache.storage.blobs import BlobStore
 from package_cache.storage.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -18,12 +19,13 @@ class LastUse:
     """Collects last-use times and writes them every 30 seconds, so that a hit needs no write.
 
     A crash loses the times of half a minute, nothing else. The thread starts with the first note, so that a process
-    forked after this object was made has one of its own.
+    forked after this object was made has one of its own; `began` is told then.
     """
 
-    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float], began: Callable[[], None]) -> None:
         self._registry = registry
         self._clock = clock
+        self._began = began
         self._guard = threading.Lock()
         self._noted: dict[int, float] = {}
         self._owner = 0
@@ -37,9 +39,11 @@ class LastUse:
         """Entries were served, by id, at these seconds of the epoch."""
         with self._guard:
             self._noted.update(used)
-            if self._owner != os.getpid() and not self._closed.is_set():
-                self._owner = os.getpid()
-                threading.Thread(target=self._run, name="last use", daemon=True).start()
+            if self._owner == os.getpid() or self._closed.is_set():
+                return
+            self._owner = os.getpid()
+            threading.Thread(target=self._run, name="last use", daemon=True).start()
+        self._began()
 
     def flush(self) -> None:
         """Write what was noted."""
@@ -60,3 +64,13 @@ class LastUse:
         """Write what is left and stop."""
         self._closed.set()
         self.flush()
+
+
+def condemn(registry: Registry, blobs: BlobStore, digest: str, damage: DamagedBlob) -> None:
+    """Take a damaged blob and all that is made of it out of service. Raises StoreError."""
+    with blobs.claiming([digest]) as claimed:
+        versions = registry.condemn(digest)
+        if versions and claimed:  # else somebody is putting the right bytes there
+            blobs.remove(digest)
+    if versions:  # else it was removed on purpose, a moment ago
+        logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", damage, versions)

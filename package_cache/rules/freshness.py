@@ -69,11 +69,25 @@ _DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/
 
 def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
     """The rule for a target; `content_type` is that of the stored answer, if there is one."""
-    kind = media_type(content_type)
-    if kind in _DOCUMENT_TYPES or kind.endswith("+json") or target.query is not None:
+    if _is_document(media_type(content_type)) or target.query is not None:
         return Freshness.REVALIDATE
     path = target.path
     return _remembered(path) if len(path) <= _LONGEST_REMEMBERED else _of_path(path)
+
+
+def _is_document(kind: str) -> bool:
+    return kind in _DOCUMENT_TYPES or kind.endswith("+json")
+
+
+def decided_by(target: Target, content_type: str | None = None) -> str:
+    """What decides the rule for a target, in words."""
+    kind = media_type(content_type)
+    if _is_document(kind):
+        return f"its type is {kind}"
+    if target.query is not None:
+        return "it has a query"
+    found = next((pattern.pattern for pattern, _ in _PATTERNS if pattern.search(target.path)), None)
+    return f"its path matches {found}" if found else "its name has no suffix"
 
 
 @lru_cache(maxsize=4096)

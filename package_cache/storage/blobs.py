@@ -7,17 +7,21 @@ it, or of another size, was touched by somebody else and is hashed before it is 
 import hashlib
 import io
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from package_cache.errors import DamagedBlob, StoreError
+from package_cache.storage.locks import NameLocks
 from package_cache.storage.parts import Part, translated
 
 SEAL_NS = 946_684_800 * 10**9
 """The modification time of every blob, in nanoseconds of the epoch: 2000-01-01."""
 
 _BLOCK = 1 << 20
+_TURN = 0.002
+"""Seconds between two looks at whether a blob's remover is done."""
 
 
 class BlobStore:
@@ -26,6 +30,8 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
+        self.locks = NameLocks(root.with_name("leases-v1"))
+        """Of blobs, between those who store and those who remove; others may use it for names of another form."""
 
     def path(self, digest: str) -> Path:
         """Where the blob of that digest is, or would be."""
@@ -86,12 +92,50 @@ class BlobStore:
             for directory in directories:
                 sync_directory(directory)
 
+    @contextmanager
+    def holding(self, digests: Iterable[str]) -> Iterator[None]:
+        """Keep blobs from being removed, from before they are published until the registry has them. Raises StoreError.
+
+        Any number of threads and processes may hold the same one. Waits for who is just about to remove it.
+        """
+        held: list[str] = []
+        try:
+            for digest in set(digests):
+                with translated("lock a blob"):
+                    while not self.locks.share(_lock_of(digest)):
+                        time.sleep(_TURN)
+                held.append(digest)
+            yield
+        finally:
+            self._free(held)
+
+    @contextmanager
+    def claiming(self, digests: Iterable[str]) -> Iterator[list[str]]:
+        """The right to remove blobs: those of `digests` that nobody holds. Never waits. Raises StoreError."""
+        claimed: list[str] = []
+        try:
+            with translated("lock a blob"):
+                claimed.extend(one for one in set(digests) if self.locks.take(_lock_of(one)))
+            yield claimed
+        finally:
+            self._free(claimed)
+
+    def _free(self, digests: list[str]) -> None:
+        with translated("unlock a blob"):
+            for digest in digests:
+                self.locks.free(_lock_of(digest))
+
     def remove(self, digest: str) -> None:
-        """Take the blob out of the store; readers that have it open go on."""
+        """Take the blob out of the store; readers that have it open go on. The caller claimed it."""
         try:
             self.path(digest).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot remove blob {digest}: {error.strerror}") from error
+
+
+def _lock_of(digest: str) -> str:
+    """The name of a blob's lock. No key begins like this."""
+    return f"blob:{digest}"
 
 
 def hash_file(descriptor: int, size: int) -> "hashlib._Hash":

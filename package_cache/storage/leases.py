@@ -276,6 +276,11 @@ class PartStore:
         """Give a lock back."""
         self._locks.free(key)
 
+    def is_led(self, key: Key) -> bool:
+        """Whether somebody holds the lease on a key's fill. Raises StoreError."""
+        with translated("look for a download"):
+            return self._locks.is_held(key)
+
     def watch(self, key: Key) -> Watch:
         """A view of the fill of a key that somebody leads."""
         return Watch(self, key)

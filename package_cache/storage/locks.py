@@ -25,36 +25,65 @@ class NameLocks:
         self._path = path
         self._guard = threading.Lock()
         self._held: set[int] = set()
+        self._shared: dict[int, int] = {}
         self._descriptor: int | None = None
         _forget_in_children(ref(self))
 
     def take(self, name: str) -> bool:
-        """Take the lock of a name, unless somebody holds it, here or elsewhere. Never waits."""
+        """Take the lock of a name, unless somebody holds or shares it, here or elsewhere. Never waits."""
         place = _place(name)
         with self._guard:
-            if place in self._held:
-                return False
-            try:
-                self._set(fcntl.F_WRLCK, place)
-            except BlockingIOError:
+            if place in self._held or place in self._shared or not self._try(fcntl.F_WRLCK, place):
                 return False
             self._held.add(place)
             return True
 
-    def free(self, name: str) -> None:
-        """Give the lock back."""
+    def share(self, name: str) -> bool:
+        """Share the lock of a name with others that share it, unless somebody holds it. Never waits."""
         place = _place(name)
         with self._guard:
-            if place in self._held:
+            users = self._shared.get(place, 0)
+            if place in self._held or (not users and not self._try(fcntl.F_RDLCK, place)):
+                return False
+            self._shared[place] = users + 1
+            return True
+
+    def free(self, name: str) -> None:
+        """Give the lock back, or one share of it."""
+        place = _place(name)
+        with self._guard:
+            if self._shared.get(place, 0) > 1:
+                self._shared[place] -= 1
+            elif place in self._held or place in self._shared:
                 self._held.discard(place)
+                self._shared.pop(place, None)
                 self._set(fcntl.F_UNLCK, place)
+
+    def is_held(self, name: str) -> bool:
+        """Whether somebody else holds or shares the lock of a name. Takes nothing."""
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _place(name), 1, 0)
+        with self._guard:
+            found = fcntl.fcntl(self._open(), fcntl.F_OFD_GETLK, asked)
+        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+
+    def _try(self, kind: int, place: int) -> bool:
+        try:
+            self._set(kind, place)
+        except BlockingIOError:
+            return False
+        return True
 
     def _set(self, kind: int, place: int) -> None:
         fcntl.fcntl(self._open(), fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, place, 1, 0))
 
     def _open(self) -> int:
         """The file, made anew if it was removed while nothing in it is held here."""
-        if self._descriptor is not None and not self._held and os.fstat(self._descriptor).st_nlink == 0:
+        if (
+            self._descriptor is not None
+            and not self._held
+            and not self._shared
+            and os.fstat(self._descriptor).st_nlink == 0
+        ):
             os.close(self._descriptor)
             self._descriptor = None
         if self._descriptor is None:
@@ -65,6 +94,7 @@ class NameLocks:
         """In a forked child: the locks are the parent's, and must end with it."""
         self._guard = threading.Lock()
         self._held = set()
+        self._shared = {}
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,0 +1,25 @@
+"""What a command beside serving is: `package-cache ls`, and so on."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from package_cache.config import Config
+
+DONE = 0
+FAILED = 1
+WRONG_OPTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command. `summary` is its line in --help, `detail` what its own --help says after that.
+
+    `add` adds its arguments and options to a parser. Those named like a setting are read as settings and reach `run` in the
+    Config; the others reach it in the namespace. `run` gives the exit code and raises `PackageCacheError`.
+    """
+
+    summary: str
+    detail: str
+    add: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Config], int]

@@ -1,0 +1,115 @@
+"""The commands beside serving, by name, and how one of them is run."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from package_cache import compose
+from package_cache.cli import arguments, deleting, explaining, freeing, listing, logs, pinning
+from package_cache.cli.command import DONE, FAILED, WRONG_OPTIONS, Command
+from package_cache.config import NAMES, Config, build
+from package_cache.errors import ConfigError, PackageCacheError
+
+COMMANDS: Mapping[str, Command] = {
+    "ls": listing.LS,
+    "show": listing.SHOW,
+    "why": explaining.WHY,
+    "gc": freeing.GC,
+    "rm": deleting.RM,
+    "restore": deleting.RESTORE,
+    "purge": deleting.PURGE,
+    "pin": pinning.PIN,
+    "unpin": pinning.UNPIN,
+}
+
+_EPILOG = """\
+Settings can be given in the environment instead: PACKAGE_CACHE_CACHE for --cache, and so on. The command line wins.
+
+exit codes: 0 done, 1 failed or nothing found, 2 wrong options"""
+
+
+def summaries() -> dict[str, str]:
+    """What each command does, in a line."""
+    return {name: command.summary for name, command in COMMANDS.items()}
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command that the first word names; the exit code."""
+    name, *rest = words
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"the nearest is {near[0]!r}" if near else f"known are {', '.join(COMMANDS)}"
+        return fail(WRONG_OPTIONS, f"{name!r} is not a command; {hint}. Without one, package-cache serves")
+    try:
+        namespace, config = _read(name, rest)
+    except ConfigError as error:
+        return fail(WRONG_OPTIONS, *error.problems)
+    try:
+        logs.configure(config)
+        try:
+            code = COMMANDS[name].run(namespace, config)
+        finally:
+            _leave_to_owner(compose.cache_directory(config))
+        sys.stdout.flush()
+    except PackageCacheError as error:
+        return fail(FAILED, str(error))
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return fail(FAILED, "interrupted")
+    return code
+
+
+def _leave_to_owner(root: Path) -> None:
+    """Give what root made in the cache to its owner: the server could not use it otherwise."""
+    if os.geteuid() != 0:
+        return
+    with suppress(OSError):
+        owner = root.stat()
+        for path in root.iterdir():
+            if path.stat().st_uid == 0:
+                os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _read(name: str, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    it = parser(name)
+    namespace, unknown = it.parse_known_args(words)
+    given = arguments.texts(namespace)
+    problems = arguments.problems(unknown, it)
+    config = Config()
+    try:
+        config = build(os.environ, {setting: text for setting, text in given.items() if setting in NAMES})
+    except ConfigError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return namespace, replace(config, syslog=False)
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one command."""
+    command = COMMANDS[name]
+    it = argparse.ArgumentParser(
+        prog=f"package-cache {name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.\n{command.detail.strip()}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add(it)
+    arguments.add_cache(it)
+    arguments.add_verbose(it)
+    return it
+
+
+def fail(code: int, *lines: str) -> int:
+    """Say what is wrong; the exit code."""
+    for line in lines:
+        print(f"package-cache: {line}", file=sys.stderr)  # noqa: T201 - the person at the keyboard
+    return code

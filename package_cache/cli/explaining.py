@@ -1,0 +1,169 @@
+"""`why`: what would happen if a client asked for a path now, and for what reasons."""
+
+import os
+import time
+from argparse import ArgumentParser, Namespace
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+
+from package_cache import compose
+from package_cache.cli import arguments, output
+from package_cache.cli.command import DONE, Command
+from package_cache.cli.listing import STATES
+from package_cache.cli.paths import Named, add_path, named
+from package_cache.compose import Stores
+from package_cache.config import Config
+from package_cache.model import Entry, Status
+from package_cache.rules.freshness import Freshness, decided_by, freshness_of
+from package_cache.storage.inventory import Inventory, Pin
+from package_cache.units import duration_text, size_text
+from package_cache.upstream.mirrors import Mirrors
+
+
+def _add(it: ArgumentParser) -> None:
+    add_path(it)
+    it.add_argument("--json", action="store_true", help="one JSON object, with times as seconds")
+    arguments.add_source(it)
+
+
+@dataclass(frozen=True, slots=True)
+class _Explanation:
+    """What there is to say. `urls` are those that would be asked, in this order."""
+
+    name: Named
+    rule: Freshness
+    decided_by: str
+    versions: list[Entry]
+    pin: Pin | None
+    download: str | None
+    urls: tuple[str, ...]
+
+    @property
+    def served(self) -> Entry | None:
+        """The version that can be served."""
+        return next((entry for entry in self.versions if entry.status is Status.READY), None)
+
+
+def _run(given: Namespace, config: Config) -> int:
+    name = named(given)
+    with compose.opened(config) as stores:
+        explanation = _explain(name, stores, config)
+    if given.json:
+        output.document(_as_json(explanation))
+    else:
+        _print(explanation)
+    return DONE
+
+
+def _explain(name: Named, stores: Stores, config: Config) -> _Explanation:
+    inventory = Inventory(stores.registry.database)
+    versions = inventory.versions(name.key)
+    served = next((entry for entry in versions if entry.status is Status.READY), None)
+    kind = served.representation.get("content-type") if served else None
+    return _Explanation(
+        name,
+        freshness_of(name.target, kind),
+        decided_by(name.target, kind),
+        versions,
+        inventory.pins().get(name.key),
+        _download(name, stores),
+        Mirrors(config.source, time.monotonic).urls(name.target),
+    )
+
+
+def _download(name: Named, stores: Stores) -> str | None:
+    """How far a download of the name is that runs, or broke off."""
+    watch = stores.parts.watch(name.key)
+    with closing(watch):
+        running = stores.parts.is_led(name.key)
+        with suppress(OSError, ValueError):
+            head = watch.refresh().head
+            part = watch.open_part()
+            if part is not None:
+                with closing(part):
+                    have = size_text(os.fstat(part.fileno()).st_size)
+                size = size_text(head.size) if head and head.size is not None else "an unknown size"
+                return f"is running: {have} of {size} are here" if running else f"broke off after {have} of {size}"
+    return "is running" if running else None
+
+
+def _request(it: _Explanation) -> str:
+    """What a request would lead to."""
+    served = it.served
+    if served is not None and it.rule is Freshness.IMMUTABLE:
+        return f"version {served.version} is served from the cache; no source is asked"
+    if it.download is not None and it.download.startswith("is running"):
+        return "the client gets what the running download brings"
+    if served is None:
+        return "the file is fetched from the first source that has it, and stored"
+    validators = served.representation.validators
+    how = f"ETag {validators.etag}" if validators.etag else f"Last-Modified {validators.last_modified}"
+    asked = f"by its {how}" if validators else "by its bytes: it has neither ETag nor Last-Modified"
+    return (
+        f"a source is asked whether version {served.version} still holds ({asked}); if none answers, it is served as it is"
+    )
+
+
+def _last(it: _Explanation, url: str) -> str:
+    """What is known of a source's last answer."""
+    given = [entry for entry in it.versions if entry.representation.source == url]
+    if not given:
+        return "no stored version is from there"
+    newest = max(given, key=lambda entry: entry.representation.received)
+    received = newest.representation.received
+    return f"gave version {newest.version} on {output.moment(received)} ({duration_text(time.time() - received)} ago)"
+
+
+def _print(it: _Explanation) -> None:
+    output.line(f"key       {it.name.key}")
+    output.line(f"rule      {it.rule.value}: {it.decided_by}")
+    output.line(f"request   {_request(it)}")
+    if it.download:
+        output.line(f"download  {it.download}")
+    if it.pin:
+        output.line(f"pin       by {it.pin.who} on {output.moment(it.pin.since)}: it is never culled")
+    for entry in it.versions:
+        used = (
+            f"last used {output.moment(entry.used)}"
+            if entry.status is Status.READY
+            else f"since {output.moment(entry.used)}"
+        )
+        confirmed = f"confirmed {output.moment(entry.representation.received)}"
+        output.line(f"version   {entry.version}: {STATES[entry.status]}, {size_text(entry.size)}, {confirmed}, {used}")
+    if not it.versions:
+        output.line("version   none is stored")
+    for url in it.urls:
+        output.line(f"source    {url}: {_last(it, url)}")
+    if not it.urls:
+        output.line("source    none is given here; with --source (or PACKAGE_CACHE_SOURCE) those of the service are shown")
+
+
+def _as_json(it: _Explanation) -> dict[str, object]:
+    return {
+        "key": it.name.key,
+        "rule": it.rule.value,
+        "decided_by": it.decided_by,
+        "request": _request(it),
+        "download": it.download,
+        "pin": asdict(it.pin) if it.pin else None,
+        "versions": [
+            {
+                "version": entry.version,
+                "status": entry.status.name,
+                "size": entry.size,
+                "sha256": entry.digest,
+                "received": entry.representation.received,
+                "used": entry.used,
+            }
+            for entry in it.versions
+        ],
+        "sources": [{"url": url, "last": _last(it, url)} for url in it.urls],
+    }
+
+
+WHY = Command(
+    "explain what would happen if a client asked for a path",
+    "Which rule holds and why, what is stored, what would be asked of which source, and who pinned it.",
+    _add,
+    _run,
+)

@@ -1,0 +1,49 @@
+"""How a command is told which file it is about: as a client would ask for it."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from package_cache.errors import PackageCacheError, RequestError
+from package_cache.model import Key, Target
+from package_cache.rules.freshness import accept_of
+from package_cache.rules.targets import key_of, parse_target
+from package_cache.storage.inventory import Inventory
+
+
+class CannotDo(PackageCacheError):
+    """What a command was told to do cannot be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What PATH and --accept name."""
+
+    target: Target
+    accept: str | None
+    key: Key
+
+
+def add_path(it: ArgumentParser, *, optional: bool = False) -> None:
+    """Add PATH and --accept."""
+    it.add_argument("path", metavar="PATH", nargs="?" if optional else None, help="what a client asks for: /file or a URL")
+    it.add_argument("--accept", metavar="TYPES", help="the Accept field of the client, for documents that depend on it")
+
+
+def named(given: Namespace) -> Named:
+    """What PATH and --accept name. Raises CannotDo."""
+    text: str = given.path
+    try:
+        host = urlsplit(text).hostname
+        target = parse_target(text, frozenset({host} if host else ()))
+    except (RequestError, ValueError) as error:
+        raise CannotDo(f"{text!r} is not what a client would ask for: {error}") from error
+    accept = accept_of(target, given.accept)
+    return Named(target, accept, key_of(target, accept))
+
+
+def nothing(name: Named, inventory: Inventory, what: str = "is stored") -> CannotDo:
+    """The error that says there is nothing of that name, and under which --accept there is."""
+    variants = [key.partition("#accept=")[2] for key in inventory.variants(key_of(name.target))]
+    hint = f"; there is with --accept {' or '.join(map(repr, variants))}" if variants else ""
+    return CannotDo(f"nothing {what} for {name.key}{hint}")

@@ -1,0 +1,100 @@
+"""The registry as a person sees it: what there is, which versions a name has, the trash, the pins."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from package_cache.model import Entry, Key, Status
+from package_cache.storage.database import Database
+from package_cache.storage.schema import COLUMNS, entry_of
+
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A key whose newest version is never culled: since when, in seconds of the epoch, and who asked for it."""
+
+    key: Key
+    since: float
+    who: str
+
+
+class Inventory:
+    """Looks into the registry and changes what a person asks for. Methods raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def entries(self, glob: str) -> Iterator[Entry]:
+        """The newest version that can be served of each key that matches, in the order of the keys."""
+        newest = "(SELECT max(version) FROM entry other WHERE other.key = entry.key AND other.status = 3)"
+        return self._pages(f"status = 3 AND version = {newest}", glob)
+
+    def trash(self, glob: str) -> Iterator[Entry]:
+        """Every version in the trash of each key that matches, in the order of the keys."""
+        return self._pages("status = -1", glob)
+
+    def _pages(self, condition: str, glob: str) -> Iterator[Entry]:
+        """In pages, so that no transaction stays open while somebody reads."""
+        after: tuple[str, int] = ("", 0)
+        while True:
+            with self._database.lent() as connection:
+                rows = connection.execute(
+                    f"SELECT {COLUMNS} FROM entry WHERE {condition} AND (key, version) > (?, ?) AND key GLOB ?"
+                    " ORDER BY key, version LIMIT ?",
+                    (*after, glob, _PAGE),
+                ).fetchall()
+            page = [entry_of(row) for row in rows]
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1].key, page[-1].version
+
+    def versions(self, key: Key) -> list[Entry]:
+        """Every version of a key, newest first, whatever its state."""
+        with self._database.lent() as connection:
+            rows = connection.execute(f"SELECT {COLUMNS} FROM entry WHERE key = ? ORDER BY version DESC", (key,)).fetchall()
+        return [entry_of(row) for row in rows]
+
+    def variants(self, key: Key) -> list[Key]:
+        """The keys that differ from `key` only in the Accept they were asked for with."""
+        with self._database.lent() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT key FROM entry WHERE key > ? AND key < ?", (f"{key}#", f"{key}$")
+            ).fetchall()
+        return [Key(str(row[0])) for row in rows]
+
+    def discard(self, key: Key, version: int | None = None) -> list[Entry]:
+        """Put all versions of a key, or one, into the trash; which these were."""
+        return self._move(key, version, Status.READY, Status.TRASH)
+
+    def restore(self, key: Key, version: int | None = None) -> list[Entry]:
+        """Take all versions of a key, or one, out of the trash; which these were."""
+        return self._move(key, version, Status.TRASH, Status.READY)
+
+    def _move(self, key: Key, version: int | None, before: Status, after: Status) -> list[Entry]:
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                "UPDATE entry SET status = ?, used = ? WHERE key = ? AND status = ? AND coalesce(version = ?, 1)"
+                f" RETURNING {COLUMNS}",
+                (after, time.time(), key, before, version),
+            ).fetchall()
+        self._database.generation.bump(key)
+        return [entry_of(row) for row in rows]
+
+    def pin(self, key: Key, who: str) -> bool:
+        """Never cull the newest version of a key from now on; False if that was so already."""
+        with self._database.writing() as connection:
+            return bool(connection.execute("INSERT OR IGNORE INTO pin VALUES (?, ?, ?)", (key, time.time(), who)).rowcount)
+
+    def unpin(self, key: Key) -> bool:
+        """Undo a pin; False if there is none."""
+        with self._database.writing() as connection:
+            return bool(connection.execute("DELETE FROM pin WHERE key = ?", (key,)).rowcount)
+
+    def pins(self) -> dict[Key, Pin]:
+        """Every pin."""
+        with self._database.lent() as connection:
+            rows = connection.execute("SELECT key, since, who FROM pin ORDER BY key").fetchall()
+        return {Key(key): Pin(Key(key), float(since), str(who)) for key, since, who in rows}

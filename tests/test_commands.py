@@ -1,0 +1,348 @@
+"""The commands beside serving, run while the cache is served and while it is not."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from origin import Gate, Origin, Serve, until
+from product import HOSTS, Proxy, blobs
+
+from package_cache.cli.commands import COMMANDS
+
+DAY = 86400.0
+Start = Callable[..., Proxy]
+
+
+def run(cache: Path | None, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """A command, which is expected to end by itself."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
+    where = [] if cache is None else ["--cache", str(cache)]
+    return subprocess.run(
+        [sys.executable, "-m", "package_cache", *words, *where],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=kept | variables,
+    )
+
+
+def done(cache: Path, *words: str) -> str:
+    """What a command that succeeded said."""
+    result = run(cache, *words)
+    assert (result.returncode, result.stderr) == (0, ""), result
+    return result.stdout
+
+
+def failed(code: int, result: "subprocess.CompletedProcess[str]") -> str:
+    """The one line in which a command said what is wrong."""
+    assert (result.returncode, result.stdout) == (code, ""), result
+    assert result.stderr.startswith("package-cache: "), result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return result.stderr.removeprefix("package-cache: ").strip()
+
+
+def told(cache: Path, *words: str) -> dict[str, object]:
+    found = json.loads(done(cache, *words, "--json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def last_used(cache: Path, key: str, ago: float) -> None:
+    """Have a file be used that many seconds ago, for the last time."""
+    with closing(sqlite3.connect(cache / "registry-v1.db", timeout=30)) as connection, connection:
+        rows = connection.execute("UPDATE entry SET used = ? WHERE key = ?", (time.time() - ago, key)).rowcount
+    assert rows, key
+
+
+@pytest.fixture
+def proxy(origin: Origin, start: Start) -> Proxy:
+    """A server with three files in its cache, by the number of days since their last use."""
+    for days in (1, 2, 3):
+        origin.put(f"/{days}.tar", bytes([days]) * days * 1000)
+    origin.put("/index/", b"[]")
+    proxy = start(origin.url, host="gunicorn")
+    for days in (1, 2, 3):
+        assert proxy.get(f"/{days}.tar").status == 200
+        until(lambda days=days: f"/{days}.tar" in listed(proxy))  # type: ignore[misc]
+        last_used(proxy.cache, f"/{days}.tar", days * DAY)
+    return proxy
+
+
+def listed(proxy: Proxy) -> list[str]:
+    result = run(proxy.cache, "ls", "--json")
+    return [json.loads(line)["key"] for line in result.stdout.splitlines()]
+
+
+# How commands are called
+
+
+def test_help_of_the_server_names_every_command() -> None:
+    result = run(None, "--help")
+    assert result.returncode == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_help_with_its_exit_codes(name: str) -> None:
+    result = run(None, name, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"usage: package-cache {name} ")
+    assert "--cache" in result.stdout
+    assert "exit codes: 0 done, 1 failed" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 124
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("gcc",), "'gcc' is not a command; the nearest is 'gc'"),
+        (("remove",), "'remove' is not a command; "),
+        (("http://mirror.example/",), "known are ls, show, "),
+        (("--verbose", "gc"), "'gc' is a command: write it first, as in package-cache gc"),
+        (("ls", "--jason"), "--jason: there is no such option; the nearest is --json"),
+        (("gc", "--max-size", "2X"), "--max-size: '2X' is not a size above 0; a size is a number with K, M, G or T"),
+        (("gc", "--max-size", "0"), "--max-size: '0' is not a size above 0"),
+        (("gc", "--min-free", "110%"), "--min-free: '110%' is not a percentage"),
+        (("gc", "--min-free", "much"), "--min-free: 'much' is neither a size above 0 nor a percentage"),
+        (("gc", "--max-age", "7"), "--max-age: '7' is not a time above 0; it is a number with s, m, h, d, w or y"),
+        (("ls", "--port", "1"), "--port: there is no such option"),
+    ],
+)
+def test_a_wrong_command_or_option_is_named_in_a_line(words: tuple[str, ...], line: str) -> None:
+    assert line in failed(2, run(None, *words, PACKAGE_CACHE_SOURCE="http://mirror.example/"))
+
+
+def test_a_wrong_variable_is_named_in_a_line() -> None:
+    assert failed(2, run(None, "ls", PACKAGE_CACHE_MAX_AGE="old")).startswith("PACKAGE_CACHE_MAX_AGE: 'old'")
+
+
+def test_a_command_makes_no_cache_where_there_is_none(tmp_path: Path) -> None:
+    for name in COMMANDS:
+        words = [name, *(["--all"] if name == "purge" else [] if name in ("ls", "gc") else ["/a"])]
+        line = failed(1, run(tmp_path / "none", *words))
+        assert line == f"there is no cache in {tmp_path / 'none'}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("path", ["a.tar", "/a b", "/../a", "http://[/", "/%zz", "/\x1b[2J"])
+def test_a_path_that_no_client_would_ask_for_is_told_so(tmp_path: Path, path: str) -> None:
+    for name in ("show", "why", "rm", "restore", "pin", "unpin", "purge"):
+        assert f"{path!r} is not what a client would ask for: " in failed(1, run(tmp_path, name, path))
+
+
+def test_who_reads_only_the_beginning_of_a_list_is_no_error(proxy: Proxy) -> None:
+    command = f"'{sys.executable}' -m package_cache ls --cache '{proxy.cache}' | head -n 0; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files in a cache of another user")
+def test_what_root_does_leaves_no_file_that_the_server_cannot_use(proxy: Proxy) -> None:
+    proxy.stop()
+    with tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        cache = Path(public) / "cache"
+        shutil.copytree(proxy.cache, cache)
+        (cache / "leases-v1").unlink(missing_ok=True)
+        for path in (cache, *cache.rglob("*")):
+            os.chown(path, 65534, 65534)
+        done(cache, "gc", "--max-size", "2000")
+        assert "by root on" in done(cache, "pin", "/1.tar") + done(cache, "why", "/1.tar")
+        assert len(blobs(cache)) == 1
+        assert {path.stat().st_uid for path in (cache, *cache.rglob("*"))} == {65534}
+        assert (cache / "leases-v1").exists()
+
+
+# What they say
+
+
+def test_ls_lists_names_sizes_and_last_uses(proxy: Proxy) -> None:
+    lines = done(proxy.cache, "ls").splitlines()
+    assert [line.split() for line in lines] == [
+        [size, *time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(used)).split(), key]
+        for size, used, key in ((shown(entry), entry["used"], entry["key"]) for entry in entries(proxy))
+    ]
+    assert [entry["size"] for entry in entries(proxy)] == [1000, 2000, 3000]
+    assert [line.split()[-1] for line in done(proxy.cache, "ls", "/[23].*").splitlines()] == ["/2.tar", "/3.tar"]
+    assert run(proxy.cache, "ls", "/none*").returncode == 1
+
+
+def entries(proxy: Proxy) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done(proxy.cache, "ls", "--json").splitlines()]
+
+
+def shown(entry: dict[str, object]) -> str:
+    return {1000: "1000", 2000: "2.0K", 3000: "2.9K"}[int(str(entry["size"]))]
+
+
+def test_show_tells_every_version_of_an_index(origin: Origin, start: Start) -> None:
+    proxy = start(origin.url)
+    for body in (b"one", b"two"):
+        origin.put("/index/", body)
+        assert proxy.get("/index/").body == body
+        until(lambda body=body: told_versions(proxy, "/index/")[:1] == [len(body)])  # type: ignore[misc]
+    until(lambda: len(told_versions(proxy, "/index/")) == 2)
+    text = done(proxy.cache, "show", "http://any.example/index/")
+    assert "version 2: ready" in text
+    assert "version 1: ready" in text
+    assert f"source     {origin.url}index/" in text
+    assert "no such" in failed(1, run(proxy.cache, "show", "/no such".replace(" ", "%20"))).replace("%20", " ")
+
+
+def told_versions(proxy: Proxy, path: str) -> list[object]:
+    result = run(proxy.cache, "show", path, "--json")
+    return [version["size"] for version in json.loads(result.stdout)["versions"]] if result.returncode == 0 else []
+
+
+def test_documents_are_found_by_the_accept_they_were_asked_for_with(origin: Origin, start: Start) -> None:
+    origin.put("/simple/x/", b"{}")
+    proxy = start(origin.url)
+    assert proxy.get("/simple/x/", {"Accept": "application/json"}).status == 200
+    until(lambda: listed(proxy))
+    line = failed(1, run(proxy.cache, "show", "/simple/x/"))
+    assert line == "nothing is stored for /simple/x/; there is with --accept 'application/json'"
+    assert "version 1: ready" in done(proxy.cache, "show", "/simple/x/", "--accept", "application/json")
+
+
+def test_why_explains_what_a_request_would_lead_to(proxy: Proxy, origin: Origin) -> None:
+    source = ("--source", "http://127.0.0.1:9/", "--source", origin.url)
+    text = done(proxy.cache, "why", "/1.tar", *source)
+    assert "rule      immutable: its path matches " in text
+    assert "request   version 1 is served from the cache; no source is asked" in text
+    lines = [line for line in text.splitlines() if line.startswith("source")]
+    assert lines[0] == "source    http://127.0.0.1:9/1.tar: no stored version is from there"
+    assert lines[1].startswith(f"source    {origin.url}1.tar: gave version 1 on ")
+    text = done(proxy.cache, "why", "/index/", *source)
+    assert "rule      revalidate: its name has no suffix" in text
+    assert "request   the file is fetched from the first source that has it, and stored" in text
+    assert "version   none is stored" in text
+    assert "source    none is given here" in done(proxy.cache, "why", "/1.tar")
+    done(proxy.cache, "pin", "/1.tar")
+    pin = told(proxy.cache, "why", "/1.tar")["pin"]
+    assert isinstance(pin, dict)
+    assert abs(pin["since"] - time.time()) < 600
+    assert f"pin       by {pin['who']} on " in done(proxy.cache, "why", "/1.tar")
+
+
+def test_why_knows_a_running_download(origin: Origin, start: Start) -> None:
+    gate = Gate()
+    origin.put("/large.tar", bytes(1_000_000), Serve(gate=gate, gate_at=600_000))
+    proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
+    with proxy.connect() as client:
+        client.sendall(b"GET /large.tar HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(10)
+        until(lambda: "is running: 586K of 977K are here" in str(told(proxy.cache, "why", "/large.tar")["download"]))
+        assert told(proxy.cache, "why", "/large.tar")["request"] == "the client gets what the running download brings"
+        gate.open()
+        until(lambda: told(proxy.cache, "why", "/large.tar")["download"] is None)
+
+
+# What they change, under a server that runs
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_name_in_the_trash_is_fetched_anew_and_can_be_restored(origin: Origin, start: Start, host: str) -> None:
+    origin.put("/a.tar", b"a" * 100)
+    proxy = start(origin.url, host=host)
+    for _ in range(4):
+        assert proxy.get("/a.tar").body == b"a" * 100
+    until(lambda: listed(proxy))
+    assert len(origin.requests("/a.tar")) == 1
+    assert done(proxy.cache, "rm", "/a.tar") == "put into the trash: /a.tar version 1, 100\n"
+    assert listed(proxy) == []
+    assert done(proxy.cache, "ls", "--trash").split()[-1] == "/a.tar"
+    assert "/a.tar" in failed(1, run(proxy.cache, "rm", "/a.tar"))
+    assert done(proxy.cache, "restore", "/a.tar") == "restored: /a.tar version 1, 100\n"
+    assert proxy.get("/a.tar").cache_status == "package-cache; hit"
+    done(proxy.cache, "rm", "/a.tar", "--version", "1")
+    origin.put("/a.tar", b"b" * 100)
+    assert proxy.get("/a.tar").body == b"b" * 100
+    assert proxy.get("/a.tar").body == b"b" * 100
+    assert len(origin.requests("/a.tar")) == 2
+    until(lambda: told_versions(proxy, "/a.tar") == [100, 100])
+    assert done(proxy.cache, "purge", "--older", "1h") == "purged: 0 versions, 0 freed\n"
+    assert len(blobs(proxy.cache)) == 2
+    assert done(proxy.cache, "purge", "/a.tar") == "purged: 1 version, 100 freed\n"
+    assert len(blobs(proxy.cache)) == 1
+    assert "is in the trash" in failed(1, run(proxy.cache, "restore", "/a.tar"))
+    done(proxy.cache, "rm", "/a.tar")
+    assert done(proxy.cache, "purge", "--all") == "purged: 1 version, 100 freed\n"
+    assert blobs(proxy.cache) == []
+    assert proxy.get("/a.tar").body == b"b" * 100
+    until(lambda: told_versions(proxy, "/a.tar") == [100])
+    assert "version 3: ready" in done(proxy.cache, "show", "/a.tar")
+
+
+@pytest.mark.parametrize("words", [(), ("/a", "--all"), ("--all", "--older", "1d")])
+def test_purge_wants_to_know_exactly_what(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert failed(1, run(tmp_path, "purge", *words)).startswith("purge what? ")
+
+
+def test_a_wrong_version_or_time_is_told(tmp_path: Path) -> None:
+    assert failed(1, run(tmp_path, "rm", "/a", "--version", "one")).startswith("--version: 'one' is not a number")
+    assert failed(1, run(tmp_path, "purge", "--older", "yes")).startswith("--older: 'yes' is not a time")
+
+
+def test_what_is_pinned_is_neither_removed_nor_culled(proxy: Proxy) -> None:
+    assert done(proxy.cache, "pin", "/3.tar") == "pinned: /3.tar\n"
+    assert done(proxy.cache, "pin", "/3.tar") == "pinned already: /3.tar\n"
+    assert done(proxy.cache, "pin", "/none.tar") == "pinned: /none.tar (nothing is stored for it yet)\n"
+    assert failed(1, run(proxy.cache, "rm", "/3.tar")) == "/3.tar is pinned; unpin it first"
+    done(proxy.cache, "gc", "--max-age", "1h")
+    assert listed(proxy) == ["/3.tar"]
+    assert "pinned" in done(proxy.cache, "ls")
+    assert done(proxy.cache, "unpin", "/3.tar") == "unpinned: /3.tar\n"
+    assert "not pinned" in failed(1, run(proxy.cache, "unpin", "/3.tar"))
+    done(proxy.cache, "gc", "--max-age", "1h")
+    assert run(proxy.cache, "ls").returncode == 1
+
+
+def test_gc_says_what_would_go_and_how_far_back_that_reaches(proxy: Proxy, origin: Origin) -> None:
+    expected = told(proxy.cache, "gc", "--dry-run", "--max-size", "2000")
+    assert (expected["entries"], expected["files"], expected["bytes"]) == (2, 2, 5000)
+    reach = expected["reach"]
+    assert isinstance(reach, float)
+    assert abs(time.time() - 2 * DAY - reach) < 600
+    text = done(proxy.cache, "gc", "--dry-run", "--max-size", "2000")
+    assert text.startswith("would be removed:\n")
+    assert "(2 d ago)" in text.splitlines()[-1]
+    assert len(listed(proxy)) == 3
+    really = told(proxy.cache, "gc", "--max-size", "2000")
+    assert really == {**expected, "dry_run": False}
+    assert listed(proxy) == ["/1.tar"]
+    assert done(proxy.cache, "gc", "--max-size", "2000") == "nothing was removed\n"
+    assert proxy.get("/3.tar").body == bytes([3]) * 3000
+    assert len(origin.requests("/3.tar")) == 2
+    assert "no bounds are given" in done(proxy.cache, "gc")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_server_keeps_its_cache_within_its_bounds_by_itself(origin: Origin, start: Start, host: str) -> None:
+    for number in range(30):
+        origin.put(f"/{number}.tar", bytes([number]) * 1000)
+    variables = {"PACKAGE_CACHE_MAX_SIZE": "10K"}
+    proxy = start(origin.url, host=host, environment=variables)
+    for number in range(30):
+        assert proxy.get(f"/{number}.tar").body == bytes([number]) * 1000
+        until(lambda number=number: f"/{number}.tar" in listed(proxy))  # type: ignore[misc]
+        last_used(proxy.cache, f"/{number}.tar", DAY - number)
+        if number == 0:
+            done(proxy.cache, "pin", "/0.tar")
+    until(lambda: sum(path.stat().st_size for path in blobs(proxy.cache)) <= 10240)
+    kept = listed(proxy)
+    assert "/0.tar" in kept
+    assert "/29.tar" in kept
+    assert "/1.tar" not in kept
+    assert proxy.get("/1.tar").body == bytes([1]) * 1000
+    assert not [line for line in proxy.log if "Traceback" in line]
