@@ -327,7 +327,7 @@ def test_equal_bytes_of_two_keys_are_stored_once(origin: Origin, start: Callable
     proxy = start(origin.url)
     for path in ("/a.tar", "/mirrored/a.tar", "/a.tar?x=1"):
         assert proxy.get(path).body == body
-    assert [path.name for path in blobs(proxy.cache)] == [hashlib.sha256(body).hexdigest()]
+    until(lambda: [path.name for path in blobs(proxy.cache)] == [hashlib.sha256(body).hexdigest()])
     assert len(origin.requests()) == 3
 
 
