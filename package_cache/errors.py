@@ -39,7 +39,7 @@ class TargetTooLong(BadRequest):
 
 
 class NotAllowed(RequestError):
-    """A method other than GET, HEAD and OPTIONS (RFC 9110, section 15.5.6)."""
+    """A method other than GET and HEAD (RFC 9110, section 15.5.6)."""
 
     http_status = 405
 

@@ -275,7 +275,7 @@ REJECTED_BODIES = answered(
     ends=True,
 )
 OPTIONS_BODY = answered(
-    UNREAD, {"options with a body": head(FIVE, start=b"OPTIONS /file.tar HTTP/1.1") + b"hello"}, 204, ends=True
+    UNREAD, {"options with a body": head(FIVE, start=b"OPTIONS /file.tar HTTP/1.1") + b"hello"}, 405, ends=True
 )
 
 EXPECTATIONS = refused(
@@ -690,13 +690,13 @@ PORT = answered(
     ends=None,
 )
 OPTIONS = answered(
-    "RFC 9110, 9.3.7, and RFC 9112, 3.2.4: OPTIONS says what there is, of a file or of the server",
+    "RFC 9110, 9.1 and 15.5.6: a method that is known and not allowed, whatever it is asked of",
     {
         "options": asking(b"/file.tar", b"OPTIONS"),
         "options of the server": asking(b"*", b"OPTIONS"),
         "options in absolute form": asking(b"http://127.0.0.1", b"OPTIONS"),
     },
-    204,
+    405,
 )
 CLOSING = answered(
     "RFC 9112, 9.3 and 9.6: the connection ends where the client says so, and in HTTP/1.0 where it does not ask otherwise",

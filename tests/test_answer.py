@@ -364,4 +364,4 @@ def test_problem_says_what_went_wrong_in_one_line() -> None:
 
 def test_refused_method_is_told_the_allowed_ones() -> None:
     reply, _ = problem(405, "no", SERVING)
-    assert values(reply)["Allow"] == "GET, HEAD, OPTIONS"
+    assert values(reply)["Allow"] == "GET, HEAD"

@@ -37,7 +37,7 @@ _KEPT = frozenset(
 )
 """What is stored of a source's answer. Hop-by-hop fields and Set-Cookie are not among it."""
 
-METHODS = ("GET", "HEAD", "OPTIONS")
+METHODS = ("GET", "HEAD")
 _ALLOW = ("Allow", ", ".join(METHODS))
 RETRY_SECONDS = 10
 """When a client that was turned away for want of room may come again."""
@@ -180,11 +180,6 @@ def problem(status: int, text: str, serving: Serving) -> tuple[Reply, bytes]:
     if status == 503:
         fields = (*fields, ("Retry-After", str(RETRY_SECONDS)))
     return Reply(status, fields, Span(0, len(body))), body
-
-
-def options(serving: Serving) -> Reply:
-    """The reply to OPTIONS, for whatever target (RFC 9110, section 9.3.7)."""
-    return Reply(204, (_ALLOW, ("Accept-Ranges", "bytes"), *_traces(serving)))
 
 
 _CONFIRMED = frozenset({"date", "age", "cache-control", "expires"})

@@ -24,7 +24,7 @@ from package_cache.engine.service import Service
 from package_cache.errors import FillError, Forbidden, NotAllowed, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
-from package_cache.rules.answer import METHODS, options
+from package_cache.rules.answer import METHODS
 from package_cache.rules.targets import parse_target
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission
@@ -79,17 +79,10 @@ class Application:
         wire.check(head)
         if head.method not in METHODS:
             raise NotAllowed(f"{head.method} is not allowed here; {', '.join(METHODS)} are")
-        if (head.method, head.target) == ("OPTIONS", "*"):
-            return self._options()
         own = str(environ.get("SERVER_NAME", "")).lower()
         target = parse_target(head.target, self.hosts | {own})
-        if head.method == "OPTIONS":
-            return self._options()
         modern = head.minor == 1 and _is_known(environ)
         return self.service.answer(Request(head.method, target, head.combined, modern, client))
-
-    def _options(self) -> Answer:
-        return Answer(options(self.service.serving("fwd=bypass")), "options")
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):
