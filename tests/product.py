@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -158,6 +159,12 @@ def _parent(process: Path) -> int:
 def blobs(cache: Path) -> list[Path]:
     """The stored files."""
     return [path for path in (cache / "blobs-v1").rglob("*") if path.is_file()]
+
+
+def stored(cache: Path) -> list[str]:
+    """The names that the registry has; a blob is there a moment before its name is."""
+    with contextlib.closing(sqlite3.connect(cache / "registry-v1.db", timeout=30)) as connection:
+        return [row[0] for row in connection.execute("SELECT DISTINCT key FROM entry WHERE status = 3 ORDER BY key")]
 
 
 def parts(cache: Path) -> list[Path]:

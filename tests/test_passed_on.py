@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from origin import Gate, Origin, Serve, until
-from product import HOSTS, Proxy, blobs, parts
+from product import HOSTS, Proxy, blobs, parts, stored
 
 BODY = random.Random(1).randbytes(3_000_000)
 SMALL = random.Random(2).randbytes(5_000)
@@ -139,7 +139,7 @@ def test_what_is_here_is_served_while_nothing_can_be_stored(origin: Origin, star
     proxy = start_one(start, origin, host)
     for path in ("/small-1.tar", "/index/"):
         assert proxy.get(path).body == SMALL
-    until(lambda: len(blobs(proxy.cache)) == 1 and not parts(proxy.cache))
+    until(lambda: stored(proxy.cache) == ["/index/", "/small-1.tar"] and not parts(proxy.cache))
     limit(proxy, 0)
     answer = proxy.get("/small-1.tar")
     assert (answer.body, answer.cache_status) == (SMALL, "package-cache; hit")
