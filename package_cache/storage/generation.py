@@ -24,7 +24,8 @@ class Generation:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.ftruncate(descriptor, _SIZE)
+                # Not ftruncate: on a full disk the first write into a hole of a mapping ends the process (SIGBUS).
+                os.posix_fallocate(descriptor, 0, _SIZE)
                 self._map = mmap.mmap(descriptor, _SIZE)
             finally:
                 os.close(descriptor)
