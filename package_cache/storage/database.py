@@ -67,7 +67,10 @@ def _alone(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"the registry {path} cannot be used: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(f"the registry {path} cannot be locked: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)
