@@ -135,11 +135,11 @@ class Round:
     def _old_versions(self) -> Iterator[None]:
         key = Key("")
         while page := self._removal.old_versions(key):
-            old = [version for versions in page for version in self._superseded(versions)]
+            old = [version for versions in page.values() for version in self._superseded(versions)]
             needed = self._removal.needed_by(version.digest for version in old)
             self._carry_out([self._chosen_version(one, needed[one.digest] - 1) for one in old])
             yield
-            key = page[-1][0].key
+            key = max(page)
 
     def _superseded(self, versions: list[OldVersion]) -> list[OldVersion]:
         gone = {one.id for one in superseded([Version(one.id, one.created) for one in versions], self._now)}

@@ -115,14 +115,17 @@ class Removal:
             ).fetchall()
         return [Removable(Kind.TRASHED, *row) for row in rows]
 
-    def old_versions(self, after: Key) -> list[list[OldVersion]]:
-        """The versions that can be served of names that had several, newest first, a page of names."""
+    def old_versions(self, after: Key) -> dict[Key, list[OldVersion]]:
+        """The versions that can be served of names that had several, newest first, a page of names.
+
+        None are left of a name that was removed while the page was read.
+        """
         with self._database.lent() as connection:
             keys = connection.execute(
                 "SELECT DISTINCT key FROM entry WHERE status = 3 AND version > 1 AND key > ? ORDER BY key LIMIT ?",
                 (after, PAGE),
             ).fetchall()
-            return [self._versions(connection, Key(key)) for (key,) in keys]
+            return {Key(key): self._versions(connection, Key(key)) for (key,) in keys}
 
     @staticmethod
     def _versions(connection: sqlite3.Connection, key: Key) -> list[OldVersion]:
