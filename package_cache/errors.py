@@ -91,6 +91,14 @@ class StoreError(PackageCacheError):
     """The cache directory or the registry cannot be used."""
 
 
+class DamagedRegistry(StoreError):
+    """The registry is not what was written, or is gone. `file` is the device and inode it was seen in, None if unknown."""
+
+    def __init__(self, message: str, file: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.file = file
+
+
 class DamagedBlob(StoreError):
     """A stored file is missing, or its bytes are not those its name promises."""
 

@@ -7,6 +7,7 @@ it, or of another size, was touched by somebody else and is hashed before it is 
 import hashlib
 import io
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,12 @@ SEAL_NS = 946_684_800 * 10**9
 _BLOCK = 1 << 20
 _TURN = 0.002
 """Seconds between two looks at whether a blob's remover is done."""
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def is_digest(name: str) -> bool:
+    """Whether a file of that name can be a blob."""
+    return _DIGEST.fullmatch(name) is not None
 
 
 class BlobStore:
@@ -32,6 +39,15 @@ class BlobStore:
         root.mkdir(parents=True, exist_ok=True)
         self.locks = NameLocks(root.with_name("leases-v1"))
         """Of blobs, between those who store and those who remove; others may use it for names of another form."""
+
+    def names(self, prefix: str) -> list[str]:
+        """The names of the files under the first two digits of their digests. Raises StoreError."""
+        try:
+            return os.listdir(f"{self._root}/{prefix}")  # noqa: PTH208 - only names
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot list {self._root}/{prefix}: {error.strerror}") from error
 
     def path(self, digest: str) -> Path:
         """Where the blob of that digest is, or would be."""
@@ -47,6 +63,9 @@ class BlobStore:
             raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
         try:
             self._verify(file, digest, size)
+        except OSError as error:
+            file.close()
+            raise DamagedBlob(f"blob {digest} cannot be read: {error.strerror}") from error
         except BaseException:
             file.close()
             raise

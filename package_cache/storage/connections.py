@@ -1,38 +1,92 @@
 """SQLite connections, lent from a pool: a server with a thread a client would otherwise open one for each.
 
-Owns how a connection is opened, and that none is open while the process forks. SQLite keeps a file's locks in tables of
-the process: a child that inherits them believes it holds locks that it does not, and its commits can be lost. So a fork
-waits until every lent connection is back, and the idle ones are closed before it.
+Owns how a connection is opened, that none is used for a file that was replaced, and that none is open while the process
+forks. SQLite keeps a file's locks in tables of the process: a child that inherits them believes it holds locks that it does
+not, and its commits can be lost. So a fork waits until every lent connection is back, and the idle ones are closed before
+it.
+
+SQLite opens the log of a database by name, long after the database itself: a connection to a file that was moved away
+must not meet the log of the one in its place. So it counts only if the same file was there before and after.
 """
 
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import ref
 
-_BUSY_SECONDS = 20.0
+from package_cache.errors import StoreError
+
+BUSY_SECONDS = 10.0
+"""How long another program may keep the database locked."""
+
+FileId = tuple[int, int]
+"""Device and inode."""
+
+
+class Connection(sqlite3.Connection):
+    """A connection that knows which file it has open."""
+
+    file: FileId = (0, 0)
+
+
+class MissingDatabase(sqlite3.OperationalError):
+    """There is no file at the path, and a connection makes none."""
+
+
+def file_id(path: Path) -> FileId | None:
+    """Which file is at a path, if there is one. Raises StoreError."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be used: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def open_database(path: Path) -> Connection:
+    """A connection to the file that is at the path now. Raises sqlite3.Error."""
+    while (file := file_id(path)) is not None:
+        uri = f"{path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(
+            uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        if file_id(path) == file:
+            connection.file = file
+            return connection
+        connection.close()
+    raise MissingDatabase("the file is gone")
 
 
 class Connections:
-    """The connections of this process to one database file. Safe for any number of threads."""
+    """The connections of this process to one database file. `prepare` gets each first. Safe for any number of threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prepare: Callable[[Connection], None]) -> None:
         self._path = path
+        self._prepare = prepare
         self._changed = threading.Condition(threading.Lock())
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[Connection] = []
         self._lent = 0
         self._halting = False
         _heed_forks(ref(self))
 
     @contextmanager
-    def lend(self) -> Iterator[sqlite3.Connection]:
+    def lend(self) -> Iterator[Connection]:
         """A connection for the length of a with-block, not to be nested. One that raised `sqlite3.Error` is dropped."""
+        file = file_id(self._path)
         with self._changed:
             self._changed.wait_for(lambda: not self._halting)
-            connection = self._idle.pop() if self._idle else None
+            connection = self._pick(file)
             self._lent += 1
         try:
             connection = connection or self._open()
@@ -49,16 +103,23 @@ class Connections:
                     self._idle.append(connection)
                 self._changed.notify_all()
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    def _open(self) -> Connection:
+        connection = open_database(self._path)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
-            connection.execute("PRAGMA synchronous = NORMAL")
+            self._prepare(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _pick(self, file: FileId | None) -> Connection | None:
+        """An idle connection to that file; those to another one are closed."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.file == file:
+                return connection
+            connection.close()
+        return None
 
     def close(self) -> None:
         """Close the connections that are not in use."""

@@ -1,59 +1,144 @@
 """The one SQLite file, `registry-v1.db`: how it is read and written by many processes at once.
 
 WAL lets readers go on while one writer commits; every change is one `BEGIN IMMEDIATE` transaction, so two processes never
-decide on the same old state. Knows nothing of what the tables mean.
+decide on the same old state. What a transaction changed is written into the ledger, whoever changed it. A file that is
+damaged or gone is made again by whoever notices first, and the others go on with the new one: see `recovery`.
 """
 
 import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from package_cache.errors import StoreError
-from package_cache.storage.connections import Connections
+from package_cache.errors import DamagedRegistry, StoreError
+from package_cache.storage import recovery
+from package_cache.storage.changes import changed_lines, watch
+from package_cache.storage.connections import BUSY_SECONDS, Connection, Connections, FileId, MissingDatabase, file_id
 from package_cache.storage.generation import Generation
-from package_cache.storage.schema import SCHEMA
+from package_cache.storage.ledger import Ledger
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def mended(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A function that is run once more if it met a damaged registry, which is another one then."""
+
+    @wraps(method)
+    def run(*arguments: _P.args, **named: _P.kwargs) -> _T:
+        try:
+            return method(*arguments, **named)
+        except DamagedRegistry:
+            return method(*arguments, **named)
+
+    return run
 
 
 class Database:
-    """The file and the generation words beside it. Safe for any number of threads and processes. Raises StoreError."""
+    """The file, the ledger and the generation words beside it. Safe for any number of threads and processes.
+
+    Methods raise StoreError.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.generation = Generation(path.with_name("generation-v1"))
+        self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
-        self._connections = Connections(path)
-        with _alone(path), self.lent() as connection:
-            connection.executescript(SCHEMA)
+        self._connections = Connections(path, watch)
+        with _alone(path):
+            self._check()
 
     def close(self) -> None:
         """Close the connections that are not in use."""
         self._connections.close()
 
-    @contextmanager
-    def lent(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read with, not to be nested."""
-        try:
-            with self._connections.lend() as connection:
-                yield connection
-        except sqlite3.Error as error:
-            raise StoreError(f"the registry {self._path} cannot be used: {error}") from error
+    def file(self) -> FileId | None:
+        """Which file is the database now."""
+        return file_id(self._path)
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def lent(self) -> Iterator[Connection]:
+        """A connection to read with, not to be nested.
+
+        Raises DamagedRegistry if the file was not what it should be; it is another one afterwards.
+        """
+        try:
+            with self._lent() as connection:
+                yield connection
+        except DamagedRegistry as error:
+            self.mend(error)
+            raise
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
         """A connection in a transaction, which an error in the with-block undoes."""
         # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
-        with self.lent() as connection, self._turn, _alone(self._path):
+        with self.lent() as connection, self.halted():
+            if connection.file != file_id(self._path):
+                raise DamagedRegistry(f"{self._path} is another file by now")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                lines = changed_lines(connection)
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+            self.ledger.append(lines)
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Nobody changes anything within the with-block."""
+        with self._turn, _alone(self._path):
+            yield
+
+    def mend(self, error: DamagedRegistry) -> None:
+        """Make the registry again, unless somebody did since it was found damaged."""
+        with self.halted():
+            if error.file is None:
+                self._check()
+            elif error.file == file_id(self._path):
+                recovery.rebuild(self._path, self.ledger, str(error))
+        self.generation.bump_all()
+
+    def _check(self) -> None:
+        """Make the registry again if it is not there, or obviously damaged."""
+        trouble: str | None = "it was gone"
+        if file_id(self._path) is not None:
+            try:
+                with self._lent() as connection:
+                    trouble = recovery.trouble(connection, self.ledger)
+            except DamagedRegistry as error:
+                trouble = str(error)
+        if trouble is not None:
+            recovery.rebuild(self._path, self.ledger, trouble)
+
+    @contextmanager
+    def _lent(self) -> Iterator[Connection]:
+        file = None
+        try:
+            with self._connections.lend() as connection:
+                file = connection.file
+                yield connection
+        except DamagedRegistry as error:
+            raise DamagedRegistry(str(error), file) from error
+        except sqlite3.Error as error:
+            if isinstance(error, MissingDatabase) or recovery.is_damage(error):
+                raise DamagedRegistry(str(error), file) from error
+            raise StoreError(f"the registry {self._path} {_reason(error)}") from error
+
+
+def _reason(error: sqlite3.Error) -> str:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"is kept locked by another program, for more than {BUSY_SECONDS:.0f} seconds now; fuser shows by which"
+    return f"cannot be used: {error}"
 
 
 @contextmanager

@@ -31,7 +31,11 @@ class NameLocks:
 
     def take(self, name: str) -> bool:
         """Take the lock of a name, unless somebody holds or shares it, here or elsewhere. Never waits."""
-        place = _place(name)
+        return self.take_hashed(_hash(name))
+
+    def take_hashed(self, digest: str) -> bool:
+        """As `take`, for who knows no more of the name than its SHA-256 in hex."""
+        place = _place(digest)
         with self._guard:
             if place in self._held or place in self._shared or not self._try(fcntl.F_WRLCK, place):
                 return False
@@ -40,7 +44,7 @@ class NameLocks:
 
     def share(self, name: str) -> bool:
         """Share the lock of a name with others that share it, unless somebody holds it. Never waits."""
-        place = _place(name)
+        place = _place(_hash(name))
         with self._guard:
             users = self._shared.get(place, 0)
             if place in self._held or (not users and not self._try(fcntl.F_RDLCK, place)):
@@ -50,7 +54,11 @@ class NameLocks:
 
     def free(self, name: str) -> None:
         """Give the lock back, or one share of it."""
-        place = _place(name)
+        self.free_hashed(_hash(name))
+
+    def free_hashed(self, digest: str) -> None:
+        """As `free`, for who knows no more of the name than its SHA-256 in hex."""
+        place = _place(digest)
         with self._guard:
             if self._shared.get(place, 0) > 1:
                 self._shared[place] -= 1
@@ -61,7 +69,7 @@ class NameLocks:
 
     def is_held(self, name: str) -> bool:
         """Whether somebody else holds or shares the lock of a name. Takes nothing."""
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _place(name), 1, 0)
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _place(_hash(name)), 1, 0)
         with self._guard:
             found = fcntl.fcntl(self._open(), fcntl.F_OFD_GETLK, asked)
         return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
@@ -100,8 +108,12 @@ class NameLocks:
             self._descriptor = None
 
 
-def _place(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big") % _SPACE
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8")).hexdigest()
+
+
+def _place(digest: str) -> int:
+    return int(digest[:16], 16) % _SPACE
 
 
 def _forget_in_children(locks: "ref[NameLocks]") -> None:

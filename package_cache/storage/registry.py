@@ -1,15 +1,17 @@
 """The registry as requests and downloads see it: which versions of which keys can be served. See `schema.py`."""
 
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from package_cache.errors import DamagedRegistry
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.storage import records
-from package_cache.storage.database import Database
-from package_cache.storage.schema import COLUMNS, Row, entry_of
+from package_cache.storage.changes import tell_new
+from package_cache.storage.connections import Connection
+from package_cache.storage.database import Database, mended
+from package_cache.storage.schema import COLUMNS, Row, entry_of, seal_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Registry:
         with self.database.lent() as connection:
             return str(connection.execute("SELECT value FROM meta WHERE name = 'instance'").fetchone()[0])
 
+    @mended
     def totals(self) -> Totals:
         """How much the store holds; costs the same whatever it holds."""
         with self.database.lent() as connection:
@@ -47,6 +50,7 @@ class Registry:
         """A value that is another one after each change of the key. Costs no system call."""
         return self.generation.words[self.generation.word(key)]
 
+    @mended
     def best(self, key: Key) -> Entry | None:
         """The newest version of the key that can be served."""
         with self.database.lent() as connection:
@@ -54,12 +58,16 @@ class Registry:
                 f"SELECT {COLUMNS} FROM entry WHERE key = ? AND status = 3 ORDER BY version DESC LIMIT 1",
                 (key,),
             ).fetchone()
-        return entry_of(row) if row else None
+            entry = entry_of(row) if row else None
+            if entry is not None and entry.key != key:
+                raise DamagedRegistry(f"its index has {entry.key} where {key} should be")
+        return entry
 
     def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
         """Record that the blob is there and is the newest version of the key; see `commit_all`."""
         return entry_of(self.commit_all([(key, digest, representation)])[0])
 
+    @mended
     def commit_all(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Row]:
         """Record, in one transaction, that blobs are there and are the newest versions of their keys.
 
@@ -72,38 +80,43 @@ class Registry:
             self.generation.bump(key)
         return rows
 
-    def _commit(self, connection: sqlite3.Connection, key: Key, digest: str, representation: Representation) -> Row:
+    def _commit(self, connection: Connection, key: Key, digest: str, representation: Representation) -> Row:
         now = time.time()
         connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
         newest = connection.execute("SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)).fetchone()
         if newest[1] == digest and newest[2] == Status.READY:
-            return self._confirm(connection, newest[0], representation)
+            return self._confirm(connection, newest[0], (key, newest[3], digest), representation)
         gone = connection.execute("SELECT version FROM gone WHERE key = ?", (key,)).fetchone()
-        version = max(newest[3] or 0, gone[0] if gone else 0) + 1
+        version, text = max(newest[3] or 0, gone[0] if gone else 0) + 1, records.dump(representation)
         row: Row = connection.execute(
-            "INSERT INTO entry (key, version, status, digest, representation, created, used)"
-            f" VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
-            (key, version, Status.READY, digest, records.dump(representation), now, now),
+            "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
+            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
+            (key, version, Status.READY, digest, text, now, now, seal_of(key, version, digest, text)),
         ).fetchone()
+        tell_new(connection, row, representation.size or 0)
         return row
 
+    @mended
     def confirm(self, entry: Entry, representation: Representation) -> Entry | None:
         """Record that a source vouched for the entry again, with the head it has now. None if it was removed meanwhile."""
         with self.database.writing() as connection:
-            row = self._confirm(connection, entry.id, representation)
+            row = self._confirm(connection, entry.id, (entry.key, entry.version, entry.digest), representation)
         if row is None:
             return None
         self.generation.bump(entry.key)
         return entry_of(row)
 
     @staticmethod
-    def _confirm(connection: sqlite3.Connection, number: int, representation: Representation) -> Row:
+    def _confirm(connection: Connection, number: int, of: tuple[Key, int, str], representation: Representation) -> Row:
+        text = records.dump(representation)
         row: Row = connection.execute(
-            f"UPDATE entry SET representation = ?, used = max(used, ?) WHERE id = ? AND status = 3 RETURNING {COLUMNS}",
-            (records.dump(representation), time.time(), number),
+            "UPDATE entry SET representation = ?, seal = ?, used = max(used, ?)"
+            f" WHERE id = ? AND key = ? AND status = 3 RETURNING {COLUMNS}",
+            (text, seal_of(*of, text), time.time(), number, of[0]),
         ).fetchone()
         return row
 
+    @mended
     def condemn(self, digest: str) -> int:
         """Take every version made of a damaged blob out of service, and out of the trash; how many there were."""
         with self.database.writing() as connection:
@@ -111,10 +124,12 @@ class Registry:
                 "UPDATE entry SET status = ?, used = ? WHERE digest = ? AND status IN (?, ?)",
                 (Status.FAILED, time.time(), digest, Status.READY, Status.TRASH),
             ).rowcount
+            connection.execute("DELETE FROM blob WHERE digest = ?", (digest,))
         if moved:
             self.generation.bump_all()
         return moved
 
+    @mended
     def touch(self, used: Mapping[int, float]) -> None:
         """Record when entries were last served, by id, in seconds of the epoch. Never goes back in time."""
         with self.database.writing() as connection:

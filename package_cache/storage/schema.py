@@ -1,6 +1,12 @@
-"""The tables of the registry, its totals kept by triggers, and how a row of `entry` is read."""
+"""The tables of the registry, its totals kept by triggers, and how a row of `entry` is read.
 
-from package_cache.errors import StoreError
+Each row carries a seal, a checksum of what must never be mixed up: which name has which bytes. SQLite finds damage to its
+own structure, and nothing else; a row whose seal is broken is taken for damage too.
+"""
+
+import zlib
+
+from package_cache.errors import DamagedRegistry
 from package_cache.model import Entry, Key, Status
 from package_cache.storage import records
 
@@ -18,6 +24,7 @@ CREATE TABLE IF NOT EXISTS entry (
     representation TEXT NOT NULL,
     created REAL NOT NULL,
     used REAL NOT NULL,
+    seal INTEGER NOT NULL,
     UNIQUE (key, version)
 );
 CREATE INDEX IF NOT EXISTS entry_ready ON entry (key, version) WHERE status = 3;
@@ -70,13 +77,29 @@ INSERT OR IGNORE INTO meta VALUES ('instance', lower(hex(randomblob(4))));
 """
 
 Row = tuple[object, ...]
-COLUMNS = "id, key, version, status, digest, representation, created, used"
+COLUMNS = "id, key, version, status, digest, representation, created, used, seal"
 """What `entry` takes. `used` is when the version was last served; of one in the trash, when it was put there."""
+
+SIDE_TABLES = {"meta": "name", "pin": "key", "gone": "key"}
+"""What else is kept in the ledger: tables, each with its primary key."""
+
+
+def seal_of(key: str, version: int, digest: str, representation: str) -> int:
+    """The checksum of a row."""
+    return zlib.crc32(f"{key}\n{version}\n{digest}\n{representation}".encode("utf-8", "surrogatepass"))
+
+
+def check_seal(row: Row) -> None:
+    """Raise DamagedRegistry unless a row of `COLUMNS` is what was written."""
+    number, key, version, _, digest, representation, _, _, seal = row
+    if not isinstance(version, int) or seal != seal_of(str(key), version, str(digest), str(representation)):
+        raise DamagedRegistry(f"the seal of entry {number} is broken")
 
 
 def entry_of(row: Row) -> Entry:
-    """The entry in a row of `COLUMNS`. Raises StoreError if it cannot be read."""
-    number, key, version, status, digest, representation, created, used = row
+    """The entry in a row of `COLUMNS`. Raises DamagedRegistry if it is not what was written."""
+    check_seal(row)
+    number, key, version, status, digest, representation, created, used, _ = row
     try:
         return Entry(
             id=int(str(number)),
@@ -89,4 +112,4 @@ def entry_of(row: Row) -> Entry:
             used=float(str(used)),
         )
     except ValueError as error:
-        raise StoreError(f"the registry holds an entry that cannot be read: {error}") from error
+        raise DamagedRegistry(f"the registry holds an entry that cannot be read: {error}") from error

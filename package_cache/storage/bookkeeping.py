@@ -1,0 +1,146 @@
+"""Keeps the ledger complete and short: what a crash cost it is added, and what is out of date is left out.
+
+Runs beside everything else, in small steps. The registry is right; the ledger is made to tell what it says.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.model import Status
+from package_cache.storage.blobs import sync_directory
+from package_cache.storage.database import Database
+from package_cache.storage.ledger import Ledger, gone_line, row_line, side_line
+from package_cache.storage.schema import COLUMNS, SIDE_TABLES, Row
+
+_BATCH = 1000
+_SPARE = 1000
+"""Lines more than twice the entries that a ledger may have."""
+_UNKNOWN = 0
+_SHIFT = 10
+"""Added to a status, so that it fits a byte and is never `_UNKNOWN`."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the ledger and the registry disagree about. `wrong` are entries the ledger has not as they are."""
+
+    lines: int = 0
+    damaged: int = 0
+    entries: int = 0
+    wrong: list[int] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+
+    @property
+    def is_to_be_rewritten(self) -> bool:
+        """Whether adding lines is not enough."""
+        return self.damaged > 0 or self.lines > 2 * self.entries + _SPARE
+
+
+def compare(database: Database, pause: Callable[[], None]) -> Findings:
+    """Read all of both; `pause` is called between two steps. Raises StoreError, OSError."""
+    with database.halted():
+        end = database.ledger.size()
+    found, states = Findings(), bytearray()
+    for record in database.ledger.read(end):
+        found.lines += 1
+        if found.lines % _BATCH == 0:
+            pause()
+        if record is None:
+            found.damaged += 1
+        elif record.number:
+            if record.number >= len(states):
+                states.extend(bytes(record.number + 1 - len(states)))
+            states[record.number] = record.status + _SHIFT
+    for rows in _batches(database):
+        found.entries += len(rows)
+        for number, status in ((int(str(row[0])), int(str(row[3]))) for row in rows):
+            if number >= len(states) or states[number] != status + _SHIFT:
+                found.wrong.append(number)
+            if number < len(states):
+                states[number] = _UNKNOWN
+        pause()
+    over = (_UNKNOWN, Status.DELETED + _SHIFT)
+    found.gone = [number for number, state in enumerate(states) if state not in over]
+    return found
+
+
+def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
+    """Make the ledger tell what the registry says; what was wrong with it. One process at a time. Raises StoreError."""
+    try:
+        found = compare(database, pause)
+        if found.is_to_be_rewritten:
+            _rewrite(database, pause)
+        else:
+            _add(database, found.wrong + found.gone, pause)
+    except OSError as error:
+        raise StoreError(f"cannot keep {database.ledger.path}: {error.strerror}") from error
+    return found
+
+
+def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> None:
+    for start in range(0, len(numbers), _BATCH):
+        batch = numbers[start : start + _BATCH]
+        # Looked at again with nobody else writing: an entry may have changed since, and its line is there.
+        with database.writing() as connection:
+            lines: list[bytes] = []
+            for number in batch:
+                row = connection.execute(f"SELECT {COLUMNS} FROM entry WHERE id = ?", (number,)).fetchone()
+                lines.append(row_line(row) if row else gone_line(number))
+            database.ledger.append(b"".join(lines))
+        pause()
+
+
+def _rewrite(database: Database, pause: Callable[[], None]) -> None:
+    """Write the ledger anew. What changes meanwhile is in the old one behind the place where this began."""
+    ledger, new = database.ledger, Path(f"{database.ledger.path}.new")
+    try:
+        with database.halted():
+            end = ledger.size()
+        new.touch(0o600)
+        with new.open("wb") as file:
+            for table in SIDE_TABLES:
+                with database.lent() as connection:
+                    rows = connection.execute(f"SELECT * FROM {table}").fetchall()
+                file.writelines(side_line(table, row) for row in rows)
+            for rows in _batches(database):
+                file.writelines(map(row_line, rows))
+                pause()
+            file.flush()
+            os.fsync(file.fileno())
+            with database.halted():
+                file.writelines(_behind(ledger, end))
+                file.flush()
+                os.fsync(file.fileno())
+                new.rename(ledger.path)
+                sync_directory(ledger.path.parent)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
+def _behind(ledger: Ledger, place: int) -> Iterator[bytes]:
+    """What was added behind a place."""
+    if ledger.size() > place:
+        with ledger.path.open("rb") as file:
+            file.seek(place)
+            yield b"\n"  # what is before it may be torn
+            yield from iter(lambda: file.read(1 << 20), b"")
+
+
+def _batches(database: Database) -> Iterator[list[Row]]:
+    """All rows in the order of their numbers, in short looks: nothing is held up by them."""
+    after = 0
+    while True:
+        with database.lent() as connection:
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM entry WHERE id > ? ORDER BY id LIMIT {_BATCH}", (after,)
+            ).fetchall()
+        if not rows:
+            return
+        yield rows
+        after = rows[-1][0]

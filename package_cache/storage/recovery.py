@@ -1,0 +1,293 @@
+"""A registry that is damaged or gone: how that is noticed, and how it is made again.
+
+The damaged file is set aside, and a new one is made of what the ledger tells and of what can still be read of the old
+one. It takes its place by a rename, so a process killed in the midst of it leaves the work to the next. Only names whose
+files are there are served. The caller holds the write lock of the registry.
+"""
+
+import logging
+import os
+import sqlite3
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from package_cache.errors import DamagedRegistry, StoreError
+from package_cache.model import Status
+from package_cache.storage.blobs import is_digest, sync_directory
+from package_cache.storage.connections import Connection, file_id, open_database
+from package_cache.storage.ledger import Ledger, Record, row_line, side_line
+from package_cache.storage.schema import COLUMNS, SCHEMA, SIDE_TABLES, Row, entry_of
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 2
+"""How many registries that were set aside are kept."""
+_BATCH = 1000
+_BESIDE = ("", "-wal", "-shm")
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT})
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
+_UPSERT = (
+    f"INSERT INTO entry ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
+    " key = excluded.key, version = excluded.version, status = excluded.status, digest = excluded.digest,"
+    " representation = excluded.representation, created = excluded.created, used = excluded.used, seal = excluded.seal"
+)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is not what was written. The statements of this package are never at fault."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in _DAMAGE or code in _UNREADABLE:
+        return True
+    return code == sqlite3.SQLITE_ERROR and str(error).startswith(("no such", "Could not decode"))
+
+
+def trouble(connection: Connection, ledger: Ledger) -> str | None:
+    """What is wrong with a registry, as far as that can be told at once, whatever its size. Raises sqlite3.Error."""
+    if not _objects(connection) >= _expected_objects():
+        return "it does not have the tables of a registry"
+    totals = connection.execute("SELECT entries, blobs, bytes FROM total").fetchall()
+    instance = connection.execute("SELECT value FROM meta WHERE name = 'instance'").fetchone()
+    if len(totals) != 1 or not all(isinstance(value, int) for value in totals[0]) or instance is None:
+        return "a part of it is missing"
+    if _is_behind(connection, ledger):
+        return "it has lost changes that were made"
+    return None
+
+
+def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
+    return set(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def _expected_objects() -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(":memory:")) as model:
+        model.executescript(SCHEMA)
+        return _objects(model)
+
+
+def _is_behind(connection: Connection, ledger: Ledger) -> bool:
+    """Whether the last lines of the ledger tell of an entry that the registry never had."""
+    try:
+        last = {record.number: record.status for record in ledger.tail() if record.number}
+    except OSError:
+        return False
+    ready = [number for number, status in last.items() if status == Status.READY]
+    return any(connection.execute("SELECT 1 FROM entry WHERE id = ?", (one,)).fetchone() is None for one in ready)
+
+
+@dataclass(slots=True)
+class _Count:
+    """What became of the names: how many are back, how many only the old file had, and what was lost."""
+
+    back: int = 0
+    salvaged: int = 0
+    damaged: int = 0
+    lost: int = 0
+    nameless: int = 0
+
+
+def rebuild(path: Path, ledger: Ledger, reason: str) -> None:
+    """Set aside what is at the path, if anything is, and make the registry again. Raises StoreError."""
+    try:
+        aside = _set_aside(path)
+        count = _make(path, ledger, aside)
+        _forget_old(path)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"the registry {path} cannot be made again: {error}") from error
+    if aside is None and count == _Count():  # a new cache
+        return
+    kept = f"it is kept as {aside.name}" if aside else "it was not there"
+    logger.error(
+        "the registry %s was made again, since %s (%s): %d names are back, %d only by the old file; lost: %d names whose"
+        " files are gone, the names of %d files, %d lines of the ledger",
+        *(path, reason, kept, count.back, count.salvaged, count.lost, count.nameless, count.damaged),
+    )
+
+
+def _set_aside(path: Path) -> Path | None:
+    """Move the database and what belongs to it out of the way; its new path, if it was there."""
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    aside, number = path.with_name(f"{path.name}.damaged-{moment}"), 1
+    while file_id(aside) is not None:
+        aside, number = path.with_name(f"{path.name}.damaged-{moment}.{number}"), number + 1
+    there = file_id(path) is not None
+    for suffix in _BESIDE:
+        try:
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")  # noqa: PTH104 - three names of one thing
+        except FileNotFoundError:
+            continue
+    return aside if there else None
+
+
+def _forget_old(path: Path) -> None:
+    old = sorted({str(one).removesuffix("-wal").removesuffix("-shm") for one in path.parent.glob(f"{path.name}.damaged-*")})
+    for name in old[:-_KEPT]:
+        for suffix in _BESIDE:
+            Path(name + suffix).unlink(missing_ok=True)
+
+
+def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
+    new = path.with_name(path.name + ".new")
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        Path(f"{new}{suffix}").unlink(missing_ok=True)
+    count = _Count()
+    with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.executescript(SCHEMA)
+        connection.execute("BEGIN")
+        _replay(connection, ledger, count)
+        if aside is not None:
+            _salvage(connection, aside, ledger, count)
+        _settle(connection, path.with_name("blobs-v1"), count)
+        if aside is not None or count != _Count():
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (str(int(time.time())),))
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+        [instance] = connection.execute("SELECT value FROM meta WHERE name = 'instance'").fetchone()
+    descriptor = os.open(new, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if ledger.size() == 0:
+        ledger.append(side_line("meta", ("instance", instance)))
+    new.rename(path)
+    sync_directory(path.parent)
+    return count
+
+
+def _replay(connection: sqlite3.Connection, ledger: Ledger, count: _Count) -> None:
+    """Do again what the ledger tells."""
+    try:
+        for record in ledger.read():
+            try:
+                _apply(connection, record)
+            except ValueError:
+                count.damaged += 1
+    except OSError as error:
+        logger.error("the ledger %s cannot be read: %s", ledger.path, error.strerror)
+        count.damaged += 1
+
+
+def _apply(connection: sqlite3.Connection, record: Record | None) -> None:
+    if record is None:
+        raise ValueError("damaged")
+    if record.number == 0:
+        _apply_beside(connection, record)
+    elif record.payload:
+        row = record.row()
+        _put(connection, row, entry_of(row).size)
+    else:
+        connection.execute("DELETE FROM entry WHERE id = ?", (record.number,))
+
+
+def _apply_beside(connection: sqlite3.Connection, record: Record) -> None:
+    table, values = record.side_row()
+    if record.status == Status.DELETED:
+        connection.execute(f"DELETE FROM {table} WHERE {SIDE_TABLES[table]} = ?", values)
+    else:
+        connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+
+def _put(connection: sqlite3.Connection, row: Row, size: int) -> None:
+    connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (row[4], size))
+    try:
+        connection.execute(_UPSERT, row)
+    except sqlite3.IntegrityError:  # the number of a version that was lost was given again
+        connection.execute("DELETE FROM entry WHERE key = ? AND version = ?", (row[1], row[2]))
+        connection.execute(_UPSERT, row)
+
+
+def _salvage(connection: sqlite3.Connection, aside: Path, ledger: Ledger, count: _Count) -> None:
+    """Take over from the old file what the ledger does not know, and what is not in it: last use, and newer heads."""
+    lines: list[bytes] = []
+    for row in _rows_of(aside):
+        known = connection.execute("SELECT key FROM entry WHERE id = ?", (row[0],)).fetchone()
+        if known is not None:
+            connection.execute(
+                "UPDATE entry SET used = max(used, ?), representation = ?, seal = ?"
+                " WHERE id = ? AND key = ? AND version = ? AND digest = ?",
+                (row[7], row[5], row[8], row[0], row[1], row[2], row[4]),
+            )
+            continue
+        if connection.execute("SELECT 1 FROM entry WHERE key = ? AND version = ?", (row[1], row[2])).fetchone() is None:
+            _put(connection, row, entry_of(row).size)
+            lines.append(row_line(row))
+            count.salvaged += 1
+        if len(lines) == _BATCH:
+            ledger.append(b"".join(lines))
+            lines.clear()
+    ledger.append(b"".join(lines))
+
+
+def _rows_of(aside: Path) -> Iterator[Row]:
+    """What can be read of a damaged registry, from both ends up to the damage. A row may come twice."""
+    for order in ("", " DESC"):
+        try:
+            with closing(open_database(aside)) as connection:
+                connection.text_factory = lambda data: data.decode("utf-8", "replace")
+                for row in connection.execute(f"SELECT {COLUMNS} FROM entry NOT INDEXED ORDER BY id{order}"):
+                    if _is_sound(row):
+                        yield row
+        except sqlite3.Error as error:
+            logger.info("%s: %s", aside, error)
+        else:
+            return
+
+
+def _is_sound(row: Row) -> bool:
+    try:
+        return entry_of(row).representation.size is not None
+    except DamagedRegistry:
+        return False
+
+
+def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
+    """Serve only what is there, and count it."""
+    present = _Present(blobs)
+    held = (Status.READY, Status.TRASH)
+    named: set[int] = set()
+    for number, digest in connection.execute("SELECT id, digest FROM entry WHERE status IN (?, ?)", held).fetchall():
+        place = present.find(digest)
+        if place is None:
+            connection.execute("UPDATE entry SET status = ? WHERE id = ?", (Status.FAILED, number))
+            count.lost += 1
+        else:
+            named.add(place)
+    count.nameless = len(present) - len(named)
+    connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM entry WHERE status IN (?, ?))", held)
+    recount(connection)
+    [[count.back]] = connection.execute("SELECT entries FROM total")
+
+
+def recount(connection: sqlite3.Connection) -> None:
+    """Make the totals the true sums."""
+    connection.execute(
+        "UPDATE total SET entries = (SELECT count(*) FROM entry WHERE status = 3), blobs = (SELECT count(*) FROM blob),"
+        " bytes = (SELECT coalesce(sum(size), 0) FROM blob)"
+    )
+
+
+class _Present:
+    """Which blobs there are, in 8 bytes each: enough to look a million up without asking a slow disk for each."""
+
+    def __init__(self, root: Path) -> None:
+        found = array("Q")
+        for directory in os.scandir(root) if root.is_dir() else ():
+            if directory.is_dir():
+                found.extend(int(name[:16], 16) for name in os.listdir(directory) if is_digest(name))  # noqa: PTH208 - only names
+        self._sorted = array("Q", sorted(found))
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def find(self, digest: str) -> int | None:
+        """The place of a digest, None if it has no blob."""
+        start = int(digest[:16], 16)
+        place = bisect_left(self._sorted, start)
+        return place if place < len(self._sorted) and self._sorted[place] == start else None
