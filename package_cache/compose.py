@@ -12,19 +12,27 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from package_cache.config import Config, TcpAddress, build, parse_source
+from package_cache.engine.caretaker import Caretaker
+from package_cache.engine.check import Checker
 from package_cache.engine.culling import Culler
+from package_cache.engine.damage import Damages
 from package_cache.engine.fills import Fills
+from package_cache.engine.refetch import Refetch
 from package_cache.engine.room import Room
+from package_cache.engine.scrub import Scrub
 from package_cache.engine.service import Service
 from package_cache.engine.space import Space
+from package_cache.engine.sweep import Sweep
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
 from package_cache.model import Source
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
+from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.leases import PartStore
+from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry, Totals
 from package_cache.storage.removal import Removal
 from package_cache.upstream.fetcher import Fetcher
@@ -76,7 +84,7 @@ def opened(config: Config) -> Iterator[Stores]:
     """The cache that is there already, for the length of a with-block. Raises StoreError."""
     root = cache_directory(config)
     try:
-        found = (root / "registry-v1.db").exists()
+        found = (root / "blobs-v1").is_dir()
     except OSError as error:
         raise StoreError(f"cannot look into {root}: {error.strerror}") from error
     if not found:
@@ -112,16 +120,16 @@ def build_service(config: Config) -> Service:
     stores = _open_stores(config)
     registry = stores.registry
     via = f"package-cache-{registry.instance}"
-    mirrors = Mirrors(config.source, time.monotonic)
-    http = HttpFetcher(config.source, config.timeouts, software(), via)
     space, culler = build_culler(config, stores)
     return Service(
         registry,
         stores.blobs,
         Fills(stores.parts, config.downloads),
-        Fetcher(http, mirrors),
+        _fetcher(config, via),
         LastUse(registry, time.time, culler.start),
         Room(space, culler),
+        _damages(stores),
+        _caretaker(config, stores),
         via,
     )
 
@@ -131,6 +139,39 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
     space = Space(stores.root, stores.registry, config.max_size, config.min_free, config.max_age)
     removal = Removal(stores.registry.database, stores.blobs)
     return space, Culler(removal, stores.blobs.locks, space, time.time)
+
+
+def _fetcher(config: Config, via: str) -> Fetcher:
+    return Fetcher(HttpFetcher(config.source, config.timeouts, software(), via), Mirrors(config.source, time.monotonic))
+
+
+def _damages(stores: Stores) -> Damages:
+    return Damages(stores.registry, Audit(stores.registry.database), stores.blobs, _quarantine(stores))
+
+
+def _quarantine(stores: Stores) -> Quarantine:
+    return Quarantine(stores.root / "quarantine-v1")
+
+
+def _caretaker(config: Config, stores: Stores) -> Caretaker:
+    database, damages = stores.registry.database, _damages(stores)
+    sweep = Sweep(stores.root, database, stores.blobs, damages, _quarantine(stores))
+    scrub = Scrub(stores.root, Audit(database), stores.blobs, damages, config.scrub) if config.scrub else None
+    return Caretaker(stores.registry, stores.blobs.locks, sweep, scrub)
+
+
+@contextmanager
+def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]:
+    """What checks the cache that is there, and with `repair` mends it. Raises ConfigError, StoreError."""
+    if repair and not config.source:
+        raise ConfigError(["--repair fetches damaged files again, but no source is given: name them with --source URL"])
+    with opened(config) as stores:
+        database = stores.registry.database
+        audit, refetch = Audit(database), None
+        if repair:
+            fetcher = _fetcher(config, f"package-cache-{stores.registry.instance}")
+            refetch = Refetch(audit, stores.blobs, stores.parts, fetcher)
+        yield Checker(stores.root, database, stores.blobs, _damages(stores), refetch, time.time), stores
 
 
 def build_application(config: Config) -> Application:

@@ -69,7 +69,8 @@ class UnixAddress:
 class Config:
     """Everything that can be set. `cache` is None where the user's cache directory of the system is meant.
 
-    `max_size` is in bytes, `max_age` in seconds; a bound that is None is not kept.
+    `max_size` is in bytes, `max_age` in seconds; a bound that is None is not kept. `scrub` is in how many seconds every
+    stored file is read through once; None if that is not done.
     """
 
     source: tuple[Source, ...] = ()
@@ -90,6 +91,7 @@ class Config:
     max_size: int | None = None
     min_free: Share | None = None
     max_age: float | None = None
+    scrub: float | None = 30 * 86400.0
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     @property
@@ -278,6 +280,10 @@ def _path(text: str) -> Path:
         raise ValueError(f"{text!r} names the home directory of a user that is not known here") from None
 
 
+def _period(text: str) -> float | None:
+    return None if text == "never" else parse_duration(text)
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -307,6 +313,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max_size": parse_size,
     "min_free": parse_share,
     "max_age": parse_duration,
+    "scrub": _period,
 }
 _TIMEOUTS = {f"{one.name}_timeout": one.name for one in fields(Timeouts)}
 

@@ -45,6 +45,11 @@ def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     where = it.add_argument_group("what is served, and where it is kept")
     add_source(where)
     add_cache(where)
+    where.add_argument(
+        "--scrub",
+        metavar="TIME|never",
+        help="read every stored file through once in this time, to find damage (default: 30d; or 12h, 2w, 1y)",
+    )
     add_bounds(it)
     listen = it.add_argument_group("how it is served")
     listen.add_argument(

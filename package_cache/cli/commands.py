@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, deleting, explaining, freeing, listing, logs, pinning
+from package_cache.cli import arguments, deleting, explaining, freeing, fsck, listing, logs, pinning
 from package_cache.cli.command import DONE, FAILED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config, build
 from package_cache.errors import ConfigError, PackageCacheError
@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, Command] = {
     "show": listing.SHOW,
     "why": explaining.WHY,
     "gc": freeing.GC,
+    "fsck": fsck.FSCK,
     "rm": deleting.RM,
     "restore": deleting.RESTORE,
     "purge": deleting.PURGE,
@@ -57,7 +58,7 @@ def run(words: Sequence[str]) -> int:
             _leave_to_owner(compose.cache_directory(config))
         sys.stdout.flush()
     except PackageCacheError as error:
-        return fail(FAILED, str(error))
+        return fail(WRONG_OPTIONS if isinstance(error, ConfigError) else FAILED, str(error))
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE

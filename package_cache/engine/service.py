@@ -6,7 +6,6 @@ loop looks at from time to time, and which `answer` waits for.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
@@ -14,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 
 from package_cache.engine.answers import Answer
+from package_cache.engine.caretaker import Caretaker
+from package_cache.engine.damage import Damages
 from package_cache.engine.fills import Fill, FillReader, Fills
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
@@ -22,7 +23,7 @@ from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
 from package_cache.engine.room import Room
 from package_cache.engine.storing import UNSTORABLE, Storing
-from package_cache.engine.upkeep import LastUse, condemn
+from package_cache.engine.upkeep import LastUse
 from package_cache.errors import (
     DamagedBlob,
     FillError,
@@ -58,6 +59,8 @@ class Service:
         fetcher: Fetcher,
         last_use: LastUse,
         room: Room,
+        damages: Damages,
+        caretaker: Caretaker,
         via: str,
     ) -> None:
         self._registry = registry
@@ -66,15 +69,17 @@ class Service:
         self._fills = fills
         self._fetcher = fetcher
         self._last_use = last_use
+        self._damages = damages
+        self.caretaker = caretaker
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, fetcher, self._storing, room)
         self._via = via
-        self._mending = threading.Lock()
 
     def close(self) -> None:
         """Write what is pending and close what is idle. Running downloads go on until the process ends."""
         self._leader.close()
         self._last_use.close()
+        self.caretaker.close()
         self._fetcher.close()
         self._registry.close()
 
@@ -122,6 +127,7 @@ class Service:
 
     def begin(self, request: Request) -> Answer | Pending:
         """Answer a request, or join the fill that will. Raises `PackageCacheError`."""
+        self.caretaker.begin()
         self._refuse_loops(request)
         wanted = self._wanted(request)
         try:
@@ -181,18 +187,11 @@ class Service:
             return Answer(reply, kind, source=source)
         try:
             file = self._blobs.open(entry.digest, entry.size)
-        except DamagedBlob as error:
-            self._take_out(entry, error)
+        except DamagedBlob:
+            self._damages.take_out(entry.digest, entry.size)
             return None
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
-
-    def _take_out(self, entry: Entry, damage: DamagedBlob) -> None:
-        """Take a damaged file out of service, unless somebody was quicker: then it may be here again."""
-        with self._mending:
-            current = self._registry.best(entry.key)
-            if current is not None and current.id == entry.id:
-                condemn(self._registry, self._blobs, entry.digest, damage)
 
     def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""

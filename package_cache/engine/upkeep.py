@@ -1,13 +1,12 @@
-"""What is kept up beside the requests: when entries were last served, written in batches; damaged files taken out."""
+"""What is kept up beside the requests: when entries were last served, written in batches."""
 
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
 
-from package_cache.errors import DamagedBlob, StoreError
+from package_cache.errors import StoreError
 from package_cache.model import Entry
-from package_cache.storage.blobs import BlobStore
 from package_cache.storage.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -64,13 +63,3 @@ class LastUse:
         """Write what is left and stop."""
         self._closed.set()
         self.flush()
-
-
-def condemn(registry: Registry, blobs: BlobStore, digest: str, damage: DamagedBlob) -> None:
-    """Take a damaged blob and all that is made of it out of service. Raises StoreError."""
-    with blobs.claiming([digest]) as claimed:
-        versions = registry.condemn(digest)
-        if versions and claimed:  # else somebody is putting the right bytes there
-            blobs.remove(digest)
-    if versions:  # else it was removed on purpose, a moment ago
-        logger.error("%s: it is fetched again when it is asked for (versions taken out: %d)", damage, versions)

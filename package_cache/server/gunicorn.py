@@ -242,6 +242,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         self._loop = loop = Loop([one.sock for one in self.sockets], self.wsgi, self._fall_back, limits, "gunicorn")
         loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
         self._say_that_it_answers()
+        self.wsgi.service.caretaker.begin()
         while self.alive and self.is_parent_alive():
             self.notify()
             loop.turns(1.0)

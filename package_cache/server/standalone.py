@@ -49,6 +49,7 @@ class StandaloneServer:
 
     def serve(self) -> None:
         """Serve until `stop` is called and what runs has come to its end, or its time is up."""
+        self._application.service.caretaker.begin()
         while self._patience is None:
             self._loop.turn(1.0)
         self._loop.drain()

@@ -17,6 +17,7 @@ from package_cache.storage.ledger import Ledger, gone_line, row_line, side_line
 from package_cache.storage.schema import COLUMNS, SIDE_TABLES, Row
 
 _BATCH = 1000
+_ROWS = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest)"
 _SPARE = 1000
 """Lines more than twice the entries that a ledger may have."""
 _UNKNOWN = 0
@@ -88,8 +89,8 @@ def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> N
         with database.writing() as connection:
             lines: list[bytes] = []
             for number in batch:
-                row = connection.execute(f"SELECT {COLUMNS} FROM entry WHERE id = ?", (number,)).fetchone()
-                lines.append(row_line(row) if row else gone_line(number))
+                row = connection.execute(f"{_ROWS} WHERE id = ?", (number,)).fetchone()
+                lines.append(row_line(row[:-1], row[-1]) if row else gone_line(number))
             database.ledger.append(b"".join(lines))
         pause()
 
@@ -107,7 +108,7 @@ def _rewrite(database: Database, pause: Callable[[], None]) -> None:
                     rows = connection.execute(f"SELECT * FROM {table}").fetchall()
                 file.writelines(side_line(table, row) for row in rows)
             for rows in _batches(database):
-                file.writelines(map(row_line, rows))
+                file.writelines(row_line(row[:-1], row[-1]) for row in rows)
                 pause()
             file.flush()
             os.fsync(file.fileno())
@@ -137,9 +138,7 @@ def _batches(database: Database) -> Iterator[list[Row]]:
     after = 0
     while True:
         with database.lent() as connection:
-            rows = connection.execute(
-                f"SELECT {COLUMNS} FROM entry WHERE id > ? ORDER BY id LIMIT {_BATCH}", (after,)
-            ).fetchall()
+            rows = connection.execute(f"{_ROWS} WHERE id > ? ORDER BY id LIMIT {_BATCH}", (after,)).fetchall()
         if not rows:
             return
         yield rows

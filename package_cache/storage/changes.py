@@ -1,26 +1,28 @@
-"""What a transaction changed, for the ledger: noted by triggers of the connection, so that no statement is forgotten."""
+"""What a transaction changed, for the ledger: noted by triggers of the connection, so that no statement is forgotten.
+
+Only a new entry is not: that happens in one place, and often, and who adds it has its row at hand.
+"""
 
 import sqlite3
 
+from package_cache.storage.connections import Connection
 from package_cache.storage.ledger import gone_line, row_line, side_line
-from package_cache.storage.schema import COLUMNS, SIDE_TABLES
+from package_cache.storage.schema import COLUMNS, SIDE_TABLES, Row
 
 _WATCH = """
 PRAGMA temp_store = MEMORY;
-CREATE TEMP TABLE changed (id INTEGER PRIMARY KEY);
-CREATE TEMP TABLE changed_beside (name TEXT, key TEXT, PRIMARY KEY (name, key)) WITHOUT ROWID;
-CREATE TEMP TRIGGER entry_is_added AFTER INSERT ON main.entry
-    BEGIN INSERT OR IGNORE INTO changed VALUES (new.id); END;
+CREATE TEMP TABLE changed (id INTEGER, name TEXT, key TEXT);
 CREATE TEMP TRIGGER entry_is_changed AFTER UPDATE OF key, version, status, digest ON main.entry
-    BEGIN INSERT OR IGNORE INTO changed VALUES (new.id); END;
+    BEGIN INSERT INTO changed VALUES (new.id, NULL, NULL); END;
 CREATE TEMP TRIGGER entry_is_removed AFTER DELETE ON main.entry
-    BEGIN INSERT OR IGNORE INTO changed VALUES (old.id); END;
+    BEGIN INSERT INTO changed VALUES (old.id, NULL, NULL); END;
 """ + "".join(
     f"CREATE TEMP TRIGGER {table}_{deed} AFTER {deed} ON main.{table}"
-    f" BEGIN INSERT OR IGNORE INTO changed_beside VALUES ('{table}', {side}.{key}); END;\n"
+    f" BEGIN INSERT INTO changed VALUES (NULL, '{table}', {side}.{key}); END;\n"
     for table, key in SIDE_TABLES.items()
     for deed, side in (("insert", "new"), ("update", "new"), ("delete", "old"))
 )
+_ROW = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest) WHERE id = ?"
 
 
 def watch(connection: sqlite3.Connection) -> None:
@@ -32,17 +34,23 @@ def watch(connection: sqlite3.Connection) -> None:
     connection.executescript(_WATCH)
 
 
-def changed_lines(connection: sqlite3.Connection) -> bytes:
-    """Lines that tell what the transaction changed so far; they are told once. Raises DamagedRegistry."""
-    lines: list[bytes] = []
-    rows = connection.execute(f"SELECT changed.id, {COLUMNS} FROM changed LEFT JOIN entry USING (id)").fetchall()
-    if rows:
+def tell_new(connection: Connection, row: Row, size: int) -> None:
+    """An entry was added, of a blob of `size` bytes."""
+    connection.told.append(row_line(row, size))
+
+
+def changed_lines(connection: Connection) -> bytes:
+    """Lines that tell what the transaction did so far. Raises DamagedRegistry."""
+    changed = connection.execute("SELECT DISTINCT id, name, key FROM changed").fetchall()
+    if changed:
         connection.execute("DELETE FROM changed")
-        lines += [row_line(row[1:]) if row[2] is not None else gone_line(row[0]) for row in rows]
-    beside = connection.execute("SELECT name, key FROM changed_beside").fetchall()
-    if beside:
-        connection.execute("DELETE FROM changed_beside")
-        for table, key in beside:
-            found = connection.execute(f"SELECT * FROM {table} WHERE {SIDE_TABLES[table]} = ?", (key,)).fetchone()
-            lines.append(side_line(table, found or (key,), gone=found is None))
-    return b"".join(lines)
+        connection.told.extend(_line(connection, *one) for one in changed)
+    return b"".join(connection.told)
+
+
+def _line(connection: Connection, number: int, table: str | None, key: object) -> bytes:
+    if table is None:
+        row = connection.execute(_ROW, (number,)).fetchone()
+        return gone_line(number) if row is None else row_line(row[:-1], row[-1])
+    found = connection.execute(f"SELECT * FROM {table} WHERE {SIDE_TABLES[table]} = ?", (key,)).fetchone()
+    return side_line(table, found or (key,), gone=found is None)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from weakref import ref
 
 from package_cache.errors import StoreError
@@ -22,24 +23,31 @@ from package_cache.errors import StoreError
 BUSY_SECONDS = 10.0
 """How long another program may keep the database locked."""
 
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What a damaged file makes SQLite raise: its messages quote names from the file, which need not be text any more."""
+
 FileId = tuple[int, int]
 """Device and inode."""
 
 
 class Connection(sqlite3.Connection):
-    """A connection that knows which file it has open."""
+    """A connection that knows which file it has open. `told` are lines for the ledger of what a transaction added."""
 
     file: FileId = (0, 0)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.told: list[bytes] = []
 
 
 class MissingDatabase(sqlite3.OperationalError):
     """There is no file at the path, and a connection makes none."""
 
 
-def file_id(path: Path) -> FileId | None:
+def file_id(path: str | Path) -> FileId | None:
     """Which file is at a path, if there is one. Raises StoreError."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - often
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -73,6 +81,7 @@ class Connections:
 
     def __init__(self, path: Path, prepare: Callable[[Connection], None]) -> None:
         self._path = path
+        self._name = str(path)
         self._prepare = prepare
         self._changed = threading.Condition(threading.Lock())
         self._idle: list[Connection] = []
@@ -83,7 +92,7 @@ class Connections:
     @contextmanager
     def lend(self) -> Iterator[Connection]:
         """A connection for the length of a with-block, not to be nested. One that raised `sqlite3.Error` is dropped."""
-        file = file_id(self._path)
+        file = file_id(self._name)
         with self._changed:
             self._changed.wait_for(lambda: not self._halting)
             connection = self._pick(file)
@@ -92,7 +101,7 @@ class Connections:
             connection = connection or self._open()
             try:
                 yield connection
-            except sqlite3.Error:
+            except ERRORS:
                 connection.close()
                 connection = None
                 raise

@@ -18,7 +18,15 @@ from typing import ParamSpec, TypeVar
 from package_cache.errors import DamagedRegistry, StoreError
 from package_cache.storage import recovery
 from package_cache.storage.changes import changed_lines, watch
-from package_cache.storage.connections import BUSY_SECONDS, Connection, Connections, FileId, MissingDatabase, file_id
+from package_cache.storage.connections import (
+    BUSY_SECONDS,
+    ERRORS,
+    Connection,
+    Connections,
+    FileId,
+    MissingDatabase,
+    file_id,
+)
 from package_cache.storage.generation import Generation
 from package_cache.storage.ledger import Ledger
 
@@ -47,16 +55,19 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = str(path.with_suffix(".lock"))
         self.generation = Generation(path.with_name("generation-v1"))
         self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
         self._connections = Connections(path, watch)
-        with _alone(path):
+        with _alone(self._lock):
             self._check()
 
     def close(self) -> None:
-        """Close the connections that are not in use."""
+        """Close what is not in use."""
         self._connections.close()
+        with self._turn:
+            self.ledger.close()
 
     def file(self) -> FileId | None:
         """Which file is the database now."""
@@ -68,21 +79,25 @@ class Database:
 
         Raises DamagedRegistry if the file was not what it should be; it is another one afterwards.
         """
+        file = None
         try:
-            with self._lent() as connection:
+            with self._connections.lend() as connection:
+                file = connection.file
                 yield connection
-        except DamagedRegistry as error:
-            self.mend(error)
-            raise
+        except (DamagedRegistry, *ERRORS) as error:
+            damage = self._damage(error, file)
+            self.mend(damage)
+            raise damage from error
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection in a transaction, which an error in the with-block undoes."""
         # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
-        with self.lent() as connection, self.halted():
+        with self.lent() as connection, self._turn, _alone(self._lock):
             if connection.file != file_id(self._path):
                 raise DamagedRegistry(f"{self._path} is another file by now")
             connection.execute("BEGIN IMMEDIATE")
+            connection.told.clear()
             try:
                 yield connection
                 lines = changed_lines(connection)
@@ -96,7 +111,7 @@ class Database:
     @contextmanager
     def halted(self) -> Iterator[None]:
         """Nobody changes anything within the with-block."""
-        with self._turn, _alone(self._path):
+        with self._turn, _alone(self._lock):
             yield
 
     def mend(self, error: DamagedRegistry) -> None:
@@ -113,49 +128,41 @@ class Database:
         trouble: str | None = "it was gone"
         if file_id(self._path) is not None:
             try:
-                with self._lent() as connection:
+                with self._connections.lend() as connection:
                     trouble = recovery.trouble(connection, self.ledger)
-            except DamagedRegistry as error:
-                trouble = str(error)
+            except ERRORS as error:
+                trouble = str(self._damage(error, None))
         if trouble is not None:
             recovery.rebuild(self._path, self.ledger, trouble)
 
-    @contextmanager
-    def _lent(self) -> Iterator[Connection]:
-        file = None
-        try:
-            with self._connections.lend() as connection:
-                file = connection.file
-                yield connection
-        except DamagedRegistry as error:
-            raise DamagedRegistry(str(error), file) from error
-        except sqlite3.Error as error:
-            if isinstance(error, MissingDatabase) or recovery.is_damage(error):
-                raise DamagedRegistry(str(error), file) from error
-            raise StoreError(f"the registry {self._path} {_reason(error)}") from error
+    def _damage(self, error: Exception, file: FileId | None) -> DamagedRegistry:
+        """What an error says of the file; raises StoreError if it is not to blame."""
+        if isinstance(error, DamagedRegistry | MissingDatabase | UnicodeDecodeError) or recovery.is_damage(error):
+            return DamagedRegistry(str(error), file)
+        raise StoreError(f"the registry {self._path} {_reason(error)}") from error
 
 
-def _reason(error: sqlite3.Error) -> str:
+def _reason(error: Exception) -> str:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"is kept locked by another program, for more than {BUSY_SECONDS:.0f} seconds now; fuser shows by which"
     return f"cannot be used: {error}"
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(lock: str) -> Iterator[None]:
     """Let one process at a time write: the others wait for a lock of the kernel's, and go on the moment it is free.
 
     It also makes the file in peace: SQLite does not wait where two switch a new one to WAL at once.
     """
     try:
-        descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreError(f"the registry {path} cannot be used: {error.strerror}") from error
+        raise StoreError(f"the registry cannot be used: {lock}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            raise StoreError(f"the registry {path} cannot be locked: {error.strerror}") from error
+            raise StoreError(f"the registry cannot be used: {lock} cannot be locked: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)

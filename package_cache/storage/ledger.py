@@ -1,7 +1,7 @@
 """The ledger: a line for each change of the registry, from which a lost registry is made again.
 
-Owns `ledger-v1` and its format. A line is a checksum, the number of an entry, its status, and, unless the entry
-is gone, all of it as JSON: a torn, spoilt or missing line costs that change and no other. Lines are only ever
+Owns `ledger-v1` and its format. A line is a checksum, the number of an entry, its status, and, unless the entry is gone,
+all of it, with tabs in between: a torn, spoilt or missing line costs that change and no other. Lines are only ever
 appended, by who holds the write lock of the registry and after its commit, so what the ledger tells happened. Nothing waits
 for the disk: a power cut may cost the lines of some seconds, and what is missing is added later.
 """
@@ -27,59 +27,59 @@ _TAIL = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line. `number` 0 is a row of another table; without `payload` an entry is gone."""
+    """One line. `number` 0 is a row of another table; without `fields` an entry is gone."""
 
     number: int
     status: int
-    payload: bytes = b""
+    fields: tuple[bytes, ...] = ()
 
-    def row(self) -> Row:
-        """The row of the entry. Raises ValueError."""
-        key, version, digest, created, used, representation = json.loads(self.payload)
-        text = json.dumps(representation)
-        return self.number, key, version, self.status, digest, text, created, used, seal_of(key, version, digest, text)
+    def row(self) -> tuple[Row, int]:
+        """The row of the entry, and the size of its blob in bytes. Raises ValueError."""
+        version, digest, size, created, used, key, text = (field.decode("ascii") for field in self.fields)
+        seal = seal_of(name := json.loads(key), int(version), digest, text)
+        row = (self.number, name, int(version), self.status, digest, text, float(created), float(used), seal)
+        return row, int(size)
 
     def side_row(self) -> tuple[str, list[object]]:
         """The name of another table, and the values of its row. Raises ValueError."""
-        table, *values = json.loads(self.payload)
+        [text] = self.fields
+        table, *values = json.loads(text)
         if table not in SIDE_TABLES:
             raise ValueError("not a line of this format")
         return table, values
 
 
-def row_line(row: Row) -> bytes:
-    """An entry was added or changed. Raises DamagedRegistry."""
+def row_line(row: Row, size: object) -> bytes:
+    """An entry was added or changed; `size` is that of its blob in bytes. Raises DamagedRegistry."""
     check_seal(row)
-    number, key, version, status, digest, representation, created, used, _ = row
-    # The representation is JSON already.
-    payload = f'[{json.dumps(key)}, {version}, "{digest}", {created!r}, {used!r}, {representation}]'
-    return _line(f"{number} {status} {payload}")
+    number, key, version, status, digest, text, created, used, _ = row
+    # The representation is JSON already, without tabs.
+    return _line(f"{number}\t{status}\t{version}\t{digest}\t{size}\t{created!r}\t{used!r}\t{json.dumps(key)}\t{text}")
 
 
 def gone_line(number: int) -> bytes:
     """The row of an entry is gone."""
-    return _line(f"{number} {int(Status.DELETED)}")
+    return _line(f"{number}\t{int(Status.DELETED)}")
 
 
 def side_line(table: str, values: Iterable[object], *, gone: bool = False) -> bytes:
     """A row of another table was added or changed; or is gone, where only its primary key is given."""
-    return _line(f"0 {int(Status.DELETED if gone else Status.READY)} {json.dumps([table, *values])}")
+    return _line(f"0\t{int(Status.DELETED if gone else Status.READY)}\t{json.dumps([table, *values])}")
 
 
 def _line(text: str) -> bytes:
     data = text.encode("ascii")
-    return b"%08x %b\n" % (zlib.crc32(data), data)
+    return b"%08x\t%b\n" % (zlib.crc32(data), data)
 
 
 def parse(line: bytes) -> Record | None:
     """The record of a line, None if it is damaged."""
-    checksum, _, rest = line.rstrip(b"\n").partition(b" ")
+    line = line.rstrip(b"\n")
     try:
-        if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(rest):
+        if int(line[:8], 16) != zlib.crc32(line[9:]) or line[8:9] != b"\t":
             return None
-        number, _, rest = rest.partition(b" ")
-        status, _, payload = rest.partition(b" ")
-        return Record(int(number), int(status), payload)
+        number, status, *fields = line[9:].split(b"\t")
+        return Record(int(number), int(status), tuple(fields))
     except ValueError:
         return None
 
@@ -90,6 +90,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._failing = False
+        self._descriptor: int | None = None
+        self._end = -1
 
     def append(self, lines: bytes) -> None:
         """Add whole lines; the caller holds the write lock. A disk that refuses is told of in the log, once."""
@@ -105,17 +107,31 @@ class Ledger:
             self._failing = False
 
     def _append(self, lines: bytes) -> None:
-        # Opened each time: it may have been replaced or removed by another process.
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            end = os.fstat(descriptor).st_size
-            if end and os.pread(descriptor, 1, end - 1) != b"\n":  # torn by a crash: what follows is a line of its own
-                lines = b"\n" + lines
-            if os.write(descriptor, lines) < len(lines):
-                os.ftruncate(descriptor, end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finally:
-            os.close(descriptor)
+        descriptor, end = self._open()
+        # Torn by a crash: what follows is a line of its own.
+        if end != self._end and end and os.pread(descriptor, 1, end - 1) != b"\n":
+            lines = b"\n" + lines
+        if os.write(descriptor, lines) < len(lines):
+            os.ftruncate(descriptor, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._end = end + len(lines)
+
+    def _open(self) -> tuple[int, int]:
+        """The file, and its size in bytes; opened again if it was replaced or removed."""
+        if self._descriptor is not None:
+            status = os.fstat(self._descriptor)
+            if status.st_nlink:
+                return self._descriptor, status.st_size
+            self.close()
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor, self._end = os.open(self.path, flags, 0o600), -1
+        return self._descriptor, os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        """Close the file until it is needed again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def size(self) -> int:
         """Bytes in the file; 0 if there is none. Raises OSError."""

@@ -19,26 +19,23 @@ from pathlib import Path
 from package_cache.errors import DamagedRegistry, StoreError
 from package_cache.model import Status
 from package_cache.storage.blobs import is_digest, sync_directory
-from package_cache.storage.connections import Connection, file_id, open_database
+from package_cache.storage.connections import ERRORS, Connection, file_id, open_database
 from package_cache.storage.ledger import Ledger, Record, row_line, side_line
-from package_cache.storage.schema import COLUMNS, SCHEMA, SIDE_TABLES, Row, entry_of
+from package_cache.storage.schema import COLUMNS, SCHEMA, SIDE_TABLES, Row, check_seal, entry_of
 
 logger = logging.getLogger(__name__)
 
 _KEPT = 2
 """How many registries that were set aside are kept."""
 _BATCH = 1000
+_NEEDED = (Status.READY, Status.TRASH)
+"""Entries whose blobs are kept."""
 _BESIDE = ("", "-wal", "-shm")
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT})
 _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
-_UPSERT = (
-    f"INSERT INTO entry ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-    " key = excluded.key, version = excluded.version, status = excluded.status, digest = excluded.digest,"
-    " representation = excluded.representation, created = excluded.created, used = excluded.used, seal = excluded.seal"
-)
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+def is_damage(error: Exception) -> bool:
     """Whether an error says that the file is not what was written. The statements of this package are never at fault."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code & 0xFF in _DAMAGE or code in _UNREADABLE:
@@ -96,7 +93,7 @@ def rebuild(path: Path, ledger: Ledger, reason: str) -> None:
         aside = _set_aside(path)
         count = _make(path, ledger, aside)
         _forget_old(path)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *ERRORS) as error:
         raise StoreError(f"the registry {path} cannot be made again: {error}") from error
     if aside is None and count == _Count():  # a new cache
         return
@@ -139,10 +136,14 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
         connection.executescript(SCHEMA)
+        _drop_what_slows(connection)
         connection.execute("BEGIN")
         _replay(connection, ledger, count)
         if aside is not None:
             _salvage(connection, aside, ledger, count)
+        connection.execute("COMMIT")
+        connection.executescript(SCHEMA)
+        connection.execute("BEGIN")
         _settle(connection, path.with_name("blobs-v1"), count)
         if aside is not None or count != _Count():
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (str(int(time.time())),))
@@ -161,32 +162,40 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
     return count
 
 
+def _drop_what_slows(connection: sqlite3.Connection) -> None:
+    """Triggers and indexes; the schema makes them again."""
+    kinds = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL"
+    for kind, name in connection.execute(kinds).fetchall():
+        connection.execute(f"DROP {kind} {name}")
+
+
 def _replay(connection: sqlite3.Connection, ledger: Ledger, count: _Count) -> None:
     """Do again what the ledger tells."""
+    rows: list[tuple[Row, int]] = []
     try:
         for record in ledger.read():
             try:
-                _apply(connection, record)
+                if record is None:
+                    raise ValueError("damaged")
+                if record.number and record.fields:
+                    rows.append(record.row())
+                else:
+                    _put(connection, rows)
+                    _apply(connection, record)
             except ValueError:
                 count.damaged += 1
+            if len(rows) == _BATCH:
+                _put(connection, rows)
     except OSError as error:
         logger.error("the ledger %s cannot be read: %s", ledger.path, error.strerror)
         count.damaged += 1
+    _put(connection, rows)
 
 
-def _apply(connection: sqlite3.Connection, record: Record | None) -> None:
-    if record is None:
-        raise ValueError("damaged")
-    if record.number == 0:
-        _apply_beside(connection, record)
-    elif record.payload:
-        row = record.row()
-        _put(connection, row, entry_of(row).size)
-    else:
+def _apply(connection: sqlite3.Connection, record: Record) -> None:
+    if record.number:
         connection.execute("DELETE FROM entry WHERE id = ?", (record.number,))
-
-
-def _apply_beside(connection: sqlite3.Connection, record: Record) -> None:
+        return
     table, values = record.side_row()
     if record.status == Status.DELETED:
         connection.execute(f"DELETE FROM {table} WHERE {SIDE_TABLES[table]} = ?", values)
@@ -194,35 +203,38 @@ def _apply_beside(connection: sqlite3.Connection, record: Record) -> None:
         connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
 
-def _put(connection: sqlite3.Connection, row: Row, size: int) -> None:
-    connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (row[4], size))
-    try:
-        connection.execute(_UPSERT, row)
-    except sqlite3.IntegrityError:  # the number of a version that was lost was given again
-        connection.execute("DELETE FROM entry WHERE key = ? AND version = ?", (row[1], row[2]))
-        connection.execute(_UPSERT, row)
+def _put(connection: sqlite3.Connection, rows: list[tuple[Row, int]]) -> None:
+    """Put rows in, each with the size of its blob, and empty the list. A later row takes the place of an earlier one."""
+    sizes = [(row[4], size) for row, size in rows if row[3] in _NEEDED]
+    connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", sizes)
+    connection.executemany(
+        f"INSERT OR REPLACE INTO entry ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [row for row, _ in rows]
+    )
+    rows.clear()
 
 
 def _salvage(connection: sqlite3.Connection, aside: Path, ledger: Ledger, count: _Count) -> None:
     """Take over from the old file what the ledger does not know, and what is not in it: last use, and newer heads."""
-    lines: list[bytes] = []
+    rows: list[Row] = []
     for row in _rows_of(aside):
-        known = connection.execute("SELECT key FROM entry WHERE id = ?", (row[0],)).fetchone()
-        if known is not None:
-            connection.execute(
-                "UPDATE entry SET used = max(used, ?), representation = ?, seal = ?"
-                " WHERE id = ? AND key = ? AND version = ? AND digest = ?",
-                (row[7], row[5], row[8], row[0], row[1], row[2], row[4]),
-            )
-            continue
-        if connection.execute("SELECT 1 FROM entry WHERE key = ? AND version = ?", (row[1], row[2])).fetchone() is None:
-            _put(connection, row, entry_of(row).size)
-            lines.append(row_line(row))
-            count.salvaged += 1
-        if len(lines) == _BATCH:
-            ledger.append(b"".join(lines))
-            lines.clear()
-    ledger.append(b"".join(lines))
+        rows.append(row)
+        if len(rows) == _BATCH:
+            _take_over(connection, rows, ledger, count)
+            rows.clear()
+    _take_over(connection, rows, ledger, count)
+
+
+def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, count: _Count) -> None:
+    connection.executemany(
+        "UPDATE entry SET used = max(used, ?), representation = ?, seal = ?"
+        " WHERE id = ? AND key = ? AND version = ? AND digest = ?",
+        [(row[7], row[5], row[8], row[0], row[1], row[2], row[4]) for row in rows],
+    )
+    known = "SELECT 1 FROM entry WHERE id = ?1 UNION ALL SELECT 1 FROM entry WHERE key = ?2 AND version = ?3"
+    unknown = [(row, entry_of(row).size) for row in rows if not connection.execute(known, row[:3]).fetchone()]
+    ledger.append(b"".join(row_line(row, size) for row, size in unknown))
+    count.salvaged += len(unknown)
+    _put(connection, unknown)
 
 
 def _rows_of(aside: Path) -> Iterator[Row]:
@@ -234,7 +246,7 @@ def _rows_of(aside: Path) -> Iterator[Row]:
                 for row in connection.execute(f"SELECT {COLUMNS} FROM entry NOT INDEXED ORDER BY id{order}"):
                     if _is_sound(row):
                         yield row
-        except sqlite3.Error as error:
+        except ERRORS as error:
             logger.info("%s: %s", aside, error)
         else:
             return
@@ -242,17 +254,17 @@ def _rows_of(aside: Path) -> Iterator[Row]:
 
 def _is_sound(row: Row) -> bool:
     try:
-        return entry_of(row).representation.size is not None
+        check_seal(row)
     except DamagedRegistry:
         return False
+    return row[3] in (*_NEEDED, Status.FAILED) and isinstance(row[6], float) and isinstance(row[7], float)
 
 
 def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
     """Serve only what is there, and count it."""
     present = _Present(blobs)
-    held = (Status.READY, Status.TRASH)
     named: set[int] = set()
-    for number, digest in connection.execute("SELECT id, digest FROM entry WHERE status IN (?, ?)", held).fetchall():
+    for number, digest in connection.execute("SELECT id, digest FROM entry WHERE status IN (?, ?)", _NEEDED).fetchall():
         place = present.find(digest)
         if place is None:
             connection.execute("UPDATE entry SET status = ? WHERE id = ?", (Status.FAILED, number))
@@ -260,7 +272,7 @@ def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
         else:
             named.add(place)
     count.nameless = len(present) - len(named)
-    connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM entry WHERE status IN (?, ?))", held)
+    connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM entry WHERE status IN (?, ?))", _NEEDED)
     recount(connection)
     [[count.back]] = connection.execute("SELECT entries FROM total")
 

@@ -92,11 +92,11 @@ class Removal:
         mine = kind.value
         with self._database.lent() as connection:
             rows = connection.execute(
-                "SELECT e.digest, b.size, e.used, e.key, e.id,"
+                "SELECT e.digest, coalesce(b.size, 0), e.used, e.key, e.id,"
                 f" (SELECT count(*) FROM entry WHERE digest = e.digest AND {mine}),"
                 f" (SELECT count(*) FROM entry WHERE digest = e.digest AND NOT {mine}),"
                 f" EXISTS (SELECT 1 FROM entry JOIN pin USING (key) WHERE digest = e.digest AND {mine})"
-                " FROM entry e JOIN blob b ON b.digest = e.digest"
+                " FROM entry e LEFT JOIN blob b ON b.digest = e.digest"
                 f" WHERE e.{mine} AND (e.used, e.id) > (?, ?) AND NOT EXISTS"
                 f" (SELECT 1 FROM entry WHERE digest = e.digest AND {mine} AND (used, id) > (e.used, e.id))"
                 " ORDER BY e.used, e.id LIMIT ?",
@@ -108,8 +108,9 @@ class Removal:
         """Single versions in the trash, or damaged, since `until` or longer; all, or those of one name: a page of them."""
         with self._database.lent() as connection:
             rows = connection.execute(
-                "SELECT digest, size, used, key, id, 1, (SELECT count(*) - 1 FROM entry o WHERE o.digest = entry.digest)"
-                " FROM entry JOIN blob USING (digest) WHERE status <> 3 AND (used, id) > (?, ?) AND used <= ?"
+                "SELECT digest, coalesce(size, 0), used, key, id, 1,"
+                " (SELECT count(*) - 1 FROM entry o WHERE o.digest = entry.digest)"
+                " FROM entry LEFT JOIN blob USING (digest) WHERE status <> 3 AND (used, id) > (?, ?) AND used <= ?"
                 " AND coalesce(key = ?, 1) ORDER BY used, id LIMIT ?",
                 (after.used, after.id, until, key, PAGE),
             ).fetchall()

@@ -1,0 +1,99 @@
+"""What the registry says as a whole, for those who compare it with what is on disk. Each look is a short one."""
+
+from package_cache.model import Entry, Status
+from package_cache.storage import recovery
+from package_cache.storage.connections import ERRORS, Connection
+from package_cache.storage.database import Database, mended
+from package_cache.storage.schema import COLUMNS, entry_of
+
+_NEEDED = f"status IN ({Status.READY:d}, {Status.TRASH:d})"
+_SUMS = (
+    "SELECT (SELECT count(*) FROM entry WHERE status = 3), (SELECT count(*) FROM blob),"
+    " (SELECT coalesce(sum(size), 0) FROM blob), entries, blobs, bytes FROM total"
+)
+
+
+class Audit:
+    """Looks through the registry. Methods raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @mended
+    def needed(self, prefix: str) -> dict[str, int]:
+        """The digests with these first two digits that some entry needs, each with the size of its blob in bytes."""
+        with self._database.lent() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT entry.digest, blob.size FROM entry LEFT JOIN blob USING (digest)"
+                f" WHERE entry.digest >= ? AND entry.digest < ? AND {_NEEDED}",
+                (prefix, prefix + "g"),
+            ).fetchall()
+        return {digest: -1 if size is None else size for digest, size in rows}
+
+    @mended
+    def is_needed(self, digest: str) -> bool:
+        """Whether some entry needs the blob."""
+        with self._database.lent() as connection:
+            row = connection.execute(f"SELECT 1 FROM entry WHERE digest = ? AND {_NEEDED} LIMIT 1", (digest,)).fetchone()
+        return row is not None
+
+    @mended
+    def entries(self, digest: str) -> list[Entry]:
+        """Every version made of the blob, whatever its state."""
+        with self._database.lent() as connection:
+            rows = connection.execute(f"SELECT {COLUMNS} FROM entry WHERE digest = ? ORDER BY id", (digest,)).fetchall()
+            return [entry_of(row) for row in rows]
+
+    @mended
+    def reinstate(self, digest: str, size: int) -> int:
+        """Take every version that was made of a damaged blob into service again; how many there were."""
+        with self._database.writing() as connection:
+            connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, size))
+            moved = connection.execute(
+                "UPDATE entry SET status = ? WHERE digest = ? AND status = ?", (Status.READY, digest, Status.FAILED)
+            ).rowcount
+        self._database.generation.bump_all()
+        return moved
+
+    @mended
+    def forget(self, digest: str) -> None:
+        """Count a blob no more that was removed, since no entry needs it."""
+        with self._database.writing() as connection:
+            connection.execute(
+                f"DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1 AND {_NEEDED})",
+                (digest,),
+            )
+
+    @mended
+    def recovered(self) -> float:
+        """When the registry was last made again, in seconds of the epoch; 0 if never."""
+        with self._database.lent() as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'recovered'").fetchone()
+        return float(row[0]) if row else 0.0
+
+    @mended
+    def wrong_totals(self) -> str | None:
+        """How the totals differ from the true sums, if they do; costs a look at every row."""
+        with self._database.lent() as connection:
+            sums = connection.execute(_SUMS).fetchone()
+        if sums[:3] == sums[3:]:
+            return None
+        return "{3} entries, {4} files, {5} bytes, and in truth {0}, {1}, {2}".format(*sums)
+
+    def correct_totals(self) -> None:
+        """Make the totals the true sums."""
+        with self._database.writing() as connection:
+            recovery.recount(connection)
+
+    def integrity(self) -> list[str]:
+        """What SQLite finds wrong with the file; costs a look at all of it."""
+        with self._database.lent() as connection:
+            return _check(connection)
+
+
+def _check(connection: Connection) -> list[str]:
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
+    except ERRORS as error:
+        return [str(error)]
+    return [] if found == ["ok"] else found

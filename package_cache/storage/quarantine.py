@@ -1,0 +1,40 @@
+"""Where damaged files go: kept for a while, so that a person can see what became of them."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from package_cache.errors import StoreError
+
+KEPT_FILES = 16
+KEPT_SECONDS = 30 * 86400.0
+
+
+class Quarantine:
+    """The directory `quarantine-v1`. It holds a few files at most, the newest."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def receive(self, blob: Path) -> Path | None:
+        """Move a damaged blob here; where it is now, None if it was gone. Raises StoreError."""
+        target = self._root / f"{blob.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+        try:
+            self._root.mkdir(exist_ok=True)
+            blob.rename(target)
+            os.utime(target)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot put the damaged {blob.name} aside: {error.strerror}") from error
+        self.tidy(time.time())
+        return target
+
+    def tidy(self, now: float) -> None:
+        """Remove what is here for long, and what is too much."""
+        with suppress(FileNotFoundError):
+            found = sorted((entry.stat().st_mtime, entry.path) for entry in os.scandir(self._root))
+            for number, (moment, path) in enumerate(reversed(found)):
+                if number >= KEPT_FILES or moment < now - KEPT_SECONDS:
+                    Path(path).unlink(missing_ok=True)

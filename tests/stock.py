@@ -1,0 +1,83 @@
+"""A cache with some files in it, and the damage that disks, crashes and people do to one."""
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from origin import Origin, until
+from product import Proxy, blobs
+
+BODIES = {
+    f"/distfiles/{name}-1.{number}.tar.xz": random.Random(number).randbytes(1000 + 7000 * number)
+    for number, name in enumerate("abcdefghijkl")
+}
+"""What the source has. None of it is ever asked for again once it is stored."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A stored copy of all `BODIES`, and the source they came from."""
+
+    origin: Origin
+    cache: Path
+
+    def copy(self, place: Path) -> Path:
+        shutil.copytree(self.cache, place)
+        return place
+
+
+def names(cache: Path) -> int:
+    """How many versions the registry can serve."""
+    with closing(sqlite3.connect(cache / "registry-v1.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM entry WHERE status = 3").fetchone()[0])
+
+
+def fill(origin: Origin, proxy: Proxy, bodies: dict[str, bytes] = BODIES) -> None:
+    """Have the product store all that there is."""
+    for path, body in bodies.items():
+        origin.put(path, body)
+        assert proxy.get(path).body == body
+    until(lambda: names(proxy.cache) == len(bodies))
+
+
+def make(place: Path, end: Callable[[Proxy], object] = Proxy.stop) -> Stock:
+    """A stock whose server was ended by `end`."""
+    origin = Origin()
+    proxy = Proxy(place, [origin.url])
+    fill(origin, proxy)
+    end(proxy)
+    return Stock(origin, place)
+
+
+def serves_all(proxy: Proxy, bodies: dict[str, bytes] = BODIES) -> None:
+    for path, body in bodies.items():
+        answer = proxy.get(path)
+        assert (answer.status, answer.whole, answer.body) == (200, True, body), path
+
+
+def blob_of(cache: Path, body: bytes) -> Path:
+    [path] = [one for one in blobs(cache) if one.stat().st_size == len(body)]
+    return path
+
+
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    """Change bytes in place, as a disk would: neither the length nor the modification time tells."""
+    status = path.stat()
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
+    path.chmod(status.st_mode)
+    shutil.os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def rot(path: Path, at: int = 500) -> None:
+    """Flip one bit."""
+    with path.open("rb") as file:
+        file.seek(at)
+        [byte] = file.read(1)
+    overwrite(path, at, bytes([byte ^ 1]))
