@@ -170,7 +170,7 @@ def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]
         audit, refetch = Audit(database), None
         if repair:
             fetcher = _fetcher(config, f"package-cache-{stores.registry.instance}")
-            refetch = Refetch(audit, stores.blobs, stores.parts, fetcher)
+            refetch = Refetch(audit, stores.blobs, stores.parts, fetcher, Room(*build_culler(config, stores)))
         yield Checker(stores.root, database, stores.blobs, _damages(stores), refetch, time.time), stores
 
 

@@ -518,7 +518,7 @@ def look(shelf: Shelf) -> None:
         try:
             shelf.blobs.open(entry.digest, entry.size).close()
         except StoreError:
-            mine = [one for one in shelf.inventory.versions(entry.key) if one.id == entry.id]
+            mine = [one for one in shelf.inventory.versions(entry.key) if one.version == entry.version]
             assert not mine or mine[0].status is not Status.READY, f"{entry.key} {entry.version} has no file"
 
 

@@ -19,14 +19,16 @@ from stock import BODIES, Stock, blob_of, fill, make, names, overwrite, rot, ser
 from package_cache.engine.damage import Damages
 from package_cache.engine.scrub import Scrub
 from package_cache.engine.sweep import NAMELESS_SECONDS, Sweep
-from package_cache.model import Key, Representation
+from package_cache.model import Key, Representation, Status
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.bookkeeping import compare, keep_ledger
+from package_cache.storage.inventory import Inventory
 from package_cache.storage.leases import PartStore
 from package_cache.storage.ledger import Ledger, parse
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry, Totals
+from package_cache.storage.removal import Place, Removal
 
 REGISTRY, LEDGER = "registry-v1.db", "ledger-v1"
 HOUR, DAY = 3600.0, 86400.0
@@ -300,6 +302,30 @@ def test_last_use_and_the_name_of_the_cache_outlive_the_registry(stopped: Stock,
     registry.close()
 
 
+def test_pins_the_trash_and_the_numbers_of_versions_outlive_the_registry(store: "Store") -> None:
+    first, second, third = (store.registry.best(Key(path)) for path in (A, B, C))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    inventory, removal = Inventory(store.registry.database), Removal(store.registry.database, store.blobs)
+    inventory.pin(first.key, "a test")
+    inventory.pin(second.key, "a test")
+    inventory.unpin(second.key)
+    inventory.discard(second.key)
+    inventory.discard(third.key)
+    [trashed] = removal.trashed(Place(), store.now + HOUR, third.key)
+    assert removal.remove([trashed])[0].files == 1
+    store.registry.close()
+    be_gone(store.root)
+    with closing(Registry(store.root / REGISTRY)) as again:
+        inventory = Inventory(again.database)
+        assert list(inventory.pins()) == [first.key]
+        assert [entry.status for entry in inventory.versions(second.key)] == [Status.TRASH]
+        assert inventory.versions(third.key) == []
+        assert again.commit(third.key, first.digest, first.representation).version == 2
+        assert again.totals().entries == len(BODIES) - 1
+
+
 # While the service runs
 
 
@@ -445,7 +471,7 @@ def store(stopped: Stock, tmp_path: Path) -> Iterator[Store]:
     one.registry.close()
 
 
-A, B, *_ = BODIES
+A, B, C, *_ = BODIES
 
 
 def totals_of(bodies: list[bytes]) -> Totals:

@@ -1,6 +1,7 @@
 """Fetches a file again by its digest: what a source has by that name counts only if it is the very same bytes."""
 
 from package_cache.engine.pump import pump
+from package_cache.engine.room import Room
 from package_cache.engine.sinks import PartSink
 from package_cache.errors import PackageCacheError
 from package_cache.model import Entry, Target
@@ -18,11 +19,12 @@ _OTHER = "the sources have other bytes by that name now"
 class Refetch:
     """Mends blobs that were taken out of service."""
 
-    def __init__(self, audit: Audit, blobs: BlobStore, parts: PartStore, fetcher: Fetcher) -> None:
+    def __init__(self, audit: Audit, blobs: BlobStore, parts: PartStore, fetcher: Fetcher, room: Room) -> None:
         self._audit = audit
         self._blobs = blobs
         self._parts = parts
         self._fetcher = fetcher
+        self._room = room
 
     def mend(self, digest: str) -> str | None:
         """Fetch a blob by any of the names it had and take these into service again; why not, if that cannot be done."""
@@ -53,14 +55,17 @@ class Refetch:
     def _download(self, entry: Entry, lease: Lease) -> str | None:
         target, accept = _asked_for(entry)
         lease.reset()
-        sink = PartSink(lease, lambda: None)
-        match pump(Transfer(self._fetcher.urls(target)), self._fetcher, sink, accept):
-            case Finish():
-                reason = None if sink.digest() == entry.digest else _OTHER
-            case GiveUp(_, text):
-                reason = text
-            case _:
-                reason = "the sources answered a question that was not asked"
+        sink = PartSink(lease, self._room, lambda: None)
+        try:
+            match pump(Transfer(self._fetcher.urls(target)), self._fetcher, sink, accept):
+                case Finish():
+                    reason = None if sink.digest() == entry.digest else _OTHER
+                case GiveUp(_, text):
+                    reason = text
+                case _:
+                    reason = "the sources answered a question that was not asked"
+        finally:
+            sink.release()
         if reason is None:
             self._store(entry, lease)
             lease.done()
@@ -73,8 +78,9 @@ class Refetch:
         assert part is not None  # a transfer finishes only with one
         lease.whole(entry.digest, part.size)
         self._blobs.seal(part)
-        self._blobs.settle([self._blobs.publish(part, entry.digest)])
-        self._audit.reinstate(entry.digest, part.size)
+        with self._blobs.holding([entry.digest]):
+            self._blobs.settle([self._blobs.publish(part, entry.digest)])
+            self._audit.reinstate(entry.digest, part.size)
         lease.adopted()
 
 
