@@ -142,7 +142,8 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
 
 
 def _fetcher(config: Config, via: str) -> Fetcher:
-    return Fetcher(HttpFetcher(config.source, config.timeouts, software(), via), Mirrors(config.source, time.monotonic))
+    mirrors = Mirrors(config.source, time.monotonic, balance=config.balance)
+    return Fetcher(HttpFetcher(config.source, config.timeouts, software(), via), mirrors, config.timeouts.crawl)
 
 
 def _damages(stores: Stores) -> Damages:

@@ -36,7 +36,8 @@ _T = TypeVar("_T")
 class Timeouts:
     """Limits on silence, in seconds.
 
-    Towards a source: `connect` to accept a connection, `head` to answer a request, `stall` between two blocks of a body.
+    Towards a source: `connect` to accept a connection, `head` for the whole head of an answer, `stall` between two
+    blocks of a body, `crawl` for as many KiB of it.
     Towards a client: `request` for a whole request head, `idle` for the next request, `send` to take what was sent,
     `graceful` for running answers when the server is told to stop.
     """
@@ -48,6 +49,7 @@ class Timeouts:
     idle: float = 60.0
     send: float = 60.0
     graceful: float = 300.0
+    crawl: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Config:
     """
 
     source: tuple[Source, ...] = ()
+    balance: bool = False
     cache: Path | None = None
     listen: tuple[TcpAddress | UnixAddress, ...] = ()
     host: str = "localhost"
@@ -296,6 +299,7 @@ def _seconds(text: str) -> float:
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "source": _sources,
+    "balance": _switch,
     "cache": _path,
     "listen": _listen,
     "host": str,

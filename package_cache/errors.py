@@ -6,9 +6,13 @@ exceptions (`OSError`, `sqlite3.Error`, urllib3's) are translated where they ent
 
 
 class PackageCacheError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    `retry_after` is the seconds for which trying again would be in vain, where that is known.
+    """
 
     http_status = 500
+    retry_after: int | None = None
 
 
 class ConfigError(PackageCacheError):
@@ -73,18 +77,27 @@ class UpstreamError(PackageCacheError):
         self.again = again
 
 
+class UpstreamLie(UpstreamError):
+    """A source said or sent what cannot be right, so nothing it said is worth anything."""
+
+
 class UpstreamTimeout(UpstreamError):
     """A source did not answer, or fell silent, for longer than the limit."""
 
     http_status = 504
 
 
+class UpstreamCrawl(UpstreamTimeout):
+    """A source delivers so little that it would take for ever."""
+
+
 class FillError(PackageCacheError):
     """A download came to nothing. `status` is what a client that has seen no byte is told."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.http_status = status
+        self.retry_after = retry_after
 
 
 class StoreError(PackageCacheError):

@@ -86,11 +86,24 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Flood:
+    """These bytes, then `block` over and over, each after `pause` seconds, until the client has enough.
+
+    `most` bounds the blocks: a client that never has enough is no reason to fill the memory.
+    """
+
+    data: bytes
+    block: bytes
+    pause: float = 0.0
+    most: int = 100_000
+
+
+@dataclass(frozen=True)
 class Hang:
     """No answer at all until the origin is closed."""
 
 
-Behaviour = Serve | Say | Raw | Hang
+Behaviour = Serve | Say | Raw | Flood | Hang
 
 
 @dataclass
@@ -231,11 +244,21 @@ class _Handler(socketserver.BaseRequestHandler):
             case Raw(data):
                 self.request.sendall(data)
                 return False
+            case Flood() as flood:
+                self._flood(flood)
+                return False
             case Hang():
                 self.server.closing.wait()
                 return False
             case Serve() as serve:
                 return self._serve(asked, thing, serve)
+
+    def _flood(self, flood: Flood) -> None:
+        self.request.sendall(flood.data)
+        for _ in range(flood.most):
+            if flood.pause and self.server.closing.wait(flood.pause):
+                return
+            self.request.sendall(flood.block)
 
     def _say(self, asked: Asked, say: Say) -> bool:
         if say.gate:

@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 
 from package_cache.model import Fields, Representation, Span, Validators
 from package_cache.rules.fields import ContentRange, format_date, is_strong
-from package_cache.rules.transfer import (
-    FREE_ASK,
-    OVERLAP,
-    TRIES,
+from package_cache.rules.steps import (
     Action,
     Ask,
     Broke,
@@ -24,10 +21,18 @@ from package_cache.rules.transfer import (
     Finish,
     GiveUp,
     Head,
+    Lied,
     Mismatch,
     NotModified,
     Receive,
     Restart,
+    Slow,
+)
+from package_cache.rules.transfer import (
+    FREE_ASK,
+    MAX_UNMARKED,
+    OVERLAP,
+    TRIES,
     Transfer,
 )
 
@@ -36,6 +41,7 @@ NOON = 1_767_225_600.0
 REFUSED = Broke("cannot be reached")
 SILENT = Broke("fell silent", timeout=True)
 RESET = Broke("broke off", again=True)
+MADE_UP = Lied("sent other bytes than it said")
 
 
 @cache
@@ -76,7 +82,7 @@ class Version:
 class Turn:
     """How a mirror treats one request: honestly, but for what a field says."""
 
-    instead: int | Broke | None = None
+    instead: int | Broke | Lied | None = None
     """A status without a body, or no answer at all."""
     cut: int | None = None
     """Break after so many bytes of the body."""
@@ -92,6 +98,8 @@ class Turn:
     """Or `chunked`, or `none`."""
     overrun: bool = False
     """Go on behind the declared length."""
+    lies: bool = False
+    """The body turns out to be made up, at its end."""
     bare: bool = False
     """Leave the validators out of a 206."""
     changed: bool = False
@@ -230,12 +238,12 @@ class World:
                     assert version.body.startswith(self.data), "the bytes kept go by the tag of another file"
 
 
-def reply(ask: Ask, mirror: Mirror) -> tuple[Head | Broke, tuple[bytes, Event]]:
+def reply(ask: Ask, mirror: Mirror) -> tuple[Head | Broke | Lied, tuple[bytes, Event]]:
     """What a mirror sends: a head or a failure, then a body and how it ends."""
     turn, url = mirror.turn(), ask.url
     version = mirror.version
     nothing = (b"", Eof())
-    if isinstance(turn.instead, Broke):
+    if isinstance(turn.instead, Broke | Lied):
         return turn.instead, nothing
     if turn.instead is not None:
         return Head(turn.instead, Representation((), 0, url, NOON)), nothing
@@ -263,6 +271,8 @@ def is_confirmed(condition: Validators, version: Version) -> bool:
 def ending(data: bytes, turn: Turn) -> tuple[bytes, Event]:
     if turn.cut is not None and turn.cut < len(data):
         return data[: turn.cut], turn.cut_by
+    if turn.lies:
+        return data, MADE_UP
     return data, Mismatch() if turn.overrun else Eof()
 
 
@@ -653,6 +663,148 @@ def test_mirror_of_the_same_age_is_not_behind() -> None:
     assert world.fetch(Transfer(world.urls, held=FILE.head(A))) == Finish(SIZE)
 
 
+# --- Liars ------------------------------------------------------------------------------------------------------------
+
+LIES = Turn(lies=True)
+
+
+def test_what_a_liar_sent_is_dropped_and_the_next_mirror_delivers() -> None:
+    world = World([Mirror([OTHER], [], LIES), Mirror([FILE], [Turn(cut=9000)])])
+    transfer = Transfer(world.urls)
+    assert world.fetch(transfer) == Finish(SIZE)
+    assert world.data == FILE.body
+    assert world.restarts == 1
+    assert [ask.url for ask in world.asks] == [A, B, B]
+    assert transfer.contradicted
+
+
+def test_liar_is_never_asked_again() -> None:
+    world = World([Mirror([FILE], [], LIES), Mirror([OTHER], [Turn(cut=9000)], GONE)])
+    assert isinstance(world.fetch(), GiveUp)
+    assert [ask.url for ask in world.asks].count(A) == 1
+
+
+def test_only_mirror_that_lies_delivers_nothing_and_leaves_nothing() -> None:
+    world = World([Mirror([FILE], [], LIES)])
+    transfer = Transfer(world.urls)
+    assert world.fetch(transfer) == GiveUp(502, f"{A} {MADE_UP.reason}")
+    assert transfer.contradicted
+    assert len(world.asks) == 1
+
+
+def test_liars_come_to_an_end() -> None:
+    world = World([Mirror([FILE], [], LIES), Mirror([OTHER], [], LIES), Mirror([FILE], [], LIES)])
+    assert isinstance(world.fetch(), GiveUp)
+    assert [ask.url for ask in world.asks] == [A, B, B, C, C]
+
+
+def test_bytes_of_a_liar_that_another_mirror_has_too_are_kept() -> None:
+    world = World([Mirror([FILE], [], LIES), Mirror([FILE], [Turn(cut=9000)], Turn(cut=15_000)), Mirror([FILE])])
+    transfer = Transfer(world.urls)
+    assert world.fetch(transfer) == Finish(SIZE)
+    assert world.restarts == 0
+    assert all(ask.offset == 0 for ask in world.asks)
+    assert not transfer.contradicted
+
+
+def test_lie_before_a_body_costs_no_byte() -> None:
+    made_up = Turn(instead=MADE_UP)
+    world = World([Mirror([FILE], [Turn(cut=9000)], made_up), Mirror([FILE])])
+    transfer = Transfer(world.urls)
+    assert world.fetch(transfer) == Finish(SIZE)
+    assert sent(world) == [(A, 0, None), (A, 9000 - OVERLAP, '"one"'), (B, 9000 - OVERLAP, '"one"')]
+    assert not transfer.contradicted
+
+
+def test_what_does_not_fit_behind_a_joint_is_told_by_the_whole() -> None:
+    world = World([Mirror([FILE], [Turn(cut=9000)], GONE), Mirror([FILE], [LIES])])
+    assert world.fetch() == Finish(SIZE)
+    assert sent(world)[-2:] == [(B, 9000 - OVERLAP, '"one"'), (B, 0, None)]
+    assert world.restarts == 0
+
+
+def test_joint_and_whole_of_a_liar_are_left_for_the_other_mirror() -> None:
+    world = World([Mirror([FILE], [Turn(cut=9000), GONE]), Mirror([FILE], [], LIES)])
+    assert world.fetch() == Finish(SIZE)
+    assert [ask.url for ask in world.asks] == [A, A, B, B, A]
+
+
+@pytest.mark.parametrize("status", [206, 304])
+def test_answer_to_a_question_nobody_asked_is_a_lie(status: int) -> None:
+    world = World([Mirror([FILE], [Turn(instead=status)]), Mirror([FILE], [Turn(cut=9000)], GONE)])
+    assert isinstance(world.fetch(), GiveUp)
+    assert [ask.url for ask in world.asks].count(A) == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "fault"),
+    [
+        ([REFUSED], "cannot be reached"),
+        ([RESET], None),
+        ([RESET, RESET], "broke off"),
+        ([MADE_UP], MADE_UP.reason),
+        ([Head(500, FILE.head(A))], "answered 500"),
+        ([Head(429, FILE.head(A))], "answered 429"),
+        ([Head(404, FILE.head(A))], None),
+        ([Head(401, FILE.head(A))], None),
+        (
+            [Head(200, FILE.head(A, framing="none"))],
+            "gave neither a length nor a chunked body, so its end could not be told",
+        ),
+        ([Head(200, FILE.head(A)), Mismatch()], None),
+        ([Head(200, FILE.head(A)), Broke("crawls", crawls=True)], "crawls"),
+    ],
+)
+def test_what_speaks_against_a_mirror_is_told(events: list[Event], fault: str | None) -> None:
+    transfer = Transfer((A, B))
+    transfer.start()
+    for event in events:
+        assert transfer.fault is None
+        transfer.next(event)
+    assert transfer.fault == (None if fault is None else (A, fault))
+
+
+# --- Slow ones --------------------------------------------------------------------------------------------------------
+
+
+def test_crawling_mirror_is_left_at_once_though_it_brought_bytes() -> None:
+    world = World([Mirror([FILE], [Turn(cut=9000, cut_by=Broke("crawls", crawls=True))]), Mirror([FILE])])
+    assert world.fetch() == Finish(SIZE)
+    assert sent(world) == [(A, 0, None), (B, 9000 - OVERLAP, '"one"')]
+
+
+def begun(head: Representation, *urls: str) -> Transfer:
+    """A transfer half way through the body of its first mirror."""
+    transfer = Transfer(urls)
+    transfer.start()
+    transfer.next(Head(200, head))
+    transfer.next(Chunk(9000))
+    return transfer
+
+
+def test_slow_mirror_is_left_for_a_faster_one_that_can_prove_to_have_the_file() -> None:
+    transfer = begun(FILE.head(A), A, B, C)
+    assert transfer.next(Slow(C)) == Ask(C, 9000 - OVERLAP, '"one"')
+    place = ContentRange(Span(9000 - OVERLAP, SIZE), SIZE)
+    assert transfer.next(Head(206, FILE.head(C), content_range=place)) == Receive(9000 - OVERLAP)
+    transfer.next(Chunk(OVERLAP + 1))
+    assert transfer.next(Slow(A)) == Receive(9001), "goes back and forth"
+
+
+def test_without_proof_or_bytes_a_slow_mirror_is_kept() -> None:
+    assert begun(Version(SIZE).head(A), A, B).next(Slow(B)) == Receive(9000)
+    assert begun(Version(SIZE, (), None, NOON).head(A), A, B).next(Slow(B)) == Receive(9000)
+    assert begun(FILE.head(A), A, B).next(Slow("http://none.example/f.tar")) == Receive(9000)
+
+
+def test_body_without_a_length_has_a_limit_all_the_same() -> None:
+    marked = Transfer((A,))
+    marked.start()
+    marked.next(Head(200, FILE.head(A, framing="chunked"), chunked=True))
+    assert marked.fits(MAX_UNMARKED)
+    assert not marked.fits(MAX_UNMARKED + 1)
+
+
 # --- Whom to ask, when, and when to stop --------------------------------------------------------------------------------
 
 
@@ -856,7 +1008,9 @@ def versions(draw: st.DrawFn, salt: int, size: int) -> list[Version]:
     return made
 
 
-FAILURES = st.builds(Turn, instead=st.sampled_from([REFUSED, SILENT, RESET, 404, 410, 403, 500, 503, 304, 206, 416]))
+FAILURES = st.builds(
+    Turn, instead=st.sampled_from([REFUSED, SILENT, RESET, MADE_UP, 404, 410, 403, 500, 503, 304, 206, 416])
+)
 CUTS = st.builds(Turn, cut=PLACES, cut_by=st.sampled_from([RESET, SILENT, REFUSED]), changed=st.booleans())
 ODDITIES = st.builds(
     Turn,
@@ -867,6 +1021,7 @@ ODDITIES = st.builds(
     most=st.one_of(st.none(), st.sampled_from([1, 1000, OVERLAP, 6000])),
     framing=st.sampled_from(["length", "length", "chunked", "none"]),
     overrun=st.sampled_from([False, False, False, True]),
+    lies=st.sampled_from([False, False, False, True]),
     bare=st.booleans(),
     changed=st.booleans(),
 )
@@ -907,7 +1062,7 @@ def begun_transfers(draw: st.DrawFn, world: World) -> Transfer:
 
 def check_end(world: World, end: Finish | NotModified | GiveUp) -> None:
     count = len(world.mirrors)
-    assert len(world.asks) <= 2 * TRIES * count * (count + 1)
+    assert len(world.asks) <= 2 * TRIES * count * (2 * count + 1)
     match end:
         case Finish(size):
             check_finish(world, size)

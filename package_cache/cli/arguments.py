@@ -44,6 +44,7 @@ def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     it.add_argument("--version", action="version", version=f"package-cache {version_text()}")
     where = it.add_argument_group("what is served, and where it is kept")
     add_source(where)
+    where.add_argument("--balance", action="store_true", help="ask quick sources first, instead of in the order given")
     add_cache(where)
     where.add_argument(
         "--scrub",

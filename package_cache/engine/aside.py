@@ -10,7 +10,8 @@ from collections.abc import Generator
 from package_cache.engine.fills import FillReader
 from package_cache.errors import UpstreamError
 from package_cache.model import Representation, Span
-from package_cache.rules.transfer import Ask, Head, proof_for
+from package_cache.rules.steps import Ask, Head
+from package_cache.rules.transfer import proof_for
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.fetcher import Fetcher
 

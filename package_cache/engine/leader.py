@@ -2,10 +2,12 @@
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 
 from package_cache.engine.committer import Committer, Job
+from package_cache.engine.failures import Failures
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
 from package_cache.engine.room import Room
@@ -15,7 +17,8 @@ from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Entry, Key, Representation, Target
 from package_cache.rules.answer import refreshed
 from package_cache.rules.freshness import Freshness, freshness_of
-from package_cache.rules.transfer import Finish, GiveUp, NotModified, Transfer
+from package_cache.rules.steps import Finish, GiveUp, NotModified
+from package_cache.rules.transfer import Transfer
 from package_cache.storage.blobs import BlobStore, hash_file
 from package_cache.storage.journals import Failed, Journal
 from package_cache.storage.leases import Lease
@@ -56,6 +59,7 @@ class Leader:
     """Leads fills. Safe for any number of threads."""
 
     def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher, storing: Storing, room: Room) -> None:
+        self.failures = Failures(time.monotonic)
         self._registry = registry
         self._blobs = blobs
         self._room = room
@@ -108,14 +112,17 @@ class Leader:
         fill.publish(lease)
         match pump(transfer, self._fetcher, sink, wanted.accept):
             case Finish():
+                self.failures.forget(wanted.key)
                 self._store(wanted, fill, lease, sink)
                 return False
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
+                self.failures.forget(wanted.key)
                 if self._registry.confirm(seen, refreshed(seen.representation, head)) is None:
                     return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
                 lease.done()
             case GiveUp(status, reason):
+                self.failures.note(wanted.key, status, reason)
                 # Where a version is here, serving it is what gets the warning.
                 level = logging.INFO if status == 404 or seen is not None else logging.WARNING
                 logger.log(level, "%s: %s", wanted.target.text, reason)

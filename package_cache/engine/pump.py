@@ -5,25 +5,28 @@ import time
 from collections.abc import Generator
 from typing import Protocol, cast
 
-from package_cache.errors import UpstreamError, UpstreamTimeout
+from package_cache.errors import UpstreamCrawl, UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Representation
-from package_cache.rules.transfer import (
+from package_cache.rules.digests import Digest
+from package_cache.rules.steps import (
     Action,
     Ask,
     Broke,
     Chunk,
     Eof,
+    Event,
     Finish,
     GiveUp,
+    Lied,
     Mismatch,
     NotModified,
     Receive,
     Restart,
-    Transfer,
+    Slow,
 )
+from package_cache.rules.transfer import Transfer
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.fetcher import Fetcher
-from package_cache.upstream.http import OverrunError
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,14 @@ class Sink(Protocol):
 
     def beat(self) -> None:
         """The download goes on, though no byte may arrive for a while."""
+        ...
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """A source declares these of the whole file."""
+        ...
+
+    def agrees(self, digests: tuple[Digest, ...]) -> bool:
+        """Whether the bytes kept are what these digests are of."""
         ...
 
 
@@ -84,30 +95,60 @@ def _perform(
         time.sleep(ask.pause)
     sink.beat()
     logger.debug("asking %s from byte %d", ask.url, ask.offset)
+    action = yield from _follow(ask, transfer, fetcher, sink, accept)
+    if transfer.fault is not None:
+        fetcher.failed(*transfer.fault)
+    elif isinstance(action, Finish | NotModified):
+        fetcher.delivered(ask.url)
+    return action
+
+
+def _follow(
+    ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None
+) -> Generator[None, None, Action]:
+    """What to do after the answer to `ask`, whatever becomes of it."""
     try:
         answer = fetcher.open(ask, accept)
         try:
             action = transfer.next(answer.head)
             if isinstance(action, Receive):
-                action = yield from _receive(answer, transfer, sink, action)
+                action = yield from _receive(answer, transfer, fetcher, sink, action)
             return action
         finally:
             answer.close()
-    except OverrunError:
-        return transfer.next(Mismatch())
     except UpstreamError as error:
         logger.info("%s %s", ask.url, error)
-        return transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
+        return transfer.next(_event_of(error))
 
 
-def _receive(answer: Answer, transfer: Transfer, sink: Sink, action: Action) -> Generator[None, None, Action]:
+def _event_of(error: UpstreamError) -> Event:
+    if isinstance(error, UpstreamLie):
+        return Lied(str(error))
+    return Broke(str(error), error.again, isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl))
+
+
+def _receive(
+    answer: Answer, transfer: Transfer, fetcher: Fetcher, sink: Sink, action: Action
+) -> Generator[None, None, Action]:
+    sink.expect(answer.head.digests)
     while True:
         if isinstance(action, Receive) and action.begin is not None:
             sink.begin(action.begin)
+        rival = fetcher.rival(answer, transfer.left)
+        if rival is not None and isinstance(moved := transfer.next(Slow(rival)), Ask):
+            logger.info("%s goes on at %s, which is faster", answer.head.representation.source, rival)
+            return moved
         data = answer.read()
         if not data:
-            return transfer.next(Eof())
+            return _ended(answer, transfer, sink)
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
         action = transfer.next(Chunk(len(data)))
         yield
+
+
+def _ended(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
+    action = transfer.next(Eof())
+    if isinstance(action, Finish) and not sink.agrees(answer.head.digests):
+        return transfer.next(Lied("sent bytes that are not those of the digest it declares"))
+    return action

@@ -36,8 +36,9 @@ from package_cache.errors import (
 from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.answer import Serving, decide, problem
 from package_cache.rules.freshness import accept_of, is_fresh
+from package_cache.rules.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.targets import key_of
-from package_cache.rules.transfer import Ask, Broke, GiveUp, Receive, Transfer
+from package_cache.rules.transfer import Transfer
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.registry import Registry
 from package_cache.upstream.fetcher import Fetcher
@@ -150,7 +151,7 @@ class Service:
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
         detail = f"fwd=uri-miss; fwd-status={error.http_status}" if isinstance(error, FillError) else "fwd=bypass"
-        reply, body = problem(error.http_status, str(error), self.serving(detail))
+        reply, body = problem(error.http_status, str(error), self.serving(detail), error.retry_after)
         return Answer(reply, "error", body)
 
     def serving(self, cache_status: str, digest: str | None = None) -> Serving:
@@ -164,6 +165,10 @@ class Service:
             if entry is None or not wanted.is_kept(entry.representation):
                 if entry is None and request.method == "HEAD":
                     return self._relay_head(request, wanted)
+                try:
+                    self._leader.failures.check(wanted.key)
+                except FillError as error:
+                    return self._serve_stale(request, wanted, error)
                 if not self._storing.is_tried(wanted.key):
                     return self._pass_on(request, wanted)
                 fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run, request.client)
@@ -262,6 +267,7 @@ class Service:
 
     def _relay_head(self, request: Request, wanted: Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""
+        self._leader.failures.check(wanted.key)
         transfer = Transfer(self._fetcher.urls(wanted.target))
         action = transfer.start()
         while isinstance(action, Ask):
@@ -274,6 +280,6 @@ class Service:
             action = transfer.next(replace(answer.head, chunked=True))
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
-            raise FillError(action.reason, action.status)
+            raise self._leader.failures.note(wanted.key, action.status, action.reason)
         reply = decide(request, action.begin, self.serving("fwd=uri-miss; fwd-status=200"))
         return Answer(reply, "relayed", source=action.begin.source)

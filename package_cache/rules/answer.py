@@ -166,8 +166,8 @@ def _if_range_holds(request: Request, representation: Representation, etag: str 
     return condition == modified and is_strong_date(modified, received)
 
 
-def problem(status: int, text: str, serving: Serving) -> tuple[Reply, bytes]:
-    """A reply that says what went wrong, in one line of plain text."""
+def problem(status: int, text: str, serving: Serving, retry_after: int | None = None) -> tuple[Reply, bytes]:
+    """A reply that says what went wrong, in one line of plain text; and after how many seconds it may be right."""
     body = (text + "\n").encode("utf-8")
     fields: Fields = (
         ("Content-Type", "text/plain; charset=utf-8"),
@@ -177,8 +177,10 @@ def problem(status: int, text: str, serving: Serving) -> tuple[Reply, bytes]:
     )
     if status == 405:
         fields = (*fields, _ALLOW)
-    if status == 503:
-        fields = (*fields, ("Retry-After", str(RETRY_SECONDS)))
+    if retry_after is None and status == 503:
+        retry_after = RETRY_SECONDS
+    if retry_after is not None:
+        fields = (*fields, ("Retry-After", str(retry_after)))
     return Reply(status, fields, Span(0, len(body))), body
 
 

@@ -12,6 +12,23 @@ from dataclasses import dataclass, field, replace
 
 from package_cache.model import Representation, Span, Validators
 from package_cache.rules.fields import ContentRange, is_strong, is_strong_date, parse_date
+from package_cache.rules.steps import (
+    Action,
+    Ask,
+    Broke,
+    Chunk,
+    Eof,
+    Event,
+    Finish,
+    GiveUp,
+    Head,
+    Lied,
+    Mismatch,
+    NotModified,
+    Receive,
+    Restart,
+    Slow,
+)
 
 OVERLAP = 4096
 """Bytes before the joint that are asked for again and compared."""
@@ -19,104 +36,14 @@ TRIES = 4
 """Rounds over all mirrors without a new byte before giving up; pauses grow between them."""
 FREE_ASK = 1 << 20
 """An ask that brought this many new bytes does not count against the limit of asks."""
+MAX_UNMARKED = 1 << 36
+"""Bytes of a file whose length nobody told: what goes on longer has no end."""
 
+_ENDLESS = "gave neither a length nor a chunked body, so its end could not be told"
 _MISSING = frozenset({404, 410})
 _REFUSALS = frozenset({403, 404, 410, 451})
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Event: a source answered. `chunked` says that the end of the body will be marked."""
-
-    status: int
-    representation: Representation
-    chunked: bool = False
-    content_range: ContentRange | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Event: so many bytes arrived and were compared or appended."""
-
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """Event: bytes arrived that differ from those kept at the same place, or go beyond the declared length."""
-
-
-@dataclass(frozen=True, slots=True)
-class Eof:
-    """Event: the body ended in good order by its own framing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """Event: the source could not be asked or stopped. `again` allows asking the same one at once."""
-
-    reason: str
-    again: bool = False
-    timeout: bool = False
-
-
-Event = Head | Chunk | Mismatch | Eof | Broke
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Action: after `pause` seconds request `url` from byte `offset` on, up to `stop` if that is set.
-
-    With an offset, `if_range` is sent as If-Range; without, `condition` is sent as If-None-Match or If-Modified-Since.
-    """
-
-    url: str
-    offset: int = 0
-    if_range: str | None = None
-    condition: Validators | None = None
-    pause: float = 0.0
-    stop: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Receive:
-    """Action: read on; the next byte belongs at `at`. `begin` is a head that a source vouches for from now on.
-
-    It comes with the answer to a `Head`; where bytes have to be compared first, with that to the `Chunk` that ended this.
-    """
-
-    at: int
-    begin: Representation | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Action: forget the bytes kept; they belong to a file that no source holds any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Action: the file is complete with `size` bytes."""
-
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotModified:
-    """Action: the source confirmed what the cache has (304). `head` may carry newer fields."""
-
-    head: Representation
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Action: no source delivered. `status` is the HTTP status that says so to a client."""
-
-    status: int
-    reason: str
-
-
-Action = Ask | Receive | Restart | Finish | NotModified | GiveUp
+_FAULTS = frozenset({429, *range(500, 1000)})
+"""What a source says that cannot serve anybody now."""
 
 
 def proof_for(known: Representation) -> str | None:
@@ -134,6 +61,10 @@ class _Mirror:
     out: bool = False
     """Will not be asked again: it does not have the file, or has another one."""
     differs: bool = False
+    lied: bool = False
+    """Is not believed any more, whatever it says."""
+    doubted: bool = False
+    """What it said did not fit behind the bytes of another."""
     tried: bool = False
     """The download was begun anew with what this one has."""
     refused: int | None = None
@@ -162,12 +93,20 @@ class Transfer:
     _round_start: int = field(init=False, default=0)
     _offered: Representation | None = field(init=False, default=None)
     """The head of the body that is read from its first byte, until it has caught up with the bytes kept."""
+    _partial: bool | None = field(init=False, default=None)
+    """Whether the body that is read is a part of the file, or the whole; None while there is no body."""
     _marked: bool = field(init=False, default=False)
     """Whether the body's end is marked, and does not follow from a length."""
     _confirmed: bool = field(init=False, default=False)
     """Whether a source vouched for `known`, so that readers were told."""
     _begun: bool = field(init=False, default=False)
     """Whether readers were told anything at all."""
+    _suspect: bool = field(init=False, default=False)
+    """Whether a liar's bytes are among those kept, so that none counts before another mirror has the same."""
+    _anew: bool = field(init=False, default=False)
+    """Whether bytes were dropped."""
+    fault: tuple[str, str] | None = field(init=False, default=None)
+    """The URL that the last event turned the transfer away from, and why, if that speaks against its source."""
 
     def __post_init__(self) -> None:
         self._mirrors = [_Mirror(url) for url in self.urls]
@@ -184,9 +123,15 @@ class Transfer:
         return self._at
 
     @property
+    def left(self) -> int | None:
+        """Bytes from there to the end of the file, if that is known."""
+        size = self.known.size if self.known is not None else None
+        return None if size is None else size - self._at
+
+    @property
     def contradicted(self) -> bool:
         """Whether the sources did not agree on what the file is, so that nothing kept may be used later."""
-        return any(mirror.tried for mirror in self._mirrors)
+        return self._anew or self._suspect
 
     def start(self) -> Action:
         """The first action."""
@@ -196,18 +141,25 @@ class Transfer:
 
     def next(self, event: Event) -> Action:
         """What to do after `event`."""
+        self.fault = None
+        action: Action
         match event:
             case Head():
-                return self._on_head(event)
+                action = self._on_head(event)
             case Chunk(size):
-                return self._on_chunk(size)
+                action = self._on_chunk(size)
             case Mismatch():
-                return self._leave("has other bytes", out=True, differs=True)
+                action = self._leave("has other bytes", out=True, differs=True)
+            case Lied(reason):
+                action = self._on_lie(reason)
             case Eof():
-                return self._on_eof()
-            case Broke(reason, again, timeout):
+                action = self._on_eof()
+            case Slow(url):
+                action = self._on_slow(url)
+            case Broke(reason, again, timeout, crawls):
                 self._mirror.timed_out = timeout
-                return self._on_broken(reason, again)
+                action = self._leave(reason, fault=True) if crawls else self._on_broken(reason, again)
+        return action
 
     @property
     def _mirror(self) -> _Mirror:
@@ -217,7 +169,7 @@ class Transfer:
         mirror = self._mirror
         mirror.asks += 1
         mirror.timed_out, mirror.refused = False, None
-        self._gained = 0
+        self._gained, self._partial = 0, None
         if_range = None if whole else self._if_range(mirror.url)
         if if_range is not None:
             self._asked = Ask(mirror.url, self.have - OVERLAP, if_range, pause=pause)
@@ -229,7 +181,7 @@ class Transfer:
 
     def _if_range(self, url: str) -> str | None:
         """What proves that `url` holds the file whose first bytes are kept; None if nothing can."""
-        if self.known is None or self.have <= OVERLAP:
+        if self.known is None or self.have <= OVERLAP or self._suspect:
             return None
         proof = proof_for(self.known)
         return proof if is_strong(proof) or url == self.known.source else None
@@ -241,12 +193,14 @@ class Transfer:
             return NotModified(head.representation)
         if head.status == 206 and asked.offset:
             return self._on_partial(head, asked)
+        if head.status in (206, 304):
+            return self._on_lie(f"answered {head.status}, which nobody asked for")
         if head.status == 416 and asked.offset:
             return self._ask_whole()
         if head.status == 200:
             return self._on_whole(head)
         self._mirror.refused = head.status
-        return self._leave(f"answered {head.status}", out=head.status in _REFUSALS)
+        return self._leave(f"answered {head.status}", out=head.status in _REFUSALS, fault=head.status in _FAULTS)
 
     def _ask_whole(self) -> Action:
         if self._mirror.asks >= self._limit:
@@ -259,7 +213,7 @@ class Transfer:
         if place is None or not self._continues(place, head.representation.validators, asked):
             return self._ask_whole()
         self.known = replace(known, size=place.total)
-        self._at, self._marked, self._offered = asked.offset, False, None
+        self._at, self._marked, self._offered, self._partial = asked.offset, False, None, True
         return Receive(self._at, None if self._confirmed else self._vouch(self.known))
 
     def _continues(self, place: ContentRange, offered: Validators, asked: Ask) -> bool:
@@ -277,7 +231,7 @@ class Transfer:
     def _on_whole(self, head: Head) -> Action:
         offered = head.representation
         if offered.size is None and not head.chunked:
-            return self._leave("gave neither a length nor a chunked body, so its end could not be told", out=True)
+            return self._leave(_ENDLESS, out=True, fault=True)
         if self._is_older(offered):
             return self._leave("has an older version", out=True)
         told = self.known.size if self.known is not None and self._confirmed else None
@@ -287,7 +241,7 @@ class Transfer:
             return self._leave("has a file of another size", out=True, differs=True)
         elif offered.size < self.have:
             return self._leave("has a shorter file", out=True, differs=True)
-        self._at, self._marked, self._offered = 0, head.representation.size is None, offered
+        self._at, self._marked, self._offered, self._partial = 0, head.representation.size is None, offered, False
         return self._receive()
 
     def _is_older(self, offered: Representation) -> bool:
@@ -302,7 +256,7 @@ class Transfer:
         offered, known = self._offered, self.known
         if offered is None or self._at < self.have:
             return Receive(self._at)
-        self._offered = None
+        self._offered, self._suspect = None, False
         if self._confirmed and known is not None and _is_same(offered, known):
             return Receive(self._at)
         return Receive(self._at, self._vouch(offered))
@@ -312,9 +266,9 @@ class Transfer:
         return head
 
     def fits(self, size: int) -> bool:
-        """Whether so many more bytes are within the declared length."""
+        """Whether so many more bytes are within the declared length, or within what a file may have without one."""
         head = self._offered or self.known
-        return head is None or head.size is None or self._at + size <= head.size
+        return head is None or self._at + size <= (MAX_UNMARKED if head.size is None else head.size)
 
     def _on_chunk(self, size: int) -> Action:
         self._at += size
@@ -339,15 +293,39 @@ class Transfer:
         if (self._gained or (again and mirror.asks == 1)) and mirror.asks < self._limit:
             mirror.reason = reason
             return self._ask()
-        return self._leave(reason)
+        return self._leave(reason, fault=True)
+
+    def _on_slow(self, url: str) -> Action:
+        """Go on at another mirror, if that was not asked yet and the bytes kept prove which file they are of."""
+        at = next((at for at, mirror in enumerate(self._mirrors) if mirror.url == url), self._current)
+        proven = self.known is not None and self._at >= self.have > OVERLAP and is_strong(proof_for(self.known))
+        if not proven or self._mirrors[at].asks or self._mirrors[at].out:
+            return Receive(self._at)
+        self._mirror.reason = "is slower than another source"
+        self._current = at
+        return self._ask()
+
+    def _on_lie(self, reason: str) -> Action:
+        """Believe the mirror no more. Once its body was begun, what is kept must be compared with what another one has."""
+        mirror = self._mirror
+        self._suspect = self._suspect or self._partial is not None
+        if self._partial and not mirror.doubted:
+            # Bytes of another mirror are in what did not fit: the whole from this one will tell.
+            mirror.doubted, mirror.reason, self.fault = True, reason, (mirror.url, reason)
+            return self._ask()
+        mirror.lied = True
+        return self._leave(reason, out=True, fault=True)
 
     @property
     def _limit(self) -> int:
         return 2 * TRIES
 
-    def _leave(self, reason: str, *, out: bool = False, differs: bool = False) -> Action:
+    def _leave(self, reason: str, *, out: bool = False, differs: bool = False, fault: bool = False) -> Action:
         """Turn to the next mirror that may still help."""
         mirror = self._mirror
+        self.fault = (mirror.url, reason) if fault else None
+        if differs and self._suspect:
+            return self._begin_anew(self._current)
         mirror.reason, mirror.differs = reason, mirror.differs or differs
         mirror.out = mirror.out or out or mirror.asks >= self._limit
         for _ in self._mirrors:
@@ -363,15 +341,16 @@ class Transfer:
     def _end_of_rounds(self) -> Action:
         """Begin anew with what another mirror has, each mirror in its turn; else give up."""
         base = next((at for at, mirror in enumerate(self._mirrors) if mirror.differs and not mirror.tried), None)
-        if base is None:
-            return self._give_up()
-        self._mirrors[base].tried = True
+        return self._give_up() if base is None else self._begin_anew(base)
+
+    def _begin_anew(self, base: int) -> Restart:
+        self._mirrors[base].tried = self._anew = True
+        self._suspect = False
         self.have, self.known, self._offered, self._confirmed = 0, None, None, False
         self._current = self._round_start = base
         self._round = 0
         for mirror in self._mirrors:
-            mirror.out = mirror.differs = False
-            mirror.asks = 0
+            mirror.out, mirror.differs, mirror.asks = mirror.lied, False, 0
         return Restart()
 
     def _give_up(self) -> GiveUp:

@@ -157,9 +157,9 @@ def _lock_of(digest: str) -> str:
     return f"blob:{digest}"
 
 
-def hash_file(descriptor: int, size: int) -> "hashlib._Hash":
-    """SHA-256 over the first `size` bytes of a file, wherever its position is."""
-    digest, at = hashlib.sha256(), 0
+def hash_file(descriptor: int, size: int, algorithm: str = "sha256") -> "hashlib._Hash":
+    """The hash of the first `size` bytes of a file, wherever its position is."""
+    digest, at = hashlib.new(algorithm, usedforsecurity=False), 0
     while at < size:
         block = os.pread(descriptor, min(_BLOCK, size - at), at)
         if not block:

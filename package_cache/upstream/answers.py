@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from package_cache.rules.transfer import Head
+from package_cache.rules.steps import Head
 
 
 class Answer(Protocol):

@@ -2,15 +2,13 @@
 
 Owns the connections. Follows redirects, within limits: bounded, never from https down to http, and to other hosts only if
 they have a public address, so that a source cannot aim this cache at the network it stands in. Credentials go to the host
-they were given for. Bodies are taken as they are: nothing is decoded, and a body that goes on behind its declared length
-is an error. Every failure leaves as an `UpstreamError`.
+they were given for. Bodies are taken as they are: nothing is decoded. Every failure leaves as an `UpstreamError`.
 """
 
 import http.client
 import ipaddress
 import socket
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,7 +20,6 @@ from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     IncompleteRead,
-    InvalidHeader,
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
@@ -34,11 +31,14 @@ from urllib3.exceptions import (
 from urllib3.response import BaseHTTPResponse
 
 from package_cache.config import Timeouts
-from package_cache.errors import UpstreamError, UpstreamTimeout
+from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Representation, Source
 from package_cache.rules.answer import kept_fields
+from package_cache.rules.digests import DIGEST_FIELDS, declared
 from package_cache.rules.fields import parse_content_range, parse_length
-from package_cache.rules.transfer import Ask, Head
+from package_cache.rules.networks import is_inside_by_name, is_public
+from package_cache.rules.steps import Ask, Head
+from package_cache.upstream.response import Response
 
 MAX_REDIRECTS = 5
 _BLOCK = 1 << 20
@@ -47,63 +47,26 @@ _SHORT = 1 << 14
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-class OverrunError(UpstreamError):
-    """A body goes on behind its declared length: nothing of it can be trusted."""
-
-
-class _Response(http.client.HTTPResponse):
-    """A response that limits silence within the body, and looks behind the end of it."""
-
-    stall: float
-
-    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None) -> None:
-        super().__init__(sock, debuglevel, method)
-        self._socket = sock
-        self._has_no_body = method == "HEAD"
-
-    def begin(self) -> None:
-        super().begin()
-        self._socket.settimeout(self.stall)
-
-    def _close_conn(self) -> None:
-        surplus = self.status in (200, 206) and self.length == 0 and not self._has_no_body and self._has_more()
-        super()._close_conn()  # type: ignore[misc]
-        if surplus:
-            raise OverrunError("sent more than it declared")
-
-    def _has_more(self) -> bool:
-        try:
-            self._socket.settimeout(0)
-            return bool(self.fp.peek(1))
-        except (OSError, ValueError):
-            return False
-        finally:
-            with suppress(OSError):
-                self._socket.settimeout(self.stall)
-
-
 class _PublicOnly:
-    """Mixed into a connection: refuses a peer inside loopback, private or link-local networks."""
+    """Mixed into a connection: refuses a peer inside loopback, private or link-local networks, before it is sent a byte."""
 
-    sock: socket.socket
     host: str
 
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        if not _is_public(ipaddress.ip_address(self.sock.getpeername()[0].partition("%")[0])):
-            self.sock.close()
-            raise UpstreamError(f"redirects to {self.host}, which is not a public address")
+    def _new_conn(self) -> socket.socket:
+        connected: socket.socket = super()._new_conn()  # type: ignore[misc]
+        if not is_public(ipaddress.ip_address(connected.getpeername()[0].partition("%")[0])):
+            connected.close()
+            raise UpstreamLie(f"redirects to {self.host}, which is not a public address")
+        return connected
 
 
 def _manager(timeouts: Timeouts, *, public_only: bool, proxy: str | None = None) -> urllib3.PoolManager:
     """A pool manager whose connections make our responses."""
 
-    class Response(_Response):
-        stall = timeouts.stall
-
+    response = type("TimedResponse", (Response,), {"timeouts": timeouts})
     guard: tuple[type, ...] = (_PublicOnly,) if public_only else ()
-    plain = type("Plain", (*guard, HTTPConnection), {"response_class": Response})
-    secure = type("Secure", (*guard, HTTPSConnection), {"response_class": Response})
+    plain = type("Plain", (*guard, HTTPConnection), {"response_class": response})
+    secure = type("Secure", (*guard, HTTPSConnection), {"response_class": response})
     pools = {
         "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
         "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
@@ -175,7 +138,7 @@ class HttpFetcher:
                 return HttpAnswer(_head(response, ask), response)
             _let_go(response)
             url = self._following(url, location)
-        raise UpstreamError(f"redirects more than {MAX_REDIRECTS} times")
+        raise UpstreamLie(f"redirects more than {MAX_REDIRECTS} times")
 
     def _following(self, url: str, location: str) -> str:
         """Where a redirect leads. Raises UpstreamError where it must not be followed."""
@@ -183,13 +146,13 @@ class HttpFetcher:
             following = urljoin(url, location)
             origin = _Origin.of(following)
         except ValueError:
-            raise UpstreamError("redirects to something that is not a URL") from None
+            raise UpstreamLie("redirects to something that is not a URL") from None
         if origin.scheme not in ("http", "https") or not origin.host:
-            raise UpstreamError("redirects to something that is not an http URL")
+            raise UpstreamLie("redirects to something that is not an http URL")
         if url.startswith("https:") and origin.scheme != "https":
-            raise UpstreamError("redirects from https down to http")
-        if origin not in self._own and _is_named_inside(origin.host):
-            raise UpstreamError(f"redirects to {origin.host}, which is not a public address")
+            raise UpstreamLie("redirects from https down to http")
+        if origin not in self._own and is_inside_by_name(origin.host):
+            raise UpstreamLie(f"redirects to {origin.host}, which is not a public address")
         return following
 
     def _authorization(self, url: str) -> str | None:
@@ -244,33 +207,23 @@ def _let_go(response: BaseHTTPResponse) -> None:
         response.drain_conn()
     try:
         response.close()
-    except OverrunError:
+    except UpstreamError:
         return
     response.release_conn()
 
 
-def _is_named_inside(host: str) -> bool:
-    """Whether a name alone says that a host is on this machine or in its network; what it resolves to is seen later."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return not _is_public(address)
-
-
-def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return (getattr(address, "ipv4_mapped", None) or address).is_global
-
-
 def _head(response: BaseHTTPResponse, ask: Ask) -> Head:
-    fields = kept_fields(tuple(response.headers.items()))
-    coding = response.headers.get("transfer-encoding", "").lower()
-    size = None if coding else parse_length(response.headers.get("content-length"))
+    said = response.headers
+    fields = kept_fields(tuple(said.items()))
+    chunked = "transfer-encoding" in said
+    size = None if chunked else parse_length(said.get("content-length"))
+    whole, coded = response.status == 200, said.get("content-encoding", "identity").lower() != "identity"
     return Head(
         response.status,
         Representation(fields, size, ask.url, time.time()),
-        chunked=coding == "chunked",
-        content_range=parse_content_range(response.headers.get("content-range")),
+        chunked=chunked,
+        content_range=parse_content_range(said.get("content-range")),
+        digests=declared({name: said.get(name) for name in DIGEST_FIELDS}, whole=whole, coded=coded),
     )
 
 
@@ -287,8 +240,6 @@ def _translated(error: Exception) -> UpstreamError:
             translated = UpstreamError(f"failed the TLS handshake: {_reason(error)}")
         case PoolTimeoutError() | TimeoutError():
             translated = UpstreamTimeout("fell silent")
-        case InvalidHeader():
-            translated = UpstreamError("contradicts itself about the length")
         case IncompleteRead() | http.client.IncompleteRead():
             translated = UpstreamError("ended before the end of its body", again=True)
         case ProtocolError() | http.client.HTTPException() | OSError():

@@ -1,38 +1,145 @@
-"""Which source is asked first: the order given, but for those that failed a moment ago."""
+"""Which source is asked first, and which one had better be left alone for a while.
 
+A source that failed or lied is set aside: asked after all the others, so that it is still there where no other one helps.
+After a time one request finds out how it is now; meanwhile it stays aside for the others. If that request fails too, the
+next time is twice as long. Those that are well are asked in the order given; or, balanced, the quick ones first.
+"""
+
+import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from package_cache.model import Source, Target
+from package_cache.rules.pace import Speed, by_speed, is_outrun
 from package_cache.rules.targets import candidates
 
+logger = logging.getLogger(__name__)
+
 ASIDE_SECONDS = 30.0
-"""How long a source that could not be reached is asked last."""
+"""How long a source that failed is asked last, at first."""
+LONGEST_ASIDE = 600.0
+MEASURED_SECONDS = 600.0
+"""After this time the speed of a source is as good as not known."""
+_TELLING = 1 << 16
+"""Bytes of a body from which on its speed says something of the source."""
+PROBE_SECONDS = 30.0
+"""How long the one request that finds out how a source is may take before another one does."""
+
+
+@dataclass(slots=True)
+class _Health:
+    """Whether a source is to be asked. `hold` is 0 while it is well, and else the seconds for which it is set aside."""
+
+    hold: float = 0.0
+    until: float = 0.0
+    probed: float = 0.0
+    """Until when another request finds out."""
+
+
+@dataclass(slots=True)
+class _Measured:
+    """How quick a source was, and when."""
+
+    speed: Speed = field(default_factory=Speed)
+    when: float = 0.0
 
 
 class Mirrors:
-    """The health of the sources. Safe for any number of threads."""
+    """The health and the speed of the sources. Safe for any number of threads."""
 
-    def __init__(self, sources: tuple[Source, ...], clock: Callable[[], float]) -> None:
+    def __init__(self, sources: tuple[Source, ...], clock: Callable[[], float], *, balance: bool = False) -> None:
+        self.balance = balance
         self._sources = sources
         self._clock = clock
         self._guard = threading.Lock()
-        self._failed: dict[str, float] = {}
+        self._health = {source.base: _Health() for source in sources}
+        self._measured = {source.base: _Measured() for source in sources}
 
     def urls(self, target: Target) -> tuple[str, ...]:
         """The URLs to ask for a target, best first."""
-        since = self._clock() - ASIDE_SECONDS
+        now = self._clock()
         with self._guard:
-            aside = {base for base, moment in self._failed.items() if moment > since}
-        ordered = sorted(self._sources, key=lambda source: source.base in aside)
-        return candidates(target, tuple(ordered))
+            aside = {source.base for source in self._sources if self._is_aside(self._health[source.base], now)}
+            sources = self._by_speed(now) if self.balance else self._sources
+        return candidates(target, tuple(sorted(sources, key=lambda source: source.base in aside)))
 
-    def report(self, url: str, *, well: bool) -> None:
-        """Note whether a source answered at all."""
+    def _by_speed(self, now: float) -> tuple[Source, ...]:
+        speeds = [self._speed_of(source.base, now) for source in self._sources]
+        return tuple(self._sources[at] for at in by_speed(speeds))
+
+    def _speed_of(self, base: str, now: float) -> Speed:
+        measured = self._measured[base]
+        return measured.speed if now < measured.when + MEASURED_SECONDS else Speed()
+
+    def answered(self, url: str, seconds: float) -> None:
+        """Note how long the source of a URL took to answer."""
+        base = self._base_of(url)
+        if base is not None:
+            with self._guard:
+                self._measured[base] = _Measured(self._measured[base].speed.after_answer(seconds), self._clock())
+
+    def sent(self, url: str, size: int, seconds: float) -> None:
+        """Note how long the source of a URL took to send so many bytes."""
+        if size < _TELLING or not self.balance:
+            return
+        base = self._base_of(url)
+        if base is not None:
+            with self._guard:
+                self._measured[base] = _Measured(self._measured[base].speed.after_body(size, seconds), self._clock())
+
+    def rival(self, url: str, rate: float, left: int | None) -> str | None:
+        """Where the rest of a download would come from a good deal faster, so many bytes of it being left."""
+        base, now = self._base_of(url), self._clock()
+        if base is None:
+            return None
         with self._guard:
-            for source in self._sources:
-                if url.startswith(source.base + "/"):
-                    if well:
-                        self._failed.pop(source.base, None)
-                    else:
-                        self._failed[source.base] = self._clock()
+            rates = {
+                one.base: self._speed_of(one.base, now).rate or 0.0
+                for one in self._sources
+                if not self._health[one.base].hold
+            }
+        best = max(rates, key=lambda one: rates[one], default=base)
+        if best == base or not is_outrun(rate, rates[best], left):
+            return None
+        return best + url[len(base) :]
+
+    @staticmethod
+    def _is_aside(health: _Health, now: float) -> bool:
+        """Whether to ask a source last. Once its time is over, whoever is told so first finds out how it is."""
+        if not health.hold:
+            return False
+        if now < max(health.until, health.probed):
+            return True
+        health.probed = now + PROBE_SECONDS
+        return False
+
+    def failed(self, url: str, reason: str) -> None:
+        """Note that the source of a URL failed, or lied."""
+        now, base = self._clock(), self._base_of(url)
+        if base is None:
+            return
+        with self._guard:
+            health = self._health[base]
+            if now < health.until:
+                return
+            first = not health.hold
+            health.hold = ASIDE_SECONDS if first else min(2 * health.hold, LONGEST_ASIDE)
+            health.until, health.probed = now + health.hold, 0.0
+            seconds = health.hold
+        level = logging.WARNING if first else logging.INFO
+        logger.log(level, "source %s is asked last for %d seconds: it %s", base, seconds, reason)
+
+    def well(self, url: str) -> None:
+        """Note that the source of a URL did what it is for."""
+        base = self._base_of(url)
+        if base is None or not self._health[base].hold:
+            return
+        with self._guard:
+            was, self._health[base] = self._health[base].hold, _Health()
+        if was:
+            logger.warning("source %s is well again", base)
+
+    def _base_of(self, url: str) -> str | None:
+        bases = (source.base for source in self._sources if url.startswith(source.base + "/"))
+        return max(bases, key=len, default=None)

@@ -1,0 +1,59 @@
+"""Digests that a source declares: `Repr-Digest` and `Content-Digest` (RFC 9530), `Digest` (RFC 3230), `Content-MD5`.
+
+What cannot be read, and algorithms that are not known here, are ignored, as the RFCs allow.
+"""
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DIGEST_FIELDS = ("repr-digest", "content-digest", "digest", "content-md5")
+
+_ALGORITHMS = {"sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "md5": "md5"}
+"""By the names of both registries, in lower case; to those of hashlib."""
+_SIZES = {"sha512": 64, "sha256": 32, "sha1": 20, "md5": 16}
+_MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):[^,]*(?:,|$)")
+_INSTANCE = re.compile(r"[ \t]*([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)[ \t]*(?:,|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What the bytes of a whole file must hash to; `algorithm` as hashlib names it."""
+
+    algorithm: str
+    value: bytes
+
+
+def declared(fields: Mapping[str, str | None], *, whole: bool, coded: bool) -> tuple[Digest, ...]:
+    """The digests of the whole file in an answer's fields, by lower-case name.
+
+    `whole` says that the body is the whole file, so what is declared of the body holds for it. A body that is `coded` is
+    not held to the older fields: servers disagree about whether those are taken before the coding or after it.
+    """
+    found = _members(fields.get("repr-digest"))
+    if whole:
+        found += _members(fields.get("content-digest"))
+    if not coded:
+        found += [(name.lower(), text) for name, text in _INSTANCE.findall(fields.get("digest") or "")]
+        if whole and fields.get("content-md5"):
+            found.append(("md5", (fields["content-md5"] or "").strip(" \t")))
+    digests = (_digest(name, text) for name, text in found)
+    return tuple(dict.fromkeys(digest for digest in digests if digest is not None))
+
+
+def _members(text: str | None) -> list[tuple[str, str]]:
+    """The members of a Structured Field dictionary of byte sequences (RFC 8941, section 3.2)."""
+    return _MEMBER.findall(text) if text else []
+
+
+def _digest(name: str, text: str) -> Digest | None:
+    algorithm = _ALGORITHMS.get(name)
+    if algorithm is None:
+        return None
+    try:
+        value = b64decode(text, validate=True)
+    except binascii.Error:
+        return None
+    return Digest(algorithm, value) if len(value) == _SIZES[algorithm] else None

@@ -1,0 +1,271 @@
+"""Which source is asked first, how long one is left alone, and when a download or a client is told to wait."""
+
+import logging
+from itertools import pairwise
+
+import pytest
+
+from package_cache.engine.failures import LONGEST, Failures
+from package_cache.errors import FillError
+from package_cache.model import Key, Source, Target
+from package_cache.rules.pace import JUDGED, LEAST, Pace, Speed, by_speed, is_outrun
+from package_cache.upstream.mirrors import ASIDE_SECONDS, LONGEST_ASIDE, MEASURED_SECONDS, PROBE_SECONDS, Mirrors
+
+A, B, C = BASES = ("http://a.example", "http://b.example/gentoo", "http://b.example")
+FILE = Target("/f.tar")
+MIB = 1 << 20
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class World:
+    """Three sources at a time of our own."""
+
+    def __init__(self, *, balance: bool = False) -> None:
+        self.clock = Clock()
+        self.mirrors = Mirrors(tuple(Source(base) for base in BASES), self.clock, balance=balance)
+
+    @property
+    def order(self) -> str:
+        names = dict(zip(BASES, "ABC", strict=True))
+        return "".join(names[url.removesuffix(FILE.text)] for url in self.mirrors.urls(FILE))
+
+    def fail(self, base: str, reason: str = "broke off") -> None:
+        self.mirrors.failed(base + "/other.tar", reason)
+
+    def cure(self, base: str) -> None:
+        self.mirrors.well(base + "/other.tar")
+
+
+def test_sources_are_asked_in_the_order_given() -> None:
+    assert World().order == "ABC"
+
+
+def test_a_source_that_failed_is_asked_last_until_one_request_has_found_out_how_it_is() -> None:
+    world = World()
+    world.fail(A)
+    assert [world.order, world.order] == ["BCA", "BCA"]
+    world.clock.now += ASIDE_SECONDS
+    assert [world.order, world.order, world.order] == ["ABC", "BCA", "BCA"]
+    world.cure(A)
+    assert [world.order, world.order] == ["ABC", "ABC"]
+
+
+def test_a_request_that_never_tells_how_the_source_is_does_not_leave_it_aside_for_ever() -> None:
+    world = World()
+    world.fail(A)
+    world.clock.now += ASIDE_SECONDS
+    assert [world.order, world.order] == ["ABC", "BCA"]
+    world.clock.now += PROBE_SECONDS
+    assert [world.order, world.order] == ["ABC", "BCA"]
+
+
+def test_a_source_that_fails_again_and_again_is_left_alone_for_longer_and_longer() -> None:
+    world = World()
+    world.fail(A)
+    holds = []
+    for _ in range(8):
+        begun = world.clock.now
+        while world.order != "ABC":
+            world.clock.now += 1
+        holds.append(world.clock.now - begun)
+        world.fail(A)
+    assert holds[0] == ASIDE_SECONDS
+    assert all(after == min(2 * before, LONGEST_ASIDE) for before, after in pairwise(holds))
+    assert holds[-1] == LONGEST_ASIDE
+    world.cure(A)
+    world.fail(A)
+    world.clock.now += ASIDE_SECONDS
+    assert world.order == "ABC"
+
+
+def test_failures_of_one_moment_count_once() -> None:
+    world = World()
+    for _ in range(5):
+        world.fail(A)
+    world.clock.now += ASIDE_SECONDS
+    assert world.order == "ABC"
+
+
+def test_where_all_have_failed_all_are_asked() -> None:
+    world = World()
+    for base in BASES:
+        world.fail(base)
+    assert world.order == "ABC"
+
+
+def test_a_failure_is_that_of_the_source_with_the_longest_base() -> None:
+    world = World()
+    world.fail(B)
+    assert world.order == "ACB"
+    world.mirrors.failed("http://elsewhere.example/f.tar", "is nobody's")
+    assert world.order == "ACB"
+
+
+def test_the_log_names_a_source_when_it_is_set_aside_and_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    world = World()
+    world.cure(A)
+    for _ in range(3):
+        world.fail(A, "sent a page in the place of a .xz file")
+        world.clock.now += LONGEST_ASIDE
+    world.cure(A)
+    world.cure(A)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert A in first
+    assert "a page in the place" in first
+    assert "30 seconds" in first
+    assert f"{A} is well again" in last
+
+
+# Balanced
+
+
+def test_a_quick_source_is_asked_before_a_slow_one_and_an_unknown_one_first() -> None:
+    world = World(balance=True)
+    assert world.order == "ABC"
+    world.mirrors.sent(A + "/f", MIB, 2.0)
+    assert world.order == "BCA"
+    world.mirrors.sent(B + "/f", MIB, 0.5)
+    assert world.order == "CBA"
+    world.mirrors.sent(C + "/f", MIB, 1.0)
+    assert world.order == "BCA"
+    world.mirrors.answered(B + "/f", 3.0)
+    assert world.order == "CAB"
+    world.fail(C)
+    assert world.order == "ABC"
+
+
+def test_small_bodies_say_nothing_of_a_source() -> None:
+    world = World(balance=True)
+    world.mirrors.sent(A + "/f", 1000, 2.0)
+    assert world.order == "ABC"
+
+
+def test_what_was_measured_long_ago_is_measured_again() -> None:
+    world = World(balance=True)
+    for base in BASES:
+        world.mirrors.sent(base + "/f", MIB, 5.0 if base == A else 1.0)
+    assert world.order == "BCA"
+    world.clock.now += MEASURED_SECONDS
+    for base in (B, C):
+        world.mirrors.sent(base + "/f", MIB, 1.0)
+    assert world.order == "ABC"
+
+
+def test_without_balance_nothing_measured_matters() -> None:
+    world = World()
+    world.mirrors.sent(A + "/f", MIB, 100.0)
+    world.mirrors.sent(B + "/f", MIB, 1.0)
+    assert world.order == "ABC"
+
+
+def test_sources_about_equally_quick_stay_in_the_order_given() -> None:
+    assert by_speed([Speed(1.1), Speed(1.0), Speed(0.9)]) == [0, 1, 2]
+    assert by_speed([Speed(1.5), Speed(1.0), Speed(1.4), Speed(1.1)]) == [1, 3, 0, 2]
+    assert by_speed([]) == []
+
+
+def test_a_running_download_is_moved_where_that_spares_some_seconds() -> None:
+    assert is_outrun(1e6, 2e6, 20_000_000)
+    assert is_outrun(1e6, 2e6, None)
+    assert not is_outrun(1e6, 2e6, 5_000_000)
+    assert not is_outrun(1e6, 1.9e6, 1 << 40)
+    assert is_outrun(0.0, 1e6, 1 << 40)
+
+
+def test_a_rival_is_a_source_that_is_well_and_known_to_be_faster() -> None:
+    world = World(balance=True)
+    assert world.mirrors.rival(A + "/f", 1e5, 1 << 30) is None
+    world.mirrors.sent(B + "/x", 10 * MIB, 1.0)
+    assert world.mirrors.rival(A + "/f", 1e5, 1 << 30) == B + "/f"
+    assert world.mirrors.rival(A + "/f", 1e7, 1 << 30) is None
+    assert world.mirrors.rival(B + "/f", 1e5, 1 << 30) is None
+    world.fail(B)
+    assert world.mirrors.rival(A + "/f", 1e5, 1 << 30) is None
+
+
+# The pace of one body
+
+
+def test_a_body_that_brings_next_to_nothing_for_the_limit_crawls() -> None:
+    pace = Pace(30.0)
+    assert all(pace.add(LEAST, 1.0) for _ in range(100))
+    assert all(pace.add(LEAST - 24, 1.0) for _ in range(29)) in (True, False)
+    slow = Pace(30.0)
+    assert [slow.add(1000, 1.0) for _ in range(30)] == [True] * 29 + [False]
+
+
+def test_a_body_that_was_fast_once_may_crawl_later() -> None:
+    pace = Pace(10.0)
+    assert pace.add(1 << 30, 1.0)
+    assert pace.add(1, 9.0)
+    assert not pace.add(1, 10.0)
+
+
+def test_the_recent_speed_is_that_of_the_last_seconds() -> None:
+    pace = Pace(30.0)
+    pace.add(MIB, JUDGED / 2)
+    assert pace.recent is None
+    pace.add(MIB, JUDGED / 2)
+    assert pace.recent == 2 * MIB / JUDGED
+    pace.add(100, JUDGED)
+    assert pace.recent == 100 / JUDGED
+
+
+# A file that keeps failing
+
+KEY = Key("/f.tar")
+
+
+def held(failures: Failures, key: Key = KEY) -> int:
+    """The seconds a client is told to wait; 0 if it need not."""
+    try:
+        failures.check(key)
+    except FillError as error:
+        return error.retry_after or 0
+    return 0
+
+
+def test_a_file_that_keeps_failing_is_tried_less_and_less_often() -> None:
+    clock = Clock()
+    failures = Failures(clock)
+    waits = []
+    for _ in range(10):
+        failures.note(KEY, 502, "no source delivered")
+        waits.append(held(failures))
+        while held(failures):
+            clock.now += 1
+    assert waits == [0, 1, 2, 4, 8, 16, 32, LONGEST, LONGEST, LONGEST]
+    assert not held(failures, Key("/other.tar"))
+
+
+def test_a_success_a_missing_file_or_time_makes_an_end_of_waiting() -> None:
+    clock = Clock()
+    for end in (lambda one: one.forget(KEY), lambda one: one.note(KEY, 404, "missing")):
+        failures = Failures(clock)
+        for _ in range(5):
+            failures.note(KEY, 502, "no source delivered")
+        assert held(failures) == 8
+        end(failures)
+        failures.note(KEY, 502, "no source delivered")
+        assert not held(failures)
+    for _ in range(4):
+        failures.note(KEY, 502, "no source delivered")
+    clock.now += 1000
+    failures.note(KEY, 502, "no source delivered")
+    assert not held(failures)
+
+
+def test_the_memory_for_failures_is_bounded() -> None:
+    failures = Failures(Clock())
+    for number in range(10_000):
+        for _ in range(2):
+            failures.note(Key(f"/{number}"), 502, "no source delivered")
+    waiting = sum(held(failures, Key(f"/{number}")) for number in range(10_000))
+    assert 1000 < waiting < 5000
