@@ -146,6 +146,10 @@ LIES: dict[str, Lie] = {
     ),
     "no change, though nobody asked": lie("bin", Raw(b"HTTP/1.1 304 Same\r\n\r\n")),
     "too many fields": lie("bin", ok(*[b"A: b"] * 300, LENGTH, body=BODY)),
+    "a field of 100 KiB": lie("bin", ok(b"A: " + b"a" * 102_400, LENGTH, body=BODY)),
+    "nine interim answers": lie(
+        "bin", Raw(b"HTTP/1.1 103 Hints\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\n" + LENGTH + b"\r\n\r\n" + BODY)
+    ),
     "a field without end": lie("bin", Flood(b"HTTP/1.1 200 OK\r\nA: ", b"a" * 1000)),
     "fields without end": lie("bin", Flood(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 100)),
     "a status line without end": lie("bin", Flood(b"HTTP/1.1 200 ", b"a" * 1000)),
@@ -179,6 +183,9 @@ LIES: dict[str, Lie] = {
     "a chunk of no size": lie("bin", chunks(chunk(BODY), b"\r\n")),
     "a chunk longer than its size": lie("bin", chunks(chunk(BODY), b"5\r\nabcdef\r\n")),
     "a chunk's line with a line feed alone": lie("bin", chunks(chunk(BODY), b"5\nabcde\r\n")),
+    "something else between two chunks": lie("bin", chunks(b"3\r\n" + BODY[:3] + b"XX", chunk(BODY[3:]))),
+    "a chunk's extension of 2 KiB": lie("bin", chunks(b"3;" + b"a" * 2048 + b"\r\n" + BODY[:3] + b"\r\n", chunk(BODY[3:]))),
+    "a trailer of 20 KiB": lie("bin", chunks(chunk(BODY), tail=b"0\r\n" + b"A: b\r\n" * 3500 + b"\r\n")),
     "chunks without an end": lie("bin", chunks(chunk(BODY), tail=b"")),
     "a chunk that breaks off": lie("bin", chunks(chunk(BODY), b"50\r\nabcde", tail=b"")),
     "a chunk's extension without end": lie(

@@ -92,7 +92,7 @@ class Response(http.client.HTTPResponse):
         """Everything up to what matches `end`, `limit` bytes at most. Nearly always it is there at once."""
         block = self.fp.peek(1)
         match = end.search(block)
-        if match is not None:
+        if match is not None and match.end() <= limit:
             return self.fp.read(match.end())
         held = bytearray()
         while block:
