@@ -17,7 +17,7 @@ from product import Proxy, blobs, parts
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Validators
-from package_cache.rules.transfer import Ask
+from package_cache.rules.steps import Ask
 from package_cache.upstream.files import open_file
 
 FEW = 3

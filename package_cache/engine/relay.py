@@ -14,7 +14,10 @@ from typing import NoReturn, Protocol
 from package_cache.engine.pump import End, steps
 from package_cache.errors import FillError
 from package_cache.model import Representation, Span
-from package_cache.rules.transfer import OVERLAP, Finish, GiveUp, Transfer
+from package_cache.rules.digests import Digest
+from package_cache.rules.steps import Finish, GiveUp
+from package_cache.rules.transfer import OVERLAP, Transfer
+from package_cache.storage.blobs import hash_file
 from package_cache.upstream.fetcher import Fetcher
 
 TAIL = 65536
@@ -108,6 +111,7 @@ class _Passing:
         self._blocks: deque[bytes] = deque()
         self._held = 0
         self._hash = hashlib.sha256()
+        self._declared: dict[str, hashlib._Hash] = {}
         self._last = b""
         self._again = hashlib.sha256()
         self._again_at = start
@@ -128,7 +132,8 @@ class _Passing:
         if known and not self._is_same(at, data[:known]):
             return False
         fresh = data[known:]
-        self._hash.update(fresh)
+        for running in (self._hash, *self._declared.values()):
+            running.update(fresh)
         self._last = (self._last + fresh)[-OVERLAP:]
         self._blocks.append(fresh)
         self._held += len(fresh)
@@ -158,6 +163,19 @@ class _Passing:
 
     def beat(self) -> None:
         """Nobody else waits for it."""
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """Hash on the way what will be compared at the end, as long as every byte can still be hashed."""
+        for digest in digests:
+            known = digest.algorithm in self._declared
+            if self.have == self.start and not known and (not self.start or self._kept is not None):
+                before = self._kept.fileno() if self._kept is not None else -1
+                self._declared[digest.algorithm] = hash_file(before, self.start, digest.algorithm)
+
+    def agrees(self, digests: tuple[Digest, ...]) -> bool:
+        """Whether the file is what these digests are of, as far as it was hashed."""
+        known = ((self._declared.get(digest.algorithm), digest.value) for digest in digests)
+        return all(running is None or running.digest() == value for running, value in known)
 
     def take(self, keep: int) -> Generator[bytes, None, None]:
         """What was received, but for so many bytes at the end."""
