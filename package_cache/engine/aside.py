@@ -8,10 +8,10 @@ import logging
 from collections.abc import Generator
 
 from package_cache.engine.fills import FillReader
-from package_cache.errors import UpstreamError
+from package_cache.errors import FillError, UpstreamError, UpstreamLie
 from package_cache.model import Representation, Span
-from package_cache.rules.steps import Ask, Head
-from package_cache.rules.transfer import proof_for
+from package_cache.rules.steps import Ask
+from package_cache.rules.transfer import is_part, proof_for
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.fetcher import Fetcher
 
@@ -24,25 +24,42 @@ FAR = 1 << 20
 class AsideReader:
     """A range that comes from a source while the fill is not there yet, and from the fill once it is."""
 
-    def __init__(self, answer: Answer, reader: FillReader) -> None:
+    def __init__(self, answer: Answer, reader: FillReader, fetcher: Fetcher) -> None:
         self._answer = answer
         self._reader = reader
+        self._fetcher = fetcher
 
     def read(self, span: Span | None) -> Generator[bytes, None, None]:
-        """The bytes of `span`. Raises `FillError` if neither the source nor the fill goes on."""
+        """The bytes of `span`. Raises `FillError` if neither the source nor the fill goes on, or if the source lied."""
         assert span is not None  # only a range is fetched aside
         at = span.start
         try:
-            while at < span.stop and self._reader.visible() <= at:
-                block = self._answer.read()[: span.stop - at]
-                if not block:
-                    break
+            for block in self._fetched(span):
                 at += len(block)
                 yield block
+        except UpstreamLie as error:
+            self._fetcher.failed(self._answer.head.representation.source, str(error))
+            if at > span.start:
+                raise FillError(f"a source {error}", 502) from error
         except UpstreamError as error:
             logger.info("a range fetched beside a download broke off: %s", error)
         if at < span.stop:
             yield from self._reader.read(Span(at, span.stop))
+
+    def _fetched(self, span: Span) -> Generator[bytes, None, None]:
+        """What the source sends until the fill is there; the last block only once the end has shown nothing wrong."""
+        at, held = span.start, b""
+        while at < span.stop and self._reader.visible() <= at - len(held):
+            block = self._answer.read()[: span.stop - at]
+            if held:
+                yield held
+            if not block:
+                return
+            at, held = at + len(block), block
+        if at == span.stop:
+            self._answer.read()
+        if held:
+            yield held
 
     def close(self) -> None:
         """Give back the connection and the part."""
@@ -60,13 +77,7 @@ def open_aside(fetcher: Fetcher, known: Representation, span: Span, accept: str 
     except UpstreamError as error:
         logger.info("%s %s", known.source, error)
         return None
-    if _is_exact(answer.head, known, span):
+    if is_part(answer.head, known, proof, span):
         return answer
     answer.close()
     return None
-
-
-def _is_exact(head: Head, known: Representation, span: Span) -> bool:
-    place = head.content_range
-    same = head.representation.get("etag") in (None, known.get("etag"))
-    return head.status == 206 and place is not None and place.span == span and place.total == known.size and same

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from package_cache.errors import FillError
 from package_cache.model import Key
+from package_cache.rules.steps import Finish, GiveUp, NotModified
 
 LONGEST = 60.0
 """Seconds for which a failure is told again at most."""
@@ -60,6 +61,13 @@ class Failures:
             if len(self._failed) > _KEYS:
                 del self._failed[next(iter(self._failed))]
         return FillError(reason, status)
+
+    def settle(self, key: Key, end: Finish | NotModified | GiveUp) -> None:
+        """A download ended so."""
+        if isinstance(end, GiveUp):
+            self.note(key, end.status, end.reason)
+        else:
+            self.forget(key)
 
     def forget(self, key: Key) -> None:
         """A download did not fail."""

@@ -104,7 +104,7 @@ class Pending:
             reader.close()
             return None
         self.abandon()
-        return replace(promise, kind="aside", body=AsideReader(fetched, reader))
+        return replace(promise, kind="aside", body=AsideReader(fetched, reader, fetcher))
 
     def glance(self) -> "Answer | Pending | None":
         """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""

@@ -8,8 +8,8 @@ until all of it is here, as in a fill.
 import hashlib
 import os
 from collections import deque
-from collections.abc import Generator
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Generator
+from typing import NoReturn, Protocol, cast
 
 from package_cache.engine.pump import End, steps
 from package_cache.errors import FillError
@@ -36,7 +36,7 @@ class Relay:
     """A file on its way from a source to one client.
 
     With `known`, the client has its bytes below `start` already, of a file with that head; `kept` holds them, if they are
-    to be compared with what a source sends.
+    to be compared with what a source sends. `ended` is told how it ended, unless it is closed before.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Relay:
         fetcher: Fetcher,
         urls: tuple[str, ...],
         accept: str | None,
+        ended: Callable[[End], None],
         known: Representation | None = None,
         start: int = 0,
         kept: Kept | None = None,
@@ -51,6 +52,7 @@ class Relay:
         self._fetcher = fetcher
         self._urls = urls
         self._accept = accept
+        self._ended = ended
         self._sink = _Passing(start, known, kept)
         self._steps = steps(Transfer(urls, start, known), fetcher, self._sink, accept)
         self._end: End | None = None
@@ -67,7 +69,7 @@ class Relay:
         head = self._sink.head
         if head is not None and start > self._sink.have + TAIL:
             self.close()
-            yield from Relay(self._fetcher, self._urls, self._accept, head, start).read(span)
+            yield from Relay(self._fetcher, self._urls, self._accept, self._ended, head, start).read(span)
             return
         at = self._sink.start
         while self._end is None or isinstance(self._end, Finish):
@@ -89,7 +91,11 @@ class Relay:
         try:
             next(self._steps)
         except StopIteration as end:
-            self._end = end.value
+            self._end = cast("End", end.value)
+            self._ended(self._end)
+        except FillError as error:
+            self._end = GiveUp(error.http_status, str(error))
+            self._ended(self._end)
 
     def _fail(self) -> NoReturn:
         end = self._end

@@ -20,7 +20,7 @@ from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader, Wanted
 from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
-from package_cache.engine.relay import Relay
+from package_cache.engine.relay import Kept, Relay
 from package_cache.engine.room import Room
 from package_cache.engine.storing import UNSTORABLE, Storing
 from package_cache.engine.upkeep import LastUse
@@ -234,7 +234,7 @@ class Service:
 
     def _pass_on(self, request: Request, wanted: Wanted) -> Answer:
         """An answer from a source, of which nothing is kept. Waits for the source."""
-        relay = Relay(self._fetcher, self._fetcher.urls(wanted.target), wanted.accept)
+        relay = self._relay(wanted)
         try:
             representation = relay.open()
         except FillError as error:
@@ -251,11 +251,15 @@ class Service:
             return answer
         return replace(answer, body=relay)
 
+    def _relay(self, wanted: Wanted, known: Representation | None = None, at: int = 0, kept: Kept | None = None) -> Relay:
+        ended = partial(self._leader.failures.settle, wanted.key)
+        return Relay(self._fetcher, self._fetcher.urls(wanted.target), wanted.accept, ended, known, at, kept)
+
     def rescue(
         self, wanted: Wanted, known: Representation, reader: FillReader, span: Span | None, at: int
     ) -> Generator[bytes, None, None]:
         """The rest of a file from a source, for a reader whose fill the disk has ended. Raises `FillError`."""
-        relay = Relay(self._fetcher, self._fetcher.urls(wanted.target), wanted.accept, known, at, reader)
+        relay = self._relay(wanted, known, at, reader)
         try:
             yield from relay.read(Span(at, span.stop) if span else None)
         finally:
@@ -276,8 +280,10 @@ class Service:
                 answer.close()
             except UpstreamError as error:
                 action = transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
-                continue
-            action = transfer.next(replace(answer.head, chunked=True))
+            else:
+                action = transfer.next(replace(answer.head, chunked=True))
+            if transfer.fault is not None:
+                self._fetcher.failed(*transfer.fault)
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
             raise self._leader.failures.note(wanted.key, action.status, action.reason)

@@ -43,6 +43,12 @@ def declared(fields: Mapping[str, str | None], *, whole: bool, coded: bool) -> t
     return tuple(dict.fromkeys(digest for digest in digests if digest is not None))
 
 
+def declared_of_part(content_digest: str | None) -> tuple[Digest, ...]:
+    """The digests of a body that is a part of the file (RFC 9530, section 2)."""
+    digests = (_digest(name, text) for name, text in _members(content_digest))
+    return tuple(digest for digest in digests if digest is not None)
+
+
 def _members(text: str | None) -> list[tuple[str, str]]:
     """The members of a Structured Field dictionary of byte sequences (RFC 8941, section 3.2)."""
     return _MEMBER.findall(text) if text else []

@@ -69,6 +69,11 @@ def is_known(path: str) -> bool:
     return suffix in _MAGIC or suffix in _NO_MARKUP
 
 
+def is_doubtful(path: str, content_type: str | None) -> bool:
+    """Whether a file is declared a document that by its name it is not, so that its bytes must tell."""
+    return is_known(path) and media_type(content_type) in _DOCUMENTS
+
+
 def _suffix(path: str) -> str:
     stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
     return suffix.lower() if stem and dot else ""

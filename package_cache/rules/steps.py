@@ -17,6 +17,8 @@ class Head:
     content_range: ContentRange | None = None
     digests: tuple[Digest, ...] = ()
     """What the bytes of the whole file must hash to, as the source says."""
+    part_digests: tuple[Digest, ...] = ()
+    """What the bytes of this answer's body must hash to, where that is not the whole file."""
 
 
 @dataclass(frozen=True, slots=True)

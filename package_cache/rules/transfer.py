@@ -10,8 +10,8 @@ length or a chunked end, never an end of the stream alone. A length that readers
 
 from dataclasses import dataclass, field, replace
 
-from package_cache.model import Representation, Span, Validators
-from package_cache.rules.fields import ContentRange, is_strong, is_strong_date, parse_date
+from package_cache.model import Representation, Span
+from package_cache.rules.fields import is_strong, is_strong_date, parse_date
 from package_cache.rules.steps import (
     Action,
     Ask,
@@ -52,6 +52,22 @@ def proof_for(known: Representation) -> str | None:
     if is_strong(etag):
         return etag
     return modified if is_strong_date(modified, parse_date(known.get("date"))) else None
+
+
+def is_part(head: Head, known: Representation, proof: str, span: Span) -> bool:
+    """Whether an answer to a request with `proof` as If-Range has exactly that part of the known file.
+
+    It must repeat ETag, not Last-Modified (RFC 9110, section 15.3.7), and have no other content coding than the whole.
+    """
+    place, offered = head.content_range, head.representation
+    if head.status != 206 or place is None or place.span != span or known.size not in (None, place.total):
+        return False
+    if offered.get("content-encoding") not in (None, known.get("content-encoding")):
+        return False
+    etag = known.validators.etag
+    if proof == etag:
+        return offered.validators.etag == etag
+    return offered.validators.etag in (None, etag) and offered.validators.last_modified in (None, proof)
 
 
 @dataclass(slots=True)
@@ -208,25 +224,15 @@ class Transfer:
         return self._ask(whole=True)
 
     def _on_partial(self, head: Head, asked: Ask) -> Action:
-        place, known = head.content_range, self.known
+        known, place = self.known, head.content_range
         assert known is not None
-        if place is None or not self._continues(place, head.representation.validators, asked):
+        assert asked.if_range is not None
+        whole = known.size if known.size is not None or place is None else place.total
+        if whole is None or whole < self.have or not is_part(head, known, asked.if_range, Span(asked.offset, whole)):
             return self._ask_whole()
-        self.known = replace(known, size=place.total)
+        self.known = replace(known, size=whole)
         self._at, self._marked, self._offered, self._partial = asked.offset, False, None, True
         return Receive(self._at, None if self._confirmed else self._vouch(self.known))
-
-    def _continues(self, place: ContentRange, offered: Validators, asked: Ask) -> bool:
-        """Whether a 206 is the rest of the known file. It must repeat ETag, not Last-Modified (RFC 9110, 15.3.7)."""
-        assert self.known is not None
-        if place.span != Span(asked.offset, place.total) or place.total < self.have:
-            return False
-        if self.known.size not in (None, place.total):
-            return False
-        etag = self.known.validators.etag
-        if asked.if_range == etag:
-            return offered.etag == etag
-        return offered.etag in (None, etag) and offered.last_modified in (None, asked.if_range)
 
     def _on_whole(self, head: Head) -> Action:
         offered = head.representation

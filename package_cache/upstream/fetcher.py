@@ -4,6 +4,7 @@ import time
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Target
+from package_cache.rules.disguise import is_doubtful
 from package_cache.rules.steps import Ask
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.files import open_file
@@ -25,7 +26,10 @@ class Fetcher:
         return self._mirrors.urls(target)
 
     def open(self, ask: Ask, accept: str | None = None, method: str = "GET") -> Answer:
-        """The answer to `ask`; close it afterwards. Raises UpstreamError."""
+        """The answer to `ask`; close it afterwards. Raises UpstreamError.
+
+        Where a head alone cannot be believed, the answer to GET is given instead.
+        """
         begun = time.monotonic()
         try:
             answer = open_file(ask) if ask.url.startswith("file:") else self._http.open(ask, accept, method)
@@ -37,6 +41,9 @@ class Fetcher:
             self._mirrors.answered(ask.url, time.monotonic() - begun)
         if method == "GET" and answer.head.status in (200, 206):
             return self._watched(ask, answer)
+        if method == "HEAD" and answer.head.status == 200 and _is_doubtful(ask, answer):
+            answer.close()
+            return self.open(ask, accept)
         if answer.head.status in (403, 404, 410) or (method == "HEAD" and answer.head.status == 200):
             self._mirrors.well(ask.url)
         return answer
@@ -69,3 +76,7 @@ class Fetcher:
     def close(self) -> None:
         """Close idle connections."""
         self._http.close()
+
+
+def _is_doubtful(ask: Ask, answer: Answer) -> bool:
+    return is_doubtful(ask.url.partition("?")[0], answer.head.representation.get("content-type"))

@@ -34,7 +34,7 @@ from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Representation, Source
 from package_cache.rules.answer import kept_fields
-from package_cache.rules.digests import DIGEST_FIELDS, declared
+from package_cache.rules.digests import DIGEST_FIELDS, declared, declared_of_part
 from package_cache.rules.fields import parse_content_range, parse_length
 from package_cache.rules.networks import is_inside_by_name, is_public
 from package_cache.rules.steps import Ask, Head
@@ -224,6 +224,7 @@ def _head(response: BaseHTTPResponse, ask: Ask) -> Head:
         chunked=chunked,
         content_range=parse_content_range(said.get("content-range")),
         digests=declared({name: said.get(name) for name in DIGEST_FIELDS}, whole=whole, coded=coded),
+        part_digests=declared_of_part(said.get("content-digest")) if response.status == 206 else (),
     )
 
 

@@ -1,5 +1,6 @@
 """An answer under watch: its first bytes are looked at before anybody gets them, and its pace is measured."""
 
+import hashlib
 import time
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ class Watched:
         self._sent = sent
         self._first = b""
         self._ended = False
+        self._hashes = [(hashlib.new(it.algorithm, usedforsecurity=False), it.value) for it in answer.head.part_digests]
 
     def look(self, url: str) -> None:
         """Check that a whole body may be the file that `url` names. Raises UpstreamError."""
@@ -46,6 +48,10 @@ class Watched:
         data = self._answer.read()
         if not self.pace.add(len(data), time.monotonic() - begun) and data:
             raise UpstreamCrawl(f"sent less than {LEAST} bytes a second for {self.pace.limit:g} seconds")
+        for running, value in self._hashes:
+            running.update(data)
+            if not data and running.digest() != value:
+                raise UpstreamLie("sent bytes that are not those of the digest it declares")
         return data
 
     def close(self) -> None:
