@@ -35,6 +35,7 @@ from package_cache.storage.leases import PartStore
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry, Totals
 from package_cache.storage.removal import Removal
+from package_cache.storage.reports import Reports
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
@@ -69,6 +70,7 @@ class Stores:
     blobs: BlobStore
     parts: PartStore
     registry: Registry
+    reports: Reports
 
 
 def prepare(config: Config) -> Totals:
@@ -108,7 +110,7 @@ def _open_stores(config: Config) -> Stores:
         raise StoreError(_unusable(root, error.strerror or str(error))) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
         raise StoreError(_unusable(root, "not writable for this user"))
-    return Stores(root, blobs, parts, Registry(root / "registry-v1.db"))
+    return Stores(root, blobs, parts, Registry(root / "registry-v1.db"), Reports(root / "sources-v1"))
 
 
 def _unusable(root: Path, reason: str) -> str:
@@ -125,7 +127,7 @@ def build_service(config: Config) -> Service:
         registry,
         stores.blobs,
         Fills(stores.parts, config.downloads),
-        _fetcher(config, via),
+        _fetcher(config, via, stores.reports),
         LastUse(registry, time.time, culler.start),
         Room(space, culler),
         _damages(stores),
@@ -141,8 +143,8 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
     return space, Culler(removal, stores.blobs.locks, space, time.time)
 
 
-def _fetcher(config: Config, via: str) -> Fetcher:
-    mirrors = Mirrors(config.source, time.monotonic, balance=config.balance)
+def _fetcher(config: Config, via: str, reports: Reports) -> Fetcher:
+    mirrors = Mirrors(config.source, time.monotonic, balance=config.balance, tell=reports.tell)
     return Fetcher(HttpFetcher(config.source, config.timeouts, software(), via), mirrors, config.timeouts.crawl)
 
 
@@ -170,7 +172,7 @@ def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]
         database = stores.registry.database
         audit, refetch = Audit(database), None
         if repair:
-            fetcher = _fetcher(config, f"package-cache-{stores.registry.instance}")
+            fetcher = _fetcher(config, f"package-cache-{stores.registry.instance}", stores.reports)
             refetch = Refetch(audit, stores.blobs, stores.parts, fetcher, Room(*build_culler(config, stores)))
         yield Checker(stores.root, database, stores.blobs, _damages(stores), refetch, time.time), stores
 

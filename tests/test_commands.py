@@ -248,6 +248,27 @@ def test_why_knows_a_running_download(origin: Origin, start: Start) -> None:
         until(lambda: told(proxy.cache, "why", "/large.tar")["download"] is None)
 
 
+def test_why_tells_what_each_source_answered_last_and_which_one_is_asked_last(
+    origin: Origin, another: Origin, start: Start
+) -> None:
+    origin.put("/a.xz", b"<html>", content_type="text/html")
+    for name in ("/a.xz", "/b.xz"):
+        another.put(name, b"\xfd7zXZ\0 and so on")
+    proxy = start(origin.url, another.url)
+    for name in ("/a.xz", "/b.xz"):
+        assert proxy.get(name).status == 200
+    source = ("--source", origin.url, "--source", another.url)
+    until(lambda: stored(proxy.cache) == ["/a.xz", "/b.xz"])
+    lines = [line for line in done(proxy.cache, "why", "/b.xz", *source).splitlines() if line.startswith("source")]
+    assert lines[0].startswith(f"source    {another.url}b.xz: gave version 1 on ")
+    assert " s ago it answered 200" in lines[0]
+    assert lines[1].startswith(f"source    {origin.url}b.xz: no stored version is from there; ")
+    assert f"it sent text in the place of a .xz file ({origin.url}a.xz), so it is asked last for another " in lines[1]
+    sources = told(proxy.cache, "why", "/a.xz", *source)["sources"]
+    assert isinstance(sources, list)
+    assert [one["report"]["base"] for one in sources] == [another.url[:-1], origin.url[:-1]]
+
+
 # What they change, under a server that runs
 
 

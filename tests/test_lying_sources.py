@@ -9,6 +9,7 @@ import http.client
 import io
 import lzma
 import random
+import resource
 import socket
 import tarfile
 import time
@@ -22,7 +23,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from origin import Behaviour, Flood, Gate, Origin, Raw, Say, Serve
+from origin import Behaviour, Flood, Gate, Origin, Raw, Say, Serve, until
 from product import HOSTS, Proxy, Response, blobs
 
 from package_cache.rules.transfer import OVERLAP
@@ -450,6 +451,124 @@ def is_failure(answer: Response | None) -> bool:
     if answer.status in (502, 504):
         return answer.fields["Content-Type"].startswith("text/plain")
     return answer.status == 200 and not answer.whole
+
+
+# Where nothing is stored, where only the head is asked for, and where a part is fetched beside the rest
+
+
+@pytest.fixture
+def passing(origin: Origin, another: Origin, start: Callable[..., Proxy]) -> Proxy:
+    """A cache whose disk takes nothing, so that all it has is passed on. The second source has what the first has not."""
+    proxy = start(origin.url, another.url, environment=LIMITS)
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    return proxy
+
+
+def test_a_lie_that_is_not_stored_reaches_nobody_either(origin: Origin, passing: Proxy) -> None:
+    paths = {}
+    for number, (name, told) in enumerate(LIES.items()):
+        path = paths[name] = f"/{number}.{told.suffix}"
+        body = FILES[told.suffix] if told.body is None else told.body
+        origin.put(path, body, *told.script, content_type=told.kind)
+        origin.things[path + "?again"] = origin.things[path]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = dict(zip(paths, pool.map(partial(fetch, passing), paths.values()), strict=True))
+    assert not {name: DEMANDED[name] for name, answer in answers.items() if not is_failure(answer)}
+    assert not blobs(passing.cache)
+
+
+@pytest.mark.parametrize("size", [1000, 300_000])
+def test_what_a_liar_sent_is_passed_on_whole_only_if_another_source_has_the_same(
+    origin: Origin, another: Origin, passing: Proxy, size: int
+) -> None:
+    false = digest("Repr-Digest", "sha512", "sha-512=:{}:", b"other bytes")
+    body = origin.put("/a.bin", BODY[:size], Serve(fields=false))
+    another.put("/a.bin", body)
+    answer = passing.get("/a.bin")
+    assert (answer.status, answer.whole, answer.body == body) == (200, True, True)
+    assert len(another.requests("/a.bin")) == 1
+    other = origin.put("/b.bin", body[:-1] + b"!", Serve(fields=false))
+    origin.put("/b.bin", other, Serve(fields=false))
+    another.put("/b.bin", body)
+    while not (answer := passing.get("/b.bin")).whole:  # the first one may be asked first once more
+        assert body.startswith(answer.body)
+    assert answer.body == body
+
+
+def test_what_keeps_failing_backs_off_also_where_nothing_is_stored(origin: Origin, passing: Proxy) -> None:
+    origin.put("/a.bin", BODY, Serve(fields=digest("Digest", "md5", "MD5={}", b"other bytes")))
+    assert not passing.get("/a.bin").whole
+    answers = [passing.get("/a.bin") for _ in range(30)]
+    assert answers[-1].status == 502
+    assert int(answers[-1].fields["Retry-After"]) >= 1
+    assert len(origin.requests("/a.bin")) < 10
+
+
+def test_a_head_that_calls_an_archive_a_page_is_not_believed_before_a_look_at_the_body(
+    origin: Origin, another: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    origin.put("/a.xz", PAGE, content_type=HTML)
+    another.put("/a.xz", FILES["xz"], content_type=HTML)
+    answer = start(origin.url, another.url, host=host).get("/a.xz", method="HEAD")
+    assert (answer.status, answer.fields["Content-Length"]) == (200, str(len(FILES["xz"])))
+    assert [one.method for one in origin.requests()] == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize(
+    ("how", "aside"),
+    [
+        ((b"ETag: %t",), True),
+        ((), False),
+        ((b'ETag: "other"',), False),
+        ((b"ETag: W/%t",), False),
+        ((b"ETag: %t", b"Content-Encoding: gzip"), False),
+    ],
+    ids=["as asked for", "no tag", "another tag", "a weak tag", "a coding"],
+)
+def test_a_part_beside_a_download_is_taken_only_from_who_proves_to_have_the_same(
+    origin: Origin, start: Callable[..., Proxy], how: tuple[bytes, ...], aside: bool
+) -> None:
+    gate, body = Gate(), random.Random(3).randbytes(4_000_000)
+    tag = f'"{hashlib.md5(body).hexdigest()}"'.encode()
+    lines = [line.replace(b"%t", tag) for line in how]
+    origin.put(
+        "/a.bin",
+        body,
+        Serve(gate=gate, gate_at=100_000),
+        part("3000000-3000999/4000000", body[3_000_000:3_001_000], *lines),
+    )
+    proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(proxy.get, "/a.bin")
+        assert gate.reached.wait(30)
+        got = pool.submit(proxy.get, "/a.bin", {"Range": "bytes=3000000-3000999"})
+        until(lambda: len(origin.requests()) == 2)
+        if aside:
+            assert got.result().body == body[3_000_000:3_001_000]
+        gate.open()
+        assert got.result().body == body[3_000_000:3_001_000]
+        assert whole.result().body == body
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+def test_a_part_beside_a_download_whose_digest_is_wrong_is_not_given_whole(
+    origin: Origin, start: Callable[..., Proxy], size: int
+) -> None:
+    gate, body = Gate(), random.Random(3).randbytes(6_000_000)
+    false, where = bytes(size), f"3000000-{3_000_000 + size - 1}"
+    tag = f'ETag: "{hashlib.md5(body).hexdigest()}"'.encode()
+    [(name, value)] = digest("Content-Digest", "sha256", "sha-256=:{}:", body[3_000_000 : 3_000_000 + size])
+    lie = part(f"{where}/6000000", false, tag, f"{name}: {value}".encode())
+    origin.put("/a.bin", body, Serve(gate=gate, gate_at=100_000), lie)
+    proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
+    with ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(proxy.get, "/a.bin")
+        assert gate.reached.wait(30)
+        piece = pool.submit(proxy.get, "/a.bin", {"Range": f"bytes={where}"})
+        until(lambda: any("of the digest it declares" in line for line in proxy.log))
+        gate.open()
+        assert piece.result().body == body[3_000_000 : 3_000_000 + size] or not piece.result().whole
+        assert whole.result().body == body
 
 
 # What follows from a lie, or from failures

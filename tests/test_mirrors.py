@@ -123,6 +123,24 @@ def test_the_log_names_a_source_when_it_is_set_aside_and_when_it_is_back(caplog:
     assert f"{A} is well again" in last
 
 
+def test_what_a_source_said_is_told_once_a_second_and_at_once_where_it_is_news() -> None:
+    clock, told = Clock(), list[tuple[str, str, str, float]]()
+    mirrors = Mirrors(tuple(Source(base) for base in BASES), clock, tell=lambda *said: told.append(said))
+    for number in range(3):
+        mirrors.answered(f"{A}/{number}", 200, 0.1)
+    mirrors.failed(A + "/x", "broke off")
+    clock.now += 1
+    mirrors.answered(A + "/y", 404, 0.1)
+    mirrors.well(A + "/y")
+    mirrors.answered("http://elsewhere.example/z", 200, 0.1)
+    assert told == [
+        (A, A + "/0", "answered 200", 0.0),
+        (A, A + "/x", "broke off", ASIDE_SECONDS),
+        (A, A + "/y", "answered 404", ASIDE_SECONDS - 1),
+        (A, A + "/y", "did what was asked of it", 0.0),
+    ]
+
+
 # Balanced
 
 
@@ -135,7 +153,7 @@ def test_a_quick_source_is_asked_before_a_slow_one_and_an_unknown_one_first() ->
     assert world.order == "CBA"
     world.mirrors.sent(C + "/f", MIB, 1.0)
     assert world.order == "BCA"
-    world.mirrors.answered(B + "/f", 3.0)
+    world.mirrors.answered(B + "/f", 200, 3.0)
     assert world.order == "CAB"
     world.fail(C)
     assert world.order == "ABC"

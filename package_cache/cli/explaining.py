@@ -15,9 +15,10 @@ from package_cache.compose import Stores
 from package_cache.config import Config
 from package_cache.model import Entry, Status
 from package_cache.rules.freshness import Freshness, decided_by, freshness_of
+from package_cache.rules.targets import candidates
 from package_cache.storage.inventory import Inventory, Pin
+from package_cache.storage.reports import Report, Reports
 from package_cache.units import duration_text, size_text
-from package_cache.upstream.mirrors import Mirrors
 
 
 def _add(it: ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def _add(it: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Explanation:
-    """What there is to say. `urls` are those that would be asked, in this order."""
+    """What there is to say. `asked` are the sources that would be, in this order."""
 
     name: Named
     rule: Freshness
@@ -36,7 +37,7 @@ class _Explanation:
     versions: list[Entry]
     pin: Pin | None
     download: str | None
-    urls: tuple[str, ...]
+    asked: list["_Asked"]
 
     @property
     def served(self) -> Entry | None:
@@ -67,8 +68,40 @@ def _explain(name: Named, stores: Stores, config: Config) -> _Explanation:
         versions,
         inventory.pins().get(name.key),
         _download(name, stores),
-        Mirrors(config.source, time.monotonic).urls(name.target),
+        _asked(name, stores.reports, config, versions),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A source: the URL it has the file at, what is stored from there, and what it said last of anything."""
+
+    url: str
+    gave: str
+    report: Report | None
+
+    @property
+    def aside(self) -> float:
+        """For how many seconds it is asked after the others."""
+        return max(0.0, self.report.aside_until - time.time()) if self.report else 0.0
+
+    @property
+    def told(self) -> str:
+        """All of that in one line."""
+        report = self.report
+        if report is None:
+            return self.gave
+        what = "" if report.url == self.url else f" ({report.url})"
+        said = f"{self.gave}; {duration_text(max(0.0, time.time() - report.when))} ago it {report.said}{what}"
+        return f"{said}, so it is asked last for another {duration_text(self.aside)}" if self.aside else said
+
+
+def _asked(name: Named, reports: Reports, config: Config, versions: list[Entry]) -> list[_Asked]:
+    asked = []
+    for source in config.source:
+        [url] = candidates(name.target, (source,))
+        asked.append(_Asked(url, _gave(versions, url), reports.last(source.base)))
+    return sorted(asked, key=lambda one: one.aside > 0)
 
 
 def _download(name: Named, stores: Stores) -> str | None:
@@ -104,9 +137,9 @@ def _request(it: _Explanation) -> str:
     )
 
 
-def _last(it: _Explanation, url: str) -> str:
-    """What is known of a source's last answer."""
-    given = [entry for entry in it.versions if entry.representation.source == url]
+def _gave(versions: list[Entry], url: str) -> str:
+    """Which version is from there."""
+    given = [entry for entry in versions if entry.representation.source == url]
     if not given:
         return "no stored version is from there"
     newest = max(given, key=lambda entry: entry.representation.received)
@@ -132,9 +165,9 @@ def _print(it: _Explanation) -> None:
         output.line(f"version   {entry.version}: {STATES[entry.status]}, {size_text(entry.size)}, {confirmed}, {used}")
     if not it.versions:
         output.line("version   none is stored")
-    for url in it.urls:
-        output.line(f"source    {url}: {_last(it, url)}")
-    if not it.urls:
+    for one in it.asked:
+        output.line(f"source    {one.url}: {one.told}")
+    if not it.asked:
         output.line("source    none is given here; with --source (or PACKAGE_CACHE_SOURCE) those of the service are shown")
 
 
@@ -157,7 +190,9 @@ def _as_json(it: _Explanation) -> dict[str, object]:
             }
             for entry in it.versions
         ],
-        "sources": [{"url": url, "last": _last(it, url)} for url in it.urls],
+        "sources": [
+            {"url": one.url, "last": one.told, "report": asdict(one.report) if one.report else None} for one in it.asked
+        ],
     }
 
 

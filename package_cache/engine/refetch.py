@@ -5,8 +5,9 @@ from package_cache.engine.room import Room
 from package_cache.engine.sinks import PartSink
 from package_cache.errors import PackageCacheError
 from package_cache.model import Entry, Target
+from package_cache.rules.steps import Finish, GiveUp
 from package_cache.rules.targets import parse_target
-from package_cache.rules.transfer import Finish, GiveUp, Transfer
+from package_cache.rules.transfer import Transfer
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.journals import Failed

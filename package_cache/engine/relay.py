@@ -117,7 +117,7 @@ class _Passing:
         self._blocks: deque[bytes] = deque()
         self._held = 0
         self._hash = hashlib.sha256()
-        self._declared: dict[str, hashlib._Hash] = {}
+        self._declared: dict[str, _Running] = {}
         self._last = b""
         self._again = hashlib.sha256()
         self._again_at = start
@@ -137,9 +137,10 @@ class _Passing:
         known = max(0, self.have - at)
         if known and not self._is_same(at, data[:known]):
             return False
+        for running in self._declared.values():
+            running.take(at, data)
         fresh = data[known:]
-        for running in (self._hash, *self._declared.values()):
-            running.update(fresh)
+        self._hash.update(fresh)
         self._last = (self._last + fresh)[-OVERLAP:]
         self._blocks.append(fresh)
         self._held += len(fresh)
@@ -171,17 +172,24 @@ class _Passing:
         """Nobody else waits for it."""
 
     def expect(self, digests: tuple[Digest, ...]) -> None:
-        """Hash on the way what will be compared at the end, as long as every byte can still be hashed."""
+        """Hash on the way what will be compared at the end."""
         for digest in digests:
-            known = digest.algorithm in self._declared
-            if self.have == self.start and not known and (not self.start or self._kept is not None):
-                before = self._kept.fileno() if self._kept is not None else -1
-                self._declared[digest.algorithm] = hash_file(before, self.start, digest.algorithm)
+            if digest.algorithm not in self._declared and not self._is_named_by(digest):
+                size = self.start if self._kept is not None else 0
+                before = hash_file(self._kept.fileno() if self._kept else -1, size, digest.algorithm)
+                self._declared[digest.algorithm] = _Running(before, size)
+
+    def _is_named_by(self, digest: Digest) -> bool:
+        return digest.algorithm == self._hash.name and self.start == 0
 
     def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the file is what these digests are of, as far as it was hashed."""
-        known = ((self._declared.get(digest.algorithm), digest.value) for digest in digests)
-        return all(running is None or running.digest() == value for running, value in known)
+        """Whether the file is what these digests are of; unless one was declared only when the first bytes were gone."""
+        for digest in digests:
+            running = None if self._is_named_by(digest) else self._declared[digest.algorithm]
+            known = self._hash if running is None else running.value if running.size == self.have else None
+            if known is not None and known.digest() != digest.value:
+                return False
+        return True
 
     def take(self, keep: int) -> Generator[bytes, None, None]:
         """What was received, but for so many bytes at the end."""
@@ -192,3 +200,17 @@ class _Passing:
                 block = block[:spare]
             self._held -= len(block)
             yield block
+
+
+class _Running:
+    """The hash of the first `size` bytes of a file."""
+
+    def __init__(self, value: "hashlib._Hash", size: int) -> None:
+        self.value = value
+        self.size = size
+
+    def take(self, at: int, data: bytes) -> None:
+        """Bytes from a place on; what lies beyond the next one is lost."""
+        fresh = data[self.size - at :] if at <= self.size else b""
+        self.value.update(fresh)
+        self.size += len(fresh)

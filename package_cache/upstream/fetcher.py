@@ -37,8 +37,7 @@ class Fetcher:
             if not error.again:
                 self._mirrors.failed(ask.url, str(error))
             raise
-        if self._mirrors.balance:
-            self._mirrors.answered(ask.url, time.monotonic() - begun)
+        self._mirrors.answered(ask.url, answer.head.status, time.monotonic() - begun)
         if method == "GET" and answer.head.status in (200, 206):
             return self._watched(ask, answer)
         if method == "HEAD" and answer.head.status == 200 and _is_doubtful(ask, answer):

@@ -21,6 +21,8 @@ ASIDE_SECONDS = 30.0
 LONGEST_ASIDE = 600.0
 MEASURED_SECONDS = 600.0
 """After this time the speed of a source is as good as not known."""
+TOLD_SECONDS = 1.0
+"""How often the same thing is told of a source."""
 _TELLING = 1 << 16
 """Bytes of a body from which on its speed says something of the source."""
 PROBE_SECONDS = 30.0
@@ -45,10 +47,22 @@ class _Measured:
     when: float = 0.0
 
 
+Tell = Callable[[str, str, str, float], None]
+"""Is told the base of a source, a URL, what the source said, and for how many seconds it is asked last now."""
+
+
+def _tell_nobody(base: str, url: str, said: str, aside: float) -> None:
+    pass
+
+
 class Mirrors:
     """The health and the speed of the sources. Safe for any number of threads."""
 
-    def __init__(self, sources: tuple[Source, ...], clock: Callable[[], float], *, balance: bool = False) -> None:
+    def __init__(
+        self, sources: tuple[Source, ...], clock: Callable[[], float], *, balance: bool = False, tell: Tell = _tell_nobody
+    ) -> None:
+        self._tell = tell
+        self._told: dict[str, tuple[str, float]] = {}
         self.balance = balance
         self._sources = sources
         self._clock = clock
@@ -72,12 +86,24 @@ class Mirrors:
         measured = self._measured[base]
         return measured.speed if now < measured.when + MEASURED_SECONDS else Speed()
 
-    def answered(self, url: str, seconds: float) -> None:
-        """Note how long the source of a URL took to answer."""
+    def answered(self, url: str, status: int, seconds: float) -> None:
+        """Note what the source of a URL answered, and how long it took."""
         base = self._base_of(url)
-        if base is not None:
+        if base is None:
+            return
+        now = self._clock()
+        if self.balance:
             with self._guard:
-                self._measured[base] = _Measured(self._measured[base].speed.after_answer(seconds), self._clock())
+                self._measured[base] = _Measured(self._measured[base].speed.after_answer(seconds), now)
+        self._report(base, url, f"answered {status}", now)
+
+    def _report(self, base: str, url: str, said: str, now: float) -> None:
+        """Tell what a source said, unless the same was told a moment ago."""
+        before, since = self._told.get(base, ("", 0.0))
+        if said != before or now >= since + TOLD_SECONDS:
+            self._told[base] = (said, now)
+            health = self._health[base]
+            self._tell(base, url, said, max(0.0, health.until - now) if health.hold else 0.0)
 
     def sent(self, url: str, size: int, seconds: float) -> None:
         """Note how long the source of a URL took to send so many bytes."""
@@ -121,14 +147,16 @@ class Mirrors:
             return
         with self._guard:
             health = self._health[base]
-            if now < health.until:
-                return
+            known = now < health.until
             first = not health.hold
-            health.hold = ASIDE_SECONDS if first else min(2 * health.hold, LONGEST_ASIDE)
-            health.until, health.probed = now + health.hold, 0.0
+            if not known:
+                health.hold = ASIDE_SECONDS if first else min(2 * health.hold, LONGEST_ASIDE)
+                health.until, health.probed = now + health.hold, 0.0
             seconds = health.hold
-        level = logging.WARNING if first else logging.INFO
-        logger.log(level, "source %s is asked last for %d seconds: it %s", base, seconds, reason)
+        if not known:
+            level = logging.WARNING if first else logging.INFO
+            logger.log(level, "source %s is asked last for %d seconds: it %s", base, seconds, reason)
+        self._report(base, url, reason, now)
 
     def well(self, url: str) -> None:
         """Note that the source of a URL did what it is for."""
@@ -139,6 +167,7 @@ class Mirrors:
             was, self._health[base] = self._health[base].hold, _Health()
         if was:
             logger.warning("source %s is well again", base)
+            self._report(base, url, "did what was asked of it", self._clock())
 
     def _base_of(self, url: str) -> str | None:
         bases = (source.base for source in self._sources if url.startswith(source.base + "/"))
