@@ -18,12 +18,13 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import formatdate
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
-from origin import Behaviour, Flood, Gate, Origin, Raw, Say, Serve, until
+from origin import MODIFIED, Behaviour, Flood, Gate, Origin, Raw, Say, Serve, until
 from product import HOSTS, Proxy, Response, blobs
 
 from package_cache.rules.transfer import OVERLAP
@@ -134,6 +135,7 @@ HALF = len(BODY) // 2
 LENGTH = b"Content-Length: %d" % len(BODY)
 
 TAG = f'"{hashlib.md5(BODY).hexdigest()}"'.encode()
+OTHER = random.Random(4).randbytes(len(BODY))
 JOINT = HALF - OVERLAP
 """From where the rest is asked for when half of the body is here."""
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -285,6 +287,7 @@ DEMANDS: dict[str, dict[str, Lie]] = {
                 *("cache.local", "metadata.internal"),
             )
         },
+        "a redirect within the source, and then to 10.0.0.1": lie("bin", see("?again"), see("http://10.0.0.1:9/secret")),
         "a redirect to a file": lie("bin", see("file:///etc/hostname")),
         "a redirect that breaks a line": lie("bin", see("http://mirror.example/\tx")),
     },
@@ -349,6 +352,30 @@ HONEST: dict[str, Lie] = {
     "an end in the place of the trailer": lie("bin", chunks(chunk(BODY), tail=b"0\r\n")),
 }
 """What is odd, and no reason to refuse a file."""
+
+
+def changed(*fields: tuple[str, str], body: bytes = OTHER, ranges: bool = False) -> tuple[Serve, Serve]:
+    """Half of one file, and then all of another under the same name."""
+    first = fields[:1]
+    return (
+        Serve(cut=HALF, validators=False, fields=first),
+        Serve(body=body, ranges=ranges, validators=False, fields=fields[1:] or first),
+    )
+
+
+CHANGED: dict[str, tuple[Serve, Serve]] = {
+    "another tag": changed(("ETag", '"1"'), ("ETag", '"2"')),
+    "another tag, in a part": changed(("ETag", TAG.decode()), ("ETag", '"2"'), ranges=True),
+    "the same tag": changed(("ETag", TAG.decode())),
+    "the same tag, in a part": changed(("ETag", TAG.decode()), ranges=True),
+    "a weak tag": changed(("ETag", 'W/"1"'), ranges=True),
+    "another date": changed(("Last-Modified", MODIFIED), ("Last-Modified", "Wed, 03 Jan 2024 03:04:05 GMT")),
+    "a date of the same second": changed(("Last-Modified", formatdate(time.time() + 60, usegmt=True)), ranges=True),
+    "nothing to know it by": changed(ranges=True),
+    "another length": changed(body=OTHER[:-1]),
+    "another length, and the same tag": changed(("ETag", TAG.decode()), body=OTHER + b"x", ranges=True),
+}
+"""A file that changes while a download of it is broken off; by what the source knows the versions."""
 
 
 @pytest.fixture(scope="module", params=HOSTS)
@@ -434,6 +461,23 @@ def test_what_is_odd_and_no_lie_is_taken(pair: Pair) -> None:
     for name, answer in answers.items():
         assert (answer.status, answer.whole, answer.body == bodies[name]) == (200, True, True), name
         assert answer.fields["Content-Encoding"] == HONEST[name].sent_coding, name
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_the_rest_of_another_version_is_not_put_behind_the_first(pair: Pair, name: str) -> None:
+    """Only a strong validator is worth an If-Range (RFC 9110, section 13.1.5), and the overlap must be the same."""
+    path, (_, second) = f"/changed-{next(pair.numbers)}.bin", CHANGED[name]
+    pair.liar.put(path, BODY, *CHANGED[name])
+    assert second.body is not None
+    pair.right.add(hashlib.sha256(second.body).hexdigest())
+    answer = fetch(pair.alone, path)
+    assert answer is not None
+    assert answer.body == second.body if answer.whole else BODY.startswith(answer.body)
+    until(lambda: pair.alone.get(path).body == second.body)
+    assert not pair.wrong()
+    assert (
+        all(one.fields.get("if-range", TAG.decode())[:1] == '"' for one in pair.liar.requests(path)[:2]) or "date" in name
+    )
 
 
 def fetch(proxy: Proxy, path: str) -> Response | None:

@@ -47,7 +47,7 @@ class AsideReader:
             yield from self._reader.read(Span(at, span.stop))
 
     def _fetched(self, span: Span) -> Generator[bytes, None, None]:
-        """What the source sends until the fill is there; the last block only once the end has shown nothing wrong."""
+        """What the source sends until the fill is there; with a digest, the last block only once that was compared."""
         at, held = span.start, b""
         while at < span.stop and self._reader.visible() <= at - len(held):
             block = self._answer.read()[: span.stop - at]
@@ -56,9 +56,12 @@ class AsideReader:
             if not block:
                 return
             at, held = at + len(block), block
-        if at == span.stop:
-            self._answer.read()
+            if not self._answer.head.part_digests:
+                yield held
+                held = b""
         if held:
+            if at == span.stop:
+                self._answer.read()
             yield held
 
     def close(self) -> None:
