@@ -376,6 +376,8 @@ CHANGED: dict[str, tuple[Serve, Serve]] = {
     "another length, and the same tag": changed(("ETag", TAG.decode()), body=OTHER + b"x", ranges=True),
 }
 """A file that changes while a download of it is broken off; by what the source knows the versions."""
+UNPROVEN = {"a weak tag", "a date of the same second", "nothing to know it by", "another length"}
+"""In which nothing tells a version from the next, so that it is not asked for a part."""
 
 
 @pytest.fixture(scope="module", params=HOSTS)
@@ -475,9 +477,7 @@ def test_the_rest_of_another_version_is_not_put_behind_the_first(pair: Pair, nam
     assert answer.body == second.body if answer.whole else BODY.startswith(answer.body)
     until(lambda: pair.alone.get(path).body == second.body)
     assert not pair.wrong()
-    assert (
-        all(one.fields.get("if-range", TAG.decode())[:1] == '"' for one in pair.liar.requests(path)[:2]) or "date" in name
-    )
+    assert ("if-range" in pair.liar.requests(path)[1].fields) == (name not in UNPROVEN)
 
 
 def fetch(proxy: Proxy, path: str) -> Response | None:
