@@ -160,6 +160,7 @@ FIELDS = st.lists(  # most of them may be there twice
     version="HTTP/1.1",
     fields=[("If-Modified-Since", "Tue Jan  2 03:04:05 2024"), ("If-Modified-Since", MODIFIED)],
 )
+@example(method="GET", target="/empty-1.tar", version="HTTP/1.1", fields=[("Transfer-Encoding", "chunked")])
 def test_the_loop_answers_as_the_plain_application(
     pair: tuple[Proxy, Proxy], method: str, target: str, version: str, fields: list[tuple[str, str]]
 ) -> None:

@@ -219,6 +219,7 @@ class _Body:
         self._close = close
         self._account = account
         self._ends = ends
+        self._begun = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -227,6 +228,9 @@ class _Body:
         try:
             block = next(self._blocks)
         except StopIteration:
+            if self._ends and not self._begun:
+                self._begun = True
+                return b""  # makes the server send the head before the connection is cut
             if self._ends:
                 self._ends = False
                 raise ConnectionResetError(errno.ECONNRESET, "the connection cannot be used again") from None
@@ -236,6 +240,7 @@ class _Body:
             logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         self._account.sent += len(block)
+        self._begun = True
         return block
 
     def close(self) -> None:
