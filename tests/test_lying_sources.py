@@ -579,7 +579,7 @@ def test_a_part_beside_a_download_is_taken_only_from_who_proves_to_have_the_same
         "/a.bin",
         body,
         Serve(gate=gate, gate_at=100_000),
-        part("3000000-3000999/4000000", body[3_000_000:3_001_000], *lines),
+        part("3000000-3000999/4000000", body[3_000_000:3_001_000] if aside else bytes(1000), *lines),
     )
     proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
     with ThreadPoolExecutor(2) as pool:
