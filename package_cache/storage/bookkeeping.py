@@ -12,7 +12,7 @@ from pathlib import Path
 from package_cache.errors import StoreError
 from package_cache.model import Status
 from package_cache.storage.blobs import sync_directory
-from package_cache.storage.database import Database
+from package_cache.storage.database import Database, mended
 from package_cache.storage.ledger import Ledger, Record, gone_line, row_line, side_line
 from package_cache.storage.schema import COLUMNS, SIDE_TABLES, Row
 
@@ -52,6 +52,7 @@ class Findings:
         return self.damaged > 0 or lacks_more or self.lines > 2 * self.rows + _SPARE
 
 
+@mended
 def compare(database: Database, pause: Callable[[], None]) -> Findings:
     """Read all of both; `pause` is called between two steps. Raises StoreError, OSError."""
     with database.halted():
@@ -122,6 +123,7 @@ def _forgive(ledger: Ledger, end: int, found: Findings) -> None:
         found.sides = []  # they are seen to the next time
 
 
+@mended
 def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
     """Make the ledger tell what the registry says; what was wrong with it. One process at a time. Raises StoreError."""
     try:
