@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from origin import Gate, Origin, Serve
+from origin import Gate, Origin, Serve, until
 from product import Proxy, blobs, parts
 from stock import BODIES, Stock, blob_of, fill, make, names, rot, serves_all
 
 from package_cache.model import Key
+from package_cache.storage.inventory import Inventory
 from package_cache.storage.registry import Registry
 
 A, B, *_ = BODIES
@@ -108,7 +109,6 @@ def test_a_source_that_has_other_bytes_now_is_named_and_not_believed(stock: Stoc
         assert names(stock.cache) == len(BODIES) - 1
         assert len(blobs(stock.cache)) == len(BODIES) - 1
         assert parts(stock.cache) == []
-        assert fsck(stock.cache).returncode == 0
     finally:
         other.stop()
 
@@ -118,6 +118,41 @@ def test_a_file_that_no_source_has_any_more_stays_out_of_service(stock: Stock, o
     ended = fsck(stock.cache, "--repair", "--source", origin.url)
     assert ended.returncode == 1
     assert "not fetched again" in ended.stdout
+    assert names(stock.cache) == len(BODIES) - 1
+
+
+def test_what_could_not_be_fetched_is_fetched_when_the_source_has_it_again(stock: Stock, origin: Origin) -> None:
+    spoil(stock.cache)
+    assert fsck(stock.cache, "--repair", "--source", origin.url).returncode == 1
+    code, [problem] = report(stock)
+    assert (code, problem["kind"], problem["keys"], problem["mended"]) == (1, "lost", [A], None)
+    code, [problem] = report(stock, "--repair")
+    assert (code, problem["kind"], problem["mended"]) == (0, "lost", "fetched again")
+    assert report(stock) == (0, [])
+    assert names(stock.cache) == len(BODIES)
+
+
+def test_what_came_anew_meanwhile_is_not_lost(stock: Stock, origin: Origin, start: Callable[..., Proxy]) -> None:
+    spoil(stock.cache)
+    assert fsck(stock.cache, "--repair", "--source", origin.url).returncode == 1
+    newer = origin.put(A, b"newer" * 1000)
+    proxy = start(origin.url, cache=stock.cache)
+    assert proxy.get(A).body == newer
+    until(lambda: names(stock.cache) == len(BODIES))
+    proxy.stop()
+    assert report(stock) == (0, [])
+
+
+def test_a_damaged_file_in_the_trash_is_removed_and_not_brought_back(stock: Stock) -> None:
+    registry = Registry(stock.cache / "registry-v1.db")
+    assert Inventory(registry.database).discard(Key(A))
+    registry.close()
+    spoil(stock.cache)
+    before = len(stock.origin.requests(A))
+    code, [problem] = report(stock, "--repair")
+    assert (code, problem["keys"], problem["mended"]) == (0, [A], "removed for good")
+    assert len(stock.origin.requests(A)) == before
+    assert report(stock) == (0, [])
     assert names(stock.cache) == len(BODIES) - 1
 
 

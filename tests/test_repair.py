@@ -1,5 +1,6 @@
 """Rot and loss: whatever becomes of the registry and its ledger, the service starts, and what it serves is right."""
 
+import fcntl
 import os
 import random
 import shutil
@@ -27,7 +28,7 @@ from package_cache.storage.bookkeeping import compare, keep_ledger
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.leases import PartStore
 from package_cache.storage.ledger import Ledger, parse
-from package_cache.storage.quarantine import Quarantine
+from package_cache.storage.quarantine import KEPT_BYTES, Quarantine
 from package_cache.storage.registry import Registry, Totals
 from package_cache.storage.removal import Place, Removal
 
@@ -177,17 +178,19 @@ def test_a_damaged_ledger_is_made_good_from_the_registry(
     stopped: Stock, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     cache = stopped.copy(tmp_path / "cache")
-    damage(cache / LEDGER)
-    registry = Registry(cache / REGISTRY)
-    assert registry.totals().entries == len(BODIES)
-    keep_ledger(registry.database, lambda: None)
-    found = compare(registry.database, lambda: None)
-    assert (found.damaged, found.wrong, found.gone) == (0, [], [])
-    registry.close()
+    with closing(Registry(cache / REGISTRY)) as registry:
+        inventory = Inventory(registry.database)
+        inventory.pin(Key(A), "a test")
+        inventory.pin(Key(B), "a test")
+        damage(cache / LEDGER)
+        assert registry.totals().entries == len(BODIES)
+        keep_ledger(registry.database, lambda: None)
+        found = compare(registry.database, lambda: None)
+        assert (found.damaged, found.wrong, found.gone, found.sides) == (0, [], [], [])
     be_gone(cache)
-    registry = Registry(cache / REGISTRY)
-    assert registry.totals().entries == len(BODIES)
-    registry.close()
+    with closing(Registry(cache / REGISTRY)) as registry:
+        assert registry.totals().entries == len(BODIES)
+        assert list(Inventory(registry.database).pins()) == [Key(A), Key(B)]
 
 
 @pytest.mark.parametrize("damage", LEDGER_DAMAGES)
@@ -327,6 +330,36 @@ def test_pins_the_trash_and_the_numbers_of_versions_outlive_the_registry(store: 
         assert again.totals().entries == len(BODIES) - 1
 
 
+def test_pins_that_the_ledger_has_lost_are_taken_from_the_damaged_registry(store: "Store") -> None:
+    instance, key = store.registry.instance, Key(A)
+    Inventory(store.registry.database).pin(key, "a test")
+    store.registry.close()
+    (store.root / LEDGER).unlink()
+    lose_the_totals(store.root)
+    with closing(Registry(store.root / REGISTRY)) as again:
+        assert list(Inventory(again.database).pins()) == [key]
+        assert again.instance == instance
+
+
+def test_a_registry_of_an_earlier_version_is_taken_over(
+    store: "Store", start: Callable[..., Proxy], stopped: Stock
+) -> None:
+    before = asked(stopped)
+    Inventory(store.registry.database).pin(Key(A), "a test")
+    store.registry.close()
+    (store.root / LEDGER).unlink()
+    with closing(sqlite3.connect(store.root / REGISTRY)) as connection:
+        connection.execute("ALTER TABLE entry DROP COLUMN seal")
+    proxy = start(stopped.origin.url, cache=store.root)
+    serves_all(proxy)
+    assert asked(stopped) == before
+    [line] = [line for line in proxy.log if "was made again" in line]
+    assert "another version" in line
+    proxy.stop()
+    with closing(Registry(store.root / REGISTRY)) as again:
+        assert list(Inventory(again.database).pins()) == [Key(A)]
+
+
 # While the service runs
 
 
@@ -415,25 +448,25 @@ def test_files_are_served_while_another_program_keeps_the_registry_locked(
     until(lambda: proxy.get("/new-1.tar").body == body and names(proxy.cache) == len(BODIES) + 1)
 
 
-def test_a_start_ends_with_a_reason_when_the_registry_cannot_even_be_read(stopped: Stock, tmp_path: Path) -> None:
+def test_a_registry_that_cannot_even_be_read_is_set_aside(
+    stopped: Stock, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    cache, before = stopped.copy(tmp_path / "cache"), asked(stopped)
+    with locked(cache, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "UPDATE total SET bytes = bytes + 1"):
+        proxy = start(stopped.origin.url, cache=cache)
+        serves_all(proxy)
+    assert asked(stopped) == before
+    assert len(set_aside(cache)) == 1
+    [line] = [line for line in proxy.log if "was made again" in line]
+    assert "another program kept it locked" in line
+    assert f"{len(BODIES)} names are back" in line
+
+
+def test_a_start_waits_for_nobody_who_writes(stopped: Stock, start: Callable[..., Proxy], tmp_path: Path) -> None:
     cache = stopped.copy(tmp_path / "cache")
-    command = [
-        sys.executable,
-        "-m",
-        "package_cache",
-        "--cache",
-        str(cache),
-        "--source",
-        "http://127.0.0.1:9/",
-        "--port",
-        "0",
-    ]
-    with locked(cache, "PRAGMA locking_mode = EXCLUSIVE", "BEGIN EXCLUSIVE", "UPDATE total SET one = 1"):
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 1
-    assert "locked by another program" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert set_aside(cache) == []
+    with (cache / "registry-v1.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        serves_all(start(stopped.origin.url, cache=cache))
 
 
 # Damaged files
@@ -486,6 +519,18 @@ def test_a_condemned_file_is_counted_no_more(store: Store) -> None:
     assert store.registry.totals() == totals_of(list(BODIES.values())[1:])
 
 
+def test_a_damaged_file_in_the_trash_is_gone_for_good(store: Store) -> None:
+    entry = store.registry.best(Key(A))
+    assert entry is not None
+    inventory = Inventory(store.registry.database)
+    inventory.discard(entry.key)
+    rot(store.blobs.path(entry.digest))
+    assert store.registry.condemn(entry.digest) == 1
+    assert store.audit.reinstate(entry.digest, entry.size) == 0
+    assert inventory.versions(entry.key) == []
+    assert store.registry.commit(entry.key, entry.digest, entry.representation).version == 2
+
+
 def test_a_file_that_was_mended_meanwhile_is_not_condemned(store: Store) -> None:
     entry = store.registry.best(Key(A))
     assert entry is not None
@@ -525,6 +570,17 @@ def test_only_some_damaged_files_are_kept_and_not_for_ever(store: Store) -> None
     assert len(list((store.root / "quarantine-v1").iterdir())) == 16
     store.now += 31 * DAY
     store.sweep()
+    assert list((store.root / "quarantine-v1").iterdir()) == []
+
+
+def test_a_damaged_file_that_is_very_large_is_not_kept(store: Store) -> None:
+    entry = store.registry.best(Key(A))
+    assert entry is not None
+    path = store.blobs.path(entry.digest)
+    path.chmod(0o600)
+    os.truncate(path, KEPT_BYTES + 1)
+    assert store.quarantine.receive(path) is None
+    assert not path.exists()
     assert list((store.root / "quarantine-v1").iterdir()) == []
 
 
@@ -581,6 +637,16 @@ def test_dead_downloads_are_removed_and_living_ones_stay(store: Store) -> None:
     assert dead.stem != held.stem
 
 
+def test_a_registry_that_was_set_aside_is_removed_after_a_month(store: Store) -> None:
+    store.registry.close()
+    be_text(store.root)
+    store.sweep()
+    assert len(set_aside(store.root)) == 1
+    store.now += 31 * DAY
+    store.sweep()
+    assert set_aside(store.root) == []
+
+
 def test_an_entry_whose_file_is_gone_is_taken_out(store: Store) -> None:
     blob_of(store.root, BODIES[A]).unlink()
     store.sweep()
@@ -632,6 +698,21 @@ def test_a_long_ledger_is_written_anew_and_loses_nothing_that_is_written_meanwhi
     assert again.best(new) is not None
     assert again.totals().entries == len(BODIES)
     again.close()
+
+
+def test_what_changes_while_the_ledger_is_compared_is_not_held_against_it(store: Store) -> None:
+    first, second = (store.registry.best(Key(path)) for path in (A, B))
+    assert first is not None
+    assert second is not None
+    inventory = Inventory(store.registry.database)
+
+    def change() -> None:
+        store.registry.commit(Key("/meanwhile"), first.digest, first.representation)
+        inventory.discard(second.key)
+        inventory.pin(first.key, "a test")
+
+    found = compare(store.registry.database, change)
+    assert (found.damaged, found.wrong, found.gone, found.sides) == (0, [], [], [])
 
 
 def test_an_index_that_is_polled_all_day_does_not_fill_the_ledger(store: Store) -> None:

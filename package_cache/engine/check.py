@@ -82,8 +82,9 @@ class Checker:
                 self._audit.correct_totals()
             yield self._problem("totals", "registry-v1.db", wrong, "counted anew")
         ledger = (compare if self._refetch is None else keep_ledger)(self._database, lambda: None)
-        if ledger.damaged or ledger.wrong or ledger.gone:
-            detail = f"{ledger.damaged} damaged lines, {len(ledger.wrong) + len(ledger.gone)} entries told wrong"
+        wrongs = len(ledger.wrong) + len(ledger.gone) + len(ledger.sides)
+        if ledger.damaged or wrongs:
+            detail = f"{ledger.damaged} damaged lines, {wrongs} rows of the registry told wrong"
             yield self._problem("ledger", "ledger-v1", detail, "completed")
 
     def _leftovers(self) -> Iterator[Problem]:
@@ -96,14 +97,19 @@ class Checker:
         for file in leftovers.half_made(self._root, now):
             if self._refetch is not None:
                 leftovers.remove(file)
-            yield self._problem("leftover", file.name, f"{file.size} bytes, half made", "removed")
+            yield self._problem("leftover", file.name, f"{file.size} bytes, of no use any more", "removed")
 
     def _shelf(self, prefix: str, progress: Progress, step: Callable[[], None]) -> None:
         shelf = shelves.look(self._audit, self._blobs, prefix)
-        for digest in sorted((*shelf.kept, *shelf.missing, *shelf.strays)):
+        lost = set(self._audit.lost(prefix))
+        for digest in sorted({*shelf.kept, *shelf.missing, *shelf.strays, *lost}):
             if digest <= progress.place:
                 continue
             problem = self._stray(digest) if digest in shelf.strays else None
+            if digest in lost:
+                problem = self._mended(
+                    "lost", digest, "the file was found damaged and taken out of service", self._keys(digest)
+                )
             size = shelf.kept.get(digest)
             if size is not None:
                 problem = self._read(digest, size, progress, step)
@@ -138,15 +144,25 @@ class Checker:
     def _damaged(
         self, kind: str, digest: str, size: int, detail: str, file: tuple[int, int] | None = None
     ) -> Problem | None:
-        keys = tuple(dict.fromkeys(entry.key for entry in self._audit.entries(digest)))
+        keys = self._keys(digest)
+        if self._refetch is not None:
+            if not self._damages.take_out(digest, size, file):
+                return None
+            if not self._audit.entries(digest):
+                return Problem(kind, digest, f"{detail}; it was in the trash", keys, "removed for good")
+            detail = f"{detail}; taken out of service"
+        return self._mended(kind, digest, detail, keys)
+
+    def _mended(self, kind: str, digest: str, detail: str, keys: tuple[str, ...]) -> Problem:
         if self._refetch is None:
             return Problem(kind, digest, detail, keys)
-        if not self._damages.take_out(digest, size, file):
-            return None
         reason = self._refetch.mend(digest)
         if reason is None:
             return Problem(kind, digest, detail, keys, "fetched again")
-        return Problem(kind, digest, f"{detail}; taken out of service, and not fetched again: {reason}", keys)
+        return Problem(kind, digest, f"{detail}, and not fetched again: {reason}", keys)
+
+    def _keys(self, digest: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.key for entry in self._audit.entries(digest)))
 
     def _problem(self, kind: str, name: str, detail: str, deed: str) -> Problem:
         return Problem(kind, name, detail, mended=None if self._refetch is None else deed)

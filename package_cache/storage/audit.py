@@ -31,6 +31,19 @@ class Audit:
         return {digest: -1 if size is None else size for digest, size in rows}
 
     @mended
+    def lost(self, prefix: str) -> list[str]:
+        """As `needed`, the digests of blobs that were taken out of service, and that nothing came in place of."""
+        with self._database.lent() as connection:
+            rows = connection.execute(
+                f"SELECT DISTINCT digest FROM entry WHERE digest >= ? AND digest < ? AND status = {Status.FAILED:d}"
+                " AND NOT EXISTS (SELECT 1 FROM entry newer WHERE newer.key = entry.key"
+                " AND newer.version > entry.version AND newer.status = 3)"
+                f" AND NOT EXISTS (SELECT 1 FROM entry other WHERE other.digest = entry.digest AND other.{_NEEDED})",
+                (prefix, prefix + "g"),
+            ).fetchall()
+        return [digest for (digest,) in rows]
+
+    @mended
     def is_needed(self, digest: str) -> bool:
         """Whether some entry needs the blob."""
         with self._database.lent() as connection:

@@ -12,41 +12,72 @@ from pathlib import Path
 from package_cache.errors import StoreError
 from package_cache.model import Status
 from package_cache.storage.blobs import sync_directory
-from package_cache.storage.database import Database
-from package_cache.storage.ledger import Ledger, gone_line, row_line, side_line
+from package_cache.storage.database import Database, mended
+from package_cache.storage.ledger import Ledger, Record, gone_line, row_line, side_line
 from package_cache.storage.schema import COLUMNS, SIDE_TABLES, Row
 
 _BATCH = 1000
 _ROWS = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest)"
 _SPARE = 1000
 """Lines more than twice the entries that a ledger may have."""
+_FEW = ("meta", "pin")
+"""Other tables that are small, and that matter to the last row."""
 _UNKNOWN = 0
 _SHIFT = 10
 """Added to a status, so that it fits a byte and is never `_UNKNOWN`."""
 
 
+Sides = dict[tuple[str, object], list[object]]
+"""Rows of other tables, by table and primary key."""
+
+
 @dataclass(slots=True)
 class Findings:
-    """What the ledger and the registry disagree about. `wrong` are entries the ledger has not as they are."""
+    """What the ledger and the registry disagree about. `wrong` are entries the ledger has not as they are.
+
+    `rows` counts those of all tables, `sides` are rows of others that it has not as they are, by table and primary key.
+    """
 
     lines: int = 0
     damaged: int = 0
-    entries: int = 0
+    rows: int = 0
     wrong: list[int] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
+    sides: list[tuple[str, object]] = field(default_factory=list)
 
     @property
     def is_to_be_rewritten(self) -> bool:
         """Whether adding lines is not enough."""
-        return self.damaged > 0 or self.lines > 2 * self.entries + _SPARE
+        lacks_more = self.lines < self.rows - len(self.wrong) - len(self.sides)
+        return self.damaged > 0 or lacks_more or self.lines > 2 * self.rows + _SPARE
 
 
+@mended
 def compare(database: Database, pause: Callable[[], None]) -> Findings:
     """Read all of both; `pause` is called between two steps. Raises StoreError, OSError."""
     with database.halted():
         end = database.ledger.size()
-    found, states = Findings(), bytearray()
-    for record in database.ledger.read(end):
+    found = Findings()
+    states, sides = _told(database.ledger, end, found, pause)
+    _compare_sides(database, sides, found)
+    for rows in _batches(database):
+        found.rows += len(rows)
+        for number, status in ((int(str(row[0])), int(str(row[3]))) for row in rows):
+            if number >= len(states) or states[number] != status + _SHIFT:
+                found.wrong.append(number)
+            if number < len(states):
+                states[number] = _UNKNOWN
+        pause()
+    over = (_UNKNOWN, Status.DELETED + _SHIFT)
+    found.gone = [number for number, state in enumerate(states) if state not in over]
+    _forgive(database.ledger, end, found)
+    return found
+
+
+def _told(ledger: Ledger, end: int, found: Findings, pause: Callable[[], None]) -> tuple[bytearray, Sides]:
+    """The last states of entries, by number, and the other rows, as the ledger tells them."""
+    states, sides = bytearray(), Sides()
+    for record in ledger.read(0, end):
         found.lines += 1
         if found.lines % _BATCH == 0:
             pause()
@@ -56,19 +87,43 @@ def compare(database: Database, pause: Callable[[], None]) -> Findings:
             if record.number >= len(states):
                 states.extend(bytes(record.number + 1 - len(states)))
             states[record.number] = record.status + _SHIFT
-    for rows in _batches(database):
-        found.entries += len(rows)
-        for number, status in ((int(str(row[0])), int(str(row[3]))) for row in rows):
-            if number >= len(states) or states[number] != status + _SHIFT:
-                found.wrong.append(number)
-            if number < len(states):
-                states[number] = _UNKNOWN
-        pause()
-    over = (_UNKNOWN, Status.DELETED + _SHIFT)
-    found.gone = [number for number, state in enumerate(states) if state not in over]
-    return found
+        elif not _note_side(record, sides):
+            found.damaged += 1
+    return states, sides
 
 
+def _note_side(record: Record, sides: Sides) -> bool:
+    """Remember what the ledger says of the rows that are looked at one by one; False if the line makes no sense."""
+    try:
+        table, values = record.side_row()
+    except ValueError:
+        return False
+    if table in _FEW:
+        sides[table, values[0]] = values
+        if record.status == Status.DELETED:
+            del sides[table, values[0]]
+    return True
+
+
+def _compare_sides(database: Database, sides: Sides, found: Findings) -> None:
+    with database.lent() as connection:
+        for table in SIDE_TABLES:
+            found.rows += connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        rows = [(table, row) for table in _FEW for row in connection.execute(f"SELECT * FROM {table}")]
+    found.sides = [(table, row[0]) for table, row in rows if sides.pop((table, row[0]), None) != [*row]]
+    found.sides.extend(sides)
+
+
+def _forgive(ledger: Ledger, end: int, found: Findings) -> None:
+    """Leave out what changed while it was looked at: the ledger tells that by now."""
+    numbers = {record.number for record in ledger.read(end) if record is not None}
+    found.wrong = [number for number in found.wrong if number not in numbers]
+    found.gone = [number for number in found.gone if number not in numbers]
+    if 0 in numbers:
+        found.sides = []  # they are seen to the next time
+
+
+@mended
 def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
     """Make the ledger tell what the registry says; what was wrong with it. One process at a time. Raises StoreError."""
     try:
@@ -77,6 +132,7 @@ def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
             _rewrite(database, pause)
         else:
             _add(database, found.wrong + found.gone, pause)
+            _add_sides(database, found.sides)
     except OSError as error:
         raise StoreError(f"cannot keep {database.ledger.path}: {error.strerror}") from error
     return found
@@ -93,6 +149,17 @@ def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> N
                 lines.append(row_line(row[:-1], row[-1]) if row else gone_line(number))
             database.ledger.append(b"".join(lines))
         pause()
+
+
+def _add_sides(database: Database, sides: list[tuple[str, object]]) -> None:
+    if not sides:
+        return
+    with database.writing() as connection:
+        lines: list[bytes] = []
+        for table, name in sides:
+            row = connection.execute(f"SELECT * FROM {table} WHERE {SIDE_TABLES[table]} = ?", (name,)).fetchone()
+            lines.append(side_line(table, row or (name,), gone=row is None))
+        database.ledger.append(b"".join(lines))
 
 
 def _rewrite(database: Database, pause: Callable[[], None]) -> None:

@@ -34,6 +34,9 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+_LOCKED = "another program kept it locked, so that it could not even be read"
+
+
 def mended(method: Callable[_P, _T]) -> Callable[_P, _T]:
     """A function that is run once more if it met a damaged registry, which is another one then."""
 
@@ -60,8 +63,12 @@ class Database:
         self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
         self._connections = Connections(path, watch)
-        with _alone(self._lock):
-            self._check()
+        # Who has the write lock, and for how long, is no matter where all is well.
+        file, trouble = self.file(), self._trouble()
+        if trouble is not None:
+            with self.halted():
+                self._check(trouble if trouble == _LOCKED and self.file() == file else None)
+            self.generation.bump_all()
 
     def close(self) -> None:
         """Close what is not in use."""
@@ -123,17 +130,23 @@ class Database:
                 recovery.rebuild(self._path, self.ledger, str(error))
         self.generation.bump_all()
 
-    def _check(self) -> None:
-        """Make the registry again if it is not there, or obviously damaged."""
-        trouble: str | None = "it was gone"
-        if file_id(self._path) is not None:
-            try:
-                with self._connections.lend() as connection:
-                    trouble = recovery.trouble(connection, self.ledger)
-            except ERRORS as error:
-                trouble = str(self._damage(error, None))
+    def _check(self, known: str | None = None) -> None:
+        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked."""
+        trouble = known or self._trouble()
         if trouble is not None:
-            recovery.rebuild(self._path, self.ledger, trouble)
+            recovery.rebuild(self._path, self.ledger, trouble, locked=trouble == _LOCKED)
+
+    def _trouble(self) -> str | None:
+        """What is wrong with the registry, as far as that can be told at once. Raises StoreError."""
+        if file_id(self._path) is None:
+            return "it was gone"
+        try:
+            with self._connections.lend() as connection:
+                return recovery.trouble(connection, self.ledger)
+        except ERRORS as error:
+            if _is_locked(error):
+                return _LOCKED
+            return str(self._damage(error, None))
 
     def _damage(self, error: Exception, file: FileId | None) -> DamagedRegistry:
         """What an error says of the file; raises StoreError if it is not to blame."""
@@ -142,8 +155,12 @@ class Database:
         raise StoreError(f"the registry {self._path} {_reason(error)}") from error
 
 
+def _is_locked(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def _reason(error: Exception) -> str:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if _is_locked(error):
         return f"is kept locked by another program, for more than {BUSY_SECONDS:.0f} seconds now; fuser shows by which"
     return f"cannot be used: {error}"
 

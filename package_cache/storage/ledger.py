@@ -31,12 +31,13 @@ class Record:
 
     number: int
     status: int
-    fields: tuple[bytes, ...] = ()
+    fields: tuple[str, ...] = ()
 
     def row(self) -> tuple[Row, int]:
         """The row of the entry, and the size of its blob in bytes. Raises ValueError."""
-        version, digest, size, created, used, key, text = (field.decode("ascii") for field in self.fields)
-        seal = seal_of(name := json.loads(key), int(version), digest, text)
+        version, digest, size, created, used, key, text = self.fields
+        name = json.loads(key) if "\\" in key else key[1:-1]
+        seal = seal_of(name, int(version), digest, text)
         row = (self.number, name, int(version), self.status, digest, text, float(created), float(used), seal)
         return row, int(size)
 
@@ -78,7 +79,7 @@ def parse(line: bytes) -> Record | None:
     try:
         if int(line[:8], 16) != zlib.crc32(line[9:]) or line[8:9] != b"\t":
             return None
-        number, status, *fields = line[9:].split(b"\t")
+        number, status, *fields = line[9:].decode("ascii").split("\t")
         return Record(int(number), int(status), tuple(fields))
     except ValueError:
         return None
@@ -140,13 +141,14 @@ class Ledger:
         except FileNotFoundError:
             return 0
 
-    def read(self, end: int | None = None) -> Iterator[Record | None]:
-        """The records in order, up to a place in the file; None stands for damage. Raises OSError."""
+    def read(self, start: int = 0, end: int | None = None) -> Iterator[Record | None]:
+        """The records in order, from one place in the file to another; None stands for damage. Raises OSError."""
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
             return
         with file:
+            file.seek(start)
             while line := file.readline(_LONGEST):
                 if end is not None and file.tell() > end:
                     return

@@ -14,6 +14,9 @@ DEAD_SECONDS = 86400.0
 """How long nothing happened to a download that nobody goes on with."""
 
 _OF_FILL = re.compile(r"([0-9a-f]{64})\.(?:fill|\d+\.part)")
+SET_ASIDE_SECONDS = 30 * 86400.0
+"""How long a registry that was set aside stays."""
+_SET_ASIDE = re.compile(r"registry-v1\.db\.damaged-.*")
 _HALF_MADE = re.compile(r"(?:registry-v1\.db|ledger-v1|scrub-v1|fsck-v1)\.new(?:-journal|-wal|-shm)?")
 
 
@@ -48,10 +51,13 @@ def remove_fill(fill: Leftover, locks: NameLocks, now: float) -> bool:
 
 
 def half_made(root: Path, now: float) -> Iterator[Leftover]:
-    """Files that a killed process was making, and that nobody goes on with."""
+    """Files that a killed process was making, and that nobody goes on with; and registries that were set aside long ago."""
     for entry in os.scandir(root):
-        if _HALF_MADE.fullmatch(entry.name) and _is_dead([Path(entry.path)], now):
-            yield Leftover(entry.name, (Path(entry.path),), _size([Path(entry.path)]))
+        path = Path(entry.path)
+        if (_HALF_MADE.fullmatch(entry.name) and _is_dead([path], now)) or (
+            _SET_ASIDE.fullmatch(entry.name) and entry.stat().st_ctime < now - SET_ASIDE_SECONDS
+        ):
+            yield Leftover(entry.name, (path,), _size([path]))
 
 
 def remove(leftover: Leftover) -> None:

@@ -7,11 +7,12 @@ files are there are served. The caller holds the write lock of the registry.
 
 import logging
 import os
+import re
 import sqlite3
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,21 @@ from package_cache.model import Status
 from package_cache.storage.blobs import is_digest, sync_directory
 from package_cache.storage.connections import ERRORS, Connection, file_id, open_database
 from package_cache.storage.ledger import Ledger, Record, row_line, side_line
-from package_cache.storage.schema import COLUMNS, SCHEMA, SIDE_TABLES, Row, check_seal, entry_of
+from package_cache.storage.schema import COLUMNS, SCHEMA, SIDE_TABLES, Row, entry_of, seal_of
 
 logger = logging.getLogger(__name__)
 
 _KEPT = 2
 """How many registries that were set aside are kept."""
 _BATCH = 1000
+_CACHE_KIB = 1 << 16
 _NEEDED = (Status.READY, Status.TRASH)
 """Entries whose blobs are kept."""
 _BESIDE = ("", "-wal", "-shm")
+_OLDEST = frozenset({"entry", "blob", "total", "meta"})
+"""The tables that a registry of any version has."""
+_INSTANCE = re.compile("[0-9a-f]{8}")
+_MOST_VERSIONS = 1 << 31
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT})
 _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
 
@@ -45,11 +51,13 @@ def is_damage(error: Exception) -> bool:
 
 def trouble(connection: Connection, ledger: Ledger) -> str | None:
     """What is wrong with a registry, as far as that can be told at once, whatever its size. Raises sqlite3.Error."""
-    if not _objects(connection) >= _expected_objects():
-        return "it does not have the tables of a registry"
+    there, expected = _objects(connection), _expected_objects()
+    if not there >= expected:
+        known = {name for name, _ in expected} & {name for name, _ in there}
+        return "it is of another version" if known >= _OLDEST else "it does not have the tables of a registry"
     totals = connection.execute("SELECT entries, blobs, bytes FROM total").fetchall()
-    instance = connection.execute("SELECT value FROM meta WHERE name = 'instance'").fetchone()
-    if len(totals) != 1 or not all(isinstance(value, int) for value in totals[0]) or instance is None:
+    instance = connection.execute("SELECT * FROM meta WHERE name = 'instance'").fetchone()
+    if len(totals) != 1 or not all(isinstance(value, int) for value in totals[0]) or not _is_side("meta", instance):
         return "a part of it is missing"
     if _is_behind(connection, ledger):
         return "it has lost changes that were made"
@@ -87,11 +95,14 @@ class _Count:
     nameless: int = 0
 
 
-def rebuild(path: Path, ledger: Ledger, reason: str) -> None:
-    """Set aside what is at the path, if anything is, and make the registry again. Raises StoreError."""
+def rebuild(path: Path, ledger: Ledger, reason: str, *, locked: bool = False) -> None:
+    """Set aside what is at the path, if anything is, and make the registry again; one that is `locked` cannot be read.
+
+    Raises StoreError.
+    """
     try:
         aside = _set_aside(path)
-        count = _make(path, ledger, aside)
+        count = _make(path, ledger, None if locked else aside)
         _forget_old(path)
     except (OSError, *ERRORS) as error:
         raise StoreError(f"the registry {path} cannot be made again: {error}") from error
@@ -135,9 +146,12 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
     with closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.executescript(SCHEMA)
         _drop_what_slows(connection)
         connection.execute("BEGIN")
+        if aside is not None:
+            _salvage_sides(connection, aside)
         _replay(connection, ledger, count)
         if aside is not None:
             _salvage(connection, aside, ledger, count)
@@ -163,8 +177,11 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
 
 
 def _drop_what_slows(connection: sqlite3.Connection) -> None:
-    """Triggers and indexes; the schema makes them again."""
-    kinds = "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL"
+    """Triggers and indexes, but for the trigger that keeps the numbers of versions; the schema makes them again."""
+    kinds = (
+        "SELECT type, name FROM sqlite_master"
+        " WHERE type IN ('trigger', 'index') AND sql IS NOT NULL AND name <> 'entry_gone'"
+    )
     for kind, name in connection.execute(kinds).fetchall():
         connection.execute(f"DROP {kind} {name}")
 
@@ -200,7 +217,11 @@ def _apply(connection: sqlite3.Connection, record: Record) -> None:
     if record.status == Status.DELETED:
         connection.execute(f"DELETE FROM {table} WHERE {SIDE_TABLES[table]} = ?", values)
     else:
-        connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+        _put_side(connection, table, values)
+
+
+def _put_side(connection: sqlite3.Connection, table: str, values: Sequence[object]) -> None:
+    connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
 
 def _put(connection: sqlite3.Connection, rows: list[tuple[Row, int]]) -> None:
@@ -237,24 +258,58 @@ def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, 
     _put(connection, unknown)
 
 
+def _salvage_sides(connection: sqlite3.Connection, aside: Path) -> None:
+    """Take over the other tables of the old file. What the ledger tells of them is done after it, and so counts more."""
+    for table in SIDE_TABLES:
+        try:
+            with closing(open_database(aside)) as old:
+                rows = [row for row in old.execute(f"SELECT * FROM {table}") if _is_side(table, row)]
+        except ERRORS as error:
+            logger.info("%s: %s", aside, error)
+            continue
+        for row in rows:
+            _put_side(connection, table, row)
+
+
+def _is_side(table: str, row: Row | None) -> bool:
+    """Whether a row of another table, which has no seal, is at least one that could have been written."""
+    match table, row:
+        case "meta", ("instance", str(name)):
+            return _INSTANCE.fullmatch(name) is not None
+        case "pin", (str(), float(), str()):
+            return True
+        case "gone", (str(), int(version)):
+            return 0 < version < _MOST_VERSIONS
+        case _:
+            return False
+
+
 def _rows_of(aside: Path) -> Iterator[Row]:
     """What can be read of a damaged registry, from both ends up to the damage. A row may come twice."""
     for order in ("", " DESC"):
         try:
             with closing(open_database(aside)) as connection:
                 connection.text_factory = lambda data: data.decode("utf-8", "replace")
-                for row in connection.execute(f"SELECT {COLUMNS} FROM entry NOT INDEXED ORDER BY id{order}"):
-                    if _is_sound(row):
-                        yield row
+                has_seals = "seal" in {column[1] for column in connection.execute("PRAGMA table_info(entry)")}
+                columns = COLUMNS if has_seals else COLUMNS.replace("seal", "NULL")
+                for row in connection.execute(f"SELECT {columns} FROM entry NOT INDEXED ORDER BY id{order}"):
+                    if _is_sound(sealed := row if has_seals else _sealed(row)):
+                        yield sealed
         except ERRORS as error:
             logger.info("%s: %s", aside, error)
         else:
             return
 
 
+def _sealed(row: Row) -> Row:
+    """A row of a registry from before there were seals."""
+    key, version, digest, text = str(row[1]), row[2], str(row[4]), str(row[5])
+    return (*row[:-1], seal_of(key, version, digest, text) if isinstance(version, int) and is_digest(digest) else None)
+
+
 def _is_sound(row: Row) -> bool:
     try:
-        check_seal(row)
+        entry_of(row)
     except DamagedRegistry:
         return False
     return row[3] in (*_NEEDED, Status.FAILED) and isinstance(row[6], float) and isinstance(row[7], float)
@@ -263,16 +318,18 @@ def _is_sound(row: Row) -> bool:
 def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
     """Serve only what is there, and count it."""
     present = _Present(blobs)
-    named: set[int] = set()
-    for number, digest in connection.execute("SELECT id, digest FROM entry WHERE status IN (?, ?)", _NEEDED).fetchall():
+    named, lost = bytearray(len(present)), list[tuple[int]]()
+    for number, digest in connection.execute("SELECT id, digest FROM entry WHERE status IN (?, ?)", _NEEDED):
         place = present.find(digest)
         if place is None:
-            connection.execute("UPDATE entry SET status = ? WHERE id = ?", (Status.FAILED, number))
-            count.lost += 1
+            lost.append((number,))
         else:
-            named.add(place)
-    count.nameless = len(present) - len(named)
-    connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM entry WHERE status IN (?, ?))", _NEEDED)
+            named[place] = 1
+    count.lost, count.nameless = len(lost), named.count(0)
+    connection.executemany(f"DELETE FROM entry WHERE id = ? AND status = {Status.TRASH:d}", lost)  # not to be restored
+    connection.executemany(f"UPDATE entry SET status = {Status.FAILED:d} WHERE id = ?", lost)
+    unneeded = "NOT EXISTS (SELECT 1 FROM entry WHERE digest = blob.digest AND status IN (?, ?))"
+    connection.execute(f"DELETE FROM blob WHERE {unneeded}", _NEEDED)
     recount(connection)
     [[count.back]] = connection.execute("SELECT entries FROM total")
 

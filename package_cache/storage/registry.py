@@ -118,12 +118,14 @@ class Registry:
 
     @mended
     def condemn(self, digest: str) -> int:
-        """Take every version made of a damaged blob out of service, and out of the trash; how many there were."""
+        """Take every version made of a damaged blob out of service, and for good out of the trash; how many there were."""
         with self.database.writing() as connection:
             moved = connection.execute(
-                "UPDATE entry SET status = ?, used = ? WHERE digest = ? AND status IN (?, ?)",
-                (Status.FAILED, time.time(), digest, Status.READY, Status.TRASH),
+                "UPDATE entry SET status = ?, used = ? WHERE digest = ? AND status = ?",
+                (Status.FAILED, time.time(), digest, Status.READY),
             ).rowcount
+            gone = "DELETE FROM entry WHERE digest = ? AND status = ?"
+            moved += connection.execute(gone, (digest, Status.TRASH)).rowcount
             connection.execute("DELETE FROM blob WHERE digest = ?", (digest,))
         if moved:
             self.generation.bump_all()
