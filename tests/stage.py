@@ -151,8 +151,10 @@ SCENES = {
 class Stage:
     """Plays a scene, to its end or to a death within, each time on a copy of the same cache."""
 
-    def __init__(self, nursery: Nursery, scene: Scene, room: Path) -> None:
+    def __init__(self, nursery: Nursery, name: str, room: Path) -> None:
+        scene = SCENES[name]
         self.nursery = nursery
+        self.name = name
         self.scene = scene
         self.room = room
         self.prepared = room / "prepared"

@@ -186,7 +186,7 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture(params=list(SCENES), scope="module")
 def stage(request: pytest.FixtureRequest, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return Stage(nursery, SCENES[request.param], tmp_path_factory.mktemp("stage"))
+    return Stage(nursery, request.param, tmp_path_factory.mktemp("stage"))
 
 
 @dataclass(frozen=True)
