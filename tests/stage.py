@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import sqlite3
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -106,14 +107,14 @@ def break_off(nursery: Nursery, room: Path) -> None:
     origin.stop()
 
 
-def die_before_storing(nursery: Nursery, room: Path) -> None:
+def die_before_storing(nursery: Nursery, room: Path, path: str = "/a.tar", body: bytes = LARGE) -> None:
     """Leave a download that is verified and not in the store."""
     origin = Origin()
-    origin.put("/a.tar", LARGE)
+    origin.put(path, body)
     name = "rename parts-v1/SHA.1.part"
     plan = Plan(str(room / "cache"), str(room / "prepared"), point=name, ordinal=1)
     proxy = nursery.start(room / "cache", [origin.url], room, plan)
-    ask(proxy, "/a.tar")
+    ask(proxy, path)
     until(lambda: not proxy.is_alive())
     proxy.kill()
     origin.stop()
@@ -210,6 +211,12 @@ class Stage:
         origin.stop()
         assert_sound(cache)
         return [asked.fields for asked in origin.requests()]
+
+
+def described(error: AssertionError) -> str:
+    """What an assertion says, in one line, and where it stands; never empty."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return " ".join(f"{at.name}: {at.line}: {error}".split())[:500]
 
 
 def read_report(report: Path) -> list[Step]:

@@ -21,7 +21,7 @@ from faulty import DISK_ERRORS, Plan
 from nursery import Fork, Nursery
 from origin import Origin, until
 from product import Response, blobs, parts
-from stage import NEW, OLD, REPEATS, SMALL, Stage, ask, assert_sound, is_settled, noise
+from stage import NEW, OLD, REPEATS, SMALL, Stage, ask, assert_sound, described, is_settled, noise
 
 NOT_SWEPT = "nobody looks for what is left in the directory of parts yet"
 
@@ -128,7 +128,7 @@ def refuse(stage: Stage, refusal: Refusal) -> str:
         stage.recover(cache)
         return LEFT if parts(cache) else ""
     except AssertionError as error:
-        return " ".join(str(error).split())[:300]
+        return described(error)
     finally:
         proxy.kill()
         origin.stop()
