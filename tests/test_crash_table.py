@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from nursery import Nursery
 from origin import Origin
-from stage import NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing
+from stage import NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing, judge_what_is_left
 
 OVERLAP = 4096
 """Bytes before the joint that are asked for again."""
@@ -211,8 +211,9 @@ def table(stage: Stage) -> list[Row]:
         return list(pool.map(lambda place: Row(*place, stage.play(*place)), places))
 
 
-def judge(table: list[Row], check: Callable[[Row], None]) -> None:
+def judge(stage: Stage, table: list[Row], check: Callable[[Row], None]) -> None:
     """Check every row; all that are wrong are told."""
+    stage.left.clear()
 
     def trouble_with(row: Row) -> str:
         try:
@@ -226,6 +227,7 @@ def judge(table: list[Row], check: Callable[[Row], None]) -> None:
     for row, trouble in zip(table, troubles, strict=True):
         print(f"{'WRONG' if trouble else 'right'}  {row}  {trouble}")
     assert not any(troubles)
+    judge_what_is_left(stage)
 
 
 def test_death_at_any_step_costs_nothing_but_what_was_not_there_yet(stage: Stage, table: list[Row]) -> None:
@@ -239,7 +241,7 @@ def test_death_at_any_step_costs_nothing_but_what_was_not_there_yet(stage: Stage
         else:
             assert not ranges or not stage.scene.is_package, (ranges, left)
 
-    judge(table, check)
+    judge(stage, table, check)
 
 
 @pytest.mark.parametrize("commits", [False, True], ids=["bytes and names", "bytes, names and commits"])
@@ -252,7 +254,7 @@ def test_power_that_fails_at_any_step_costs_nothing_but_what_was_not_synced(
         asked = stage.recover(cache)
         assert not [fields for fields in asked if "range" in fields], "bytes that were not synced are trusted"
 
-    judge(table, check)
+    judge(stage, table, check)
 
 
 # The order of what is done

@@ -21,11 +21,7 @@ from faulty import DISK_ERRORS, Plan
 from nursery import Fork, Nursery
 from origin import Origin, until
 from product import Response, blobs, parts
-from stage import NEW, OLD, REPEATS, SMALL, Stage, ask, assert_sound, described, is_settled, noise
-
-NOT_SWEPT = "nobody looks for what is left in the directory of parts yet"
-
-LEFT = "a journal is left"
+from stage import NEW, OLD, REPEATS, SMALL, Stage, ask, assert_sound, described, is_settled, judge_what_is_left, noise
 
 REFUSED = [
     "a first download of a small file",
@@ -99,9 +95,8 @@ def test_a_step_that_is_refused_costs_nobody_anything(nursery: Nursery, tmp_path
         troubles = list(pool.map(lambda row: refuse(stage, row), rows))
     for row, trouble in zip(rows, troubles, strict=True):
         print(f"{row}  {trouble or 'right'}")
-    assert not [one for one in troubles if one and one != LEFT]
-    if LEFT in troubles:
-        pytest.xfail(NOT_SWEPT)
+    assert not any(troubles)
+    judge_what_is_left(stage)
 
 
 def refuse(stage: Stage, refusal: Refusal) -> str:
@@ -126,7 +121,7 @@ def refuse(stage: Stage, refusal: Refusal) -> str:
         assert len(said) <= 1, said
         proxy.kill()
         stage.recover(cache)
-        return LEFT if parts(cache) else ""
+        return ""
     except AssertionError as error:
         return described(error)
     finally:
