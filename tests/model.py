@@ -441,12 +441,20 @@ class Player:
     # -- mirrors
 
     def _publish(self, path: str, mirror: int | None) -> None:
+        if not self.truth.troubled:
+            # Who asks while a download runs gets what that brings, though there may be something newer by now.
+            until(lambda: not self._is_downloading())
         self.truth.publish(path, mirror)
         version = self.truth.newest[path]
         for number, origin in enumerate(self._origins):
             if mirror in (None, number):
                 modified = f"Tue, 02 Jan 2024 03:{version:02d}:05 GMT"
                 origin.put(path, body_of(path, version), *origin.things[path].script, modified=modified)
+
+    def _is_downloading(self) -> bool:
+        """Whether any process holds the lock of a key."""
+        locks = self.cache / "leases-v1"
+        return locks.exists() and f":{locks.stat().st_ino} " in Path("/proc/locks").read_text()
 
     def _take_down(self, mirror: int) -> None:
         self.truth.troubled = True
