@@ -177,6 +177,13 @@ class Mirrors:
             process.kill()
             process.join()
 
+    def change(self, number: int) -> None:
+        """It goes if it is here, but for the last one; else it comes."""
+        if self.processes[number] is None:
+            self.come(number)
+        elif sum(process is not None for process in self.processes) > 1:
+            self.go(number)
+
     @property
     def urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}/" for port in self.ports]
@@ -195,6 +202,8 @@ class Sample:
     threads: int
     deleted: int
     """Bytes of files that have no name any more and are still open."""
+    stored: int
+    """Bytes of files, by the registry."""
 
 
 class Service:
@@ -269,7 +278,11 @@ class Service:
                         name = str(link.readlink())
                         descriptors += "/blobs-v1/" not in name
                         deleted += link.stat().st_size if name.endswith(" (deleted)") and "-v1/" in name else 0
-        return Sample(time.monotonic(), memory, descriptors, threads, deleted)
+        return Sample(time.monotonic(), memory, descriptors, threads, deleted, self.stored())
+
+    def stored(self) -> int:
+        with contextlib.closing(sqlite3.connect(self.cache / "registry-v1.db")) as connection:
+            return int(connection.execute("SELECT bytes FROM total").fetchone()[0])
 
 
 # The clients
@@ -471,7 +484,7 @@ def live(
                 case "mirror":
                     due[what] = now + dice.uniform(2, 8)
                     number = dice.randrange(MIRRORS)
-                    (mirrors.come if mirrors.processes[number] is None else mirrors.go)(number)
+                    mirrors.change(number)
                 case "index":
                     due[what] = now + dice.uniform(1, 5)
                     mirrors.version.value += 1
@@ -522,7 +535,9 @@ def settle(service: Service, mirrors: Mirrors) -> Sample:
     for number in range(MIRRORS):
         mirrors.come(number)
     deadline = time.monotonic() + SETTLE
-    while time.monotonic() < deadline and list((service.cache / "parts-v1").glob("*")):
+    while time.monotonic() < deadline and (
+        list((service.cache / "parts-v1").glob("*")) or (service.bounded and service.stored() > MAX_SIZE)
+    ):
         time.sleep(0.2)
     return service.sample()
 
@@ -561,14 +576,14 @@ def report(
     if len(tally.hits) > 2:
         cuts = statistics.quantiles(tally.hits, n=100)
         print(f"small hits        {len(tally.hits)}: median {cuts[49] * 1000:.1f} ms, p99 {cuts[98] * 1000:.1f} ms")
-    for name, unit in (("memory", MIB), ("descriptors", 1), ("threads", 1), ("deleted", MIB)):
+    for name, unit in (("memory", MIB), ("descriptors", 1), ("threads", 1), ("deleted", MIB), ("stored", MIB)):
         values = [getattr(one, name) / unit for one in samples] or [0]
         rest, growth = getattr(last, name) / unit, slope(samples, name) / unit
         print(
             f"{name:17} median {statistics.median(values):.1f}, most {max(values):.1f}, at rest {rest:.1f},"
             f" {growth:+.2f} a minute"
         )
-    print(f"stored            {found.stored} bytes, {found.recorded} by the registry")
+    print(f"in the end        {found.stored} bytes, {found.recorded} by the registry; {MAX_SIZE} may be, if bounded")
     print(f"wrong             {len(tally.wrong) + len(found.wrong)}")
     for text in (*tally.wrong[:20], *found.wrong[:20]):
         print(f"                  {text}")
