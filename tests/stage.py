@@ -235,8 +235,9 @@ def described(error: AssertionError) -> str:
 
 
 def read_report(report: Path) -> list[Step]:
-    lines = report.read_text().splitlines() if report.exists() else []
-    return [Step(**json.loads(line)) for line in lines]
+    """The steps so far. A line that is still being written may be seen in part; it is left for the next time."""
+    text = report.read_text() if report.exists() else ""
+    return [Step(**json.loads(line)) for line in text.split("\n")[:-1]]
 
 
 def is_settled(report: Path) -> bool:
