@@ -42,8 +42,12 @@ KIB, MIB = 1 << 10, 1 << 20
 MIRRORS = 3
 INDEXES = ("/distfiles/layout.conf", "/dists/stable/InRelease", "/simple/thing/")
 MAX_SIZE = 48 * MIB
-SETTLE = 60.0
-"""Seconds that the service has to be quiet in, at the end."""
+SETTLE = 150.0
+"""Seconds that the service has to be quiet in, at the end: what was used in the last minute is not culled before."""
+DAY = 480.0
+"""Seconds in which every file has its hour: what nobody asks for any more makes room for what is asked for."""
+HOUR = 0.1
+"""The part of all files that are asked for at a time."""
 SAMPLE = 2.0
 SLOW = 400 * KIB
 """Bytes a second of a slow client."""
@@ -333,7 +337,8 @@ class Clients:
         self.herd: tuple[str, float] = ("", 0.0)
         self._port = service.port
         self._files = files
-        self._names = list(files)
+        self._names = random.Random(seed).sample(list(files), len(files))
+        self._begun = time.monotonic()
         self._version = version
         self._threads = [
             threading.Thread(target=self._live, args=(random.Random(f"{seed} {one}"),), daemon=True)
@@ -364,8 +369,9 @@ class Clients:
             self.ended.wait(dice.random() * 0.02)
 
     def _pick(self, dice: random.Random) -> str:
-        """Some files are asked for often, others seldom."""
-        return self._names[int(len(self._names) * dice.random() ** 3)]
+        """Of the files whose hour it is, some are asked for often, others seldom."""
+        place = (time.monotonic() - self._begun) / DAY + HOUR * dice.random() ** 3
+        return self._names[int(len(self._names) * place) % len(self._names)]
 
     def _ask(self, path: str, fields: dict[str, str] | None = None, *, pace: int = 0, leave: int = 0) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
@@ -504,6 +510,8 @@ class Found:
 
     stored: int
     recorded: int
+    entries: int
+    made: int
     leaks: list[str]
     wrong: list[str]
 
@@ -520,6 +528,7 @@ def look_at(cache: Path, bounded: bool) -> Found:
     with contextlib.closing(sqlite3.connect(cache / "registry-v1.db")) as connection:
         recorded = dict(connection.execute("SELECT digest, size FROM blob"))
         totals = connection.execute("SELECT blobs, bytes FROM total").fetchone()
+        entries, made = connection.execute("SELECT count(*), max(id) FROM entry").fetchone()
     leaks += [f"the blob {name} ({there[name]} bytes) is in no registry" for name in sorted(set(there) - set(recorded))]
     leaks += [f"the blob {name} is in the registry and not there" for name in sorted(set(recorded) - set(there))]
     leaks += [f"{path.name} ({path.stat().st_size} bytes) is left" for path in (cache / "parts-v1").iterdir()]
@@ -527,7 +536,7 @@ def look_at(cache: Path, bounded: bool) -> Found:
         leaks.append(f"the registry counts {totals}, and holds {len(recorded)} blobs of {sum(recorded.values())} bytes")
     if bounded and sum(there.values()) > MAX_SIZE:
         leaks.append(f"{sum(there.values())} bytes are stored, {MAX_SIZE} may be")
-    return Found(sum(there.values()), sum(recorded.values()), leaks, wrong)
+    return Found(sum(there.values()), sum(recorded.values()), entries, made, leaks, wrong)
 
 
 def settle(service: Service, mirrors: Mirrors) -> Sample:
@@ -584,6 +593,7 @@ def report(
             f" {growth:+.2f} a minute"
         )
     print(f"in the end        {found.stored} bytes, {found.recorded} by the registry; {MAX_SIZE} may be, if bounded")
+    print(f"entries           {found.made} made, {found.entries} left")
     print(f"wrong             {len(tally.wrong) + len(found.wrong)}")
     for text in (*tally.wrong[:20], *found.wrong[:20]):
         print(f"                  {text}")
