@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("stage")
 
-from origin import Origin
-from product import HOSTS, Proxy
+from origin import Origin  # noqa: E402 - found by the line above
+from product import HOSTS, Proxy  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("model", "the model test")
+    group.addoption("--model-seed", type=int, help="the number of its first schedule (default: another one each time)")
+    group.addoption("--model-runs", type=int, default=40, help="how many schedules it plays (default: %(default)s)")
 
 
 @pytest.fixture

@@ -332,3 +332,17 @@ def test_a_stop_that_comes_to_its_limit_leaves_a_download_to_go_on_from(origin: 
     gate.open()
     assert start(origin.url, host=host).get("/cold.tar").body == LARGE
     assert [asked.fields.get("range") for asked in origin.requests()] == [None, f"bytes={500_000 - OVERLAP}-"]
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_a_stop_that_comes_to_its_limit_waits_for_no_client_that_takes_nothing(
+    origin: Origin, start: Start, host: str
+) -> None:
+    origin.put("/large.tar", random.Random(8).randbytes(24 << 20))
+    limits = {"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"}
+    proxy = start(origin.url, host=host, arguments=["--workers", "1"], environment=limits)
+    proxy.get("/large.tar")
+    with Client(proxy.address) as client:
+        client.ask("http://127.0.0.1/large.tar")  # one that the loop hands over
+        assert client.head().status == 200
+        assert proxy.stop() == 0

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from package_cache import compose
 from package_cache.cli import arguments, commands, logs
@@ -25,7 +26,7 @@ class _Terminated(BaseException):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command; the exit code. Where that is a server which came to its end, the process ends with it."""
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         return commands.run(words)
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)
-        return _serve(config)
+        _leave(_serve(config))
     except PackageCacheError as error:
         return commands.fail(CANNOT_SERVE, str(error))
     except _Terminated:
@@ -126,10 +127,21 @@ def _serve_with_gunicorn(config: Config, listening: addresses.Listening, notifie
         ).run()
     except SystemExit as end:
         # The workers are forked in there; what their codes mean is between them and the arbiter.
-        if os.getpid() == arbiter and end.code:
-            return CANNOT_SERVE
-        raise
+        if os.getpid() != arbiter:
+            raise
+        return CANNOT_SERVE if end.code else 0
     return 0
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a thread that sends to a slow client would keep the process.
+
+    And while an interpreter comes to its own end, a signal meets its default action, as if the server had been killed.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    logging.shutdown()
+    os._exit(code)
 
 
 def _terminate(_number: int, _frame: object) -> None:

@@ -139,10 +139,13 @@ class Leader:
         digest, head, size = journal.digest, journal.head, journal.size
         if digest is None or head is None or size is None:
             return
+        # A source may have another index by now: who asked later waits for its answer. Who was told gets the rest.
+        tells = wanted.is_met_by(head) or fill.progress().journal.digest is not None
         if lease.part is not None:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
                 return
-            self._tell_whole(fill, lease, digest, size)
+            if tells:
+                self._tell_whole(fill, lease, digest, size)
             self._blobs.seal(lease.part)
             with self._blobs.holding([digest]):
                 self._blobs.settle([self._blobs.publish(lease.part, digest)])
@@ -154,7 +157,8 @@ class Leader:
                 self._blobs.open(digest, size).close()
             except DamagedBlob:
                 return
-            self._tell_whole(fill, lease, digest, size)
+            if tells:
+                self._tell_whole(fill, lease, digest, size)
             self._registry.commit(wanted.key, digest, replace(head, size=size))
 
     @staticmethod

@@ -166,7 +166,7 @@ class Pending:
         if representation is None:
             return None
         digest = progress.journal.digest
-        cache_status, kind = self._describe(complete=digest is not None)
+        cache_status, kind = self._describe(representation, complete=digest is not None)
         reply = decide(self._request, representation, self._service.serving(cache_status, digest))
         answer = Answer(reply, kind, source=representation.source)
         if reply.span is None and not reply.open_ended:
@@ -181,9 +181,9 @@ class Pending:
         reader.rescue = partial(self._service.rescue, self._wanted, representation)
         return replace(answer, body=reader)
 
-    def _describe(self, *, complete: bool) -> tuple[str, str]:
+    def _describe(self, representation: Representation, *, complete: bool) -> tuple[str, str]:
         """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""
-        if self._joined and complete and self._wanted.seen is None:
+        if self._joined and complete and (self._wanted.seen is None or self._wanted.is_kept(representation)):
             return "hit", "hit"
         reason = "fwd=stale" if self._wanted.seen is not None else "fwd=uri-miss"
         if self._joined:

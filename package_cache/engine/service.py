@@ -203,10 +203,10 @@ class Service:
         seen, current = wanted.seen, self._registry.best(wanted.key)
         if current is None:
             return self.again(request, wanted, number)
-        if seen is None:
-            status, kind = "hit", "hit"
-        elif seen.id == current.id:
+        if seen is not None and seen.id == current.id:
             status, kind = "fwd=stale; fwd-status=304", "revalidated"
+        elif seen is None or wanted.is_kept(current.representation):
+            status, kind = "hit", "hit"
         else:
             status, kind = "fwd=stale; collapsed", "joined"
         return self._from_store(request, current, status, kind) or self.again(request, wanted, number)
