@@ -247,12 +247,18 @@ def _salvage(connection: sqlite3.Connection, aside: Path, ledger: Ledger, count:
 
 def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, count: _Count) -> None:
     connection.executemany(
-        "UPDATE entry SET used = max(used, ?), representation = ?, seal = ?"
-        " WHERE id = ? AND key = ? AND version = ? AND digest = ?",
+        "UPDATE entry SET used = max(used, ?1), representation = ?2, seal = ?3"
+        " WHERE id = ?4 AND key = ?5 AND version = ?6 AND digest = ?7 AND (used < ?1 OR seal <> ?3)",
         [(row[7], row[5], row[8], row[0], row[1], row[2], row[4]) for row in rows],
     )
-    known = "SELECT 1 FROM entry WHERE id = ?1 UNION ALL SELECT 1 FROM entry WHERE key = ?2 AND version = ?3"
-    unknown = [(row, entry_of(row).size) for row in rows if not connection.execute(known, row[:3]).fetchone()]
+    marks, numbers = ", ".join("?" * len(rows)), [row[0] for row in rows]
+    known = set(connection.execute(f"SELECT id FROM entry WHERE id IN ({marks})", numbers))
+    taken = "SELECT 1 FROM entry WHERE key = ? AND version = ?"
+    unknown = [
+        (row, entry_of(row).size)
+        for row in rows
+        if (row[0],) not in known and not connection.execute(taken, row[1:3]).fetchone()
+    ]
     ledger.append(b"".join(row_line(row, size) for row, size in unknown))
     count.salvaged += len(unknown)
     _put(connection, unknown)
