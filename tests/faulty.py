@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from package_cache.cli import main as command
 
@@ -189,7 +190,7 @@ class Steps:
             self.meet("rename", self.place(arguments[0]), to=self.place(arguments[1]))
         elif event in AUDITED:
             descriptor = arguments[0] if isinstance(arguments[0], int) else None
-            self.meet(AUDITED[event], self.place(arguments[0]), descriptor=descriptor)
+            self.meet(AUDITED[event], self.place(file_of(arguments[0])), descriptor=descriptor)
 
     @staticmethod
     def _way_to_open(name: Any, flags: int) -> str:
@@ -217,11 +218,13 @@ class Steps:
         fsync(descriptor)
         self.finish(deed)
 
-    def connect(self, database: Any, **options: Any) -> sqlite3.Connection:
+    def connect(
+        self, database: Any, *values: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **options: Any
+    ) -> sqlite3.Connection:
         """In the place of `sqlite3.connect`."""
-        steps, path = self, self.place(database)
+        steps, path = self, self.place(file_of(database))
 
-        class Watched(sqlite3.Connection):
+        class Watched(factory):  # type: ignore[misc, valid-type]
             def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
                 return steps.around(path, sql, lambda: super(Watched, self).execute(sql, *arguments))
 
@@ -231,7 +234,7 @@ class Steps:
             def executescript(self, script: str) -> sqlite3.Cursor:
                 return steps.around(path, "", lambda: super(Watched, self).executescript(script))
 
-        return connect(database, factory=Watched, **options)
+        return connect(database, *values, factory=Watched, **options)
 
     def around(self, path: str | None, sql: str, do: Callable[[], Any]) -> Any:
         """A statement; those that only read are no step."""
@@ -247,6 +250,11 @@ class Steps:
         result = do()
         self.finish(deed)
         return result
+
+
+def file_of(name: Any) -> Any:
+    """What SQLite opens: a file may be given as a URI."""
+    return unquote(urlsplit(name).path) if isinstance(name, str) and name.startswith("file:") else name
 
 
 def refuse(call: str, number: int) -> None:
