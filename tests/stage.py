@@ -244,11 +244,11 @@ def state_of(cache: Path) -> State:
     for path in cache.rglob("*"):
         status = path.stat()
         text = b""
-        if path.suffix in (".fill", "") and path.is_file() and path.parent.name != "leases-v1":
+        if path.suffix in (".fill", "") and path.is_file() and path.name not in ("leases-v1", "generation-v1"):
             text = re.sub(rb"[0-9a-f.-]+", b"", path.read_bytes())
         elif path.suffix == ".part":
             text = path.read_bytes()
-        name, sealed = str(path.relative_to(cache)), status.st_mtime_ns == SEAL_NS
+        name, sealed = re.sub(r"\d{8}T\d{6}", "", str(path.relative_to(cache))), status.st_mtime_ns == SEAL_NS
         size = status.st_size if path.is_file() else 0
         found.append((name, size, status.st_mode, sealed, hashlib.sha256(text).hexdigest()))
     return frozenset(found)
