@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from package_cache.cli import main as command
 
@@ -40,12 +39,12 @@ DISK_ERRORS: dict[int, frozenset[str]] = {
 """Which calls each error of a disk strikes."""
 
 SQLITE_ERRORS = {
-    errno.ENOSPC: "database or disk is full",
-    errno.EDQUOT: "database or disk is full",
-    errno.EIO: "disk I/O error",
-    errno.EROFS: "attempt to write a readonly database",
-    errno.EACCES: "attempt to write a readonly database",
-    errno.EMFILE: "unable to open database file",
+    errno.ENOSPC: (sqlite3.SQLITE_FULL, "database or disk is full"),
+    errno.EDQUOT: (sqlite3.SQLITE_FULL, "database or disk is full"),
+    errno.EIO: (sqlite3.SQLITE_IOERR_WRITE, "disk I/O error"),
+    errno.EROFS: (sqlite3.SQLITE_READONLY, "attempt to write a readonly database"),
+    errno.EACCES: (sqlite3.SQLITE_READONLY, "attempt to write a readonly database"),
+    errno.EMFILE: (sqlite3.SQLITE_CANTOPEN, "unable to open database file"),
 }
 
 AUDITED = {
@@ -108,7 +107,7 @@ class Steps:
             path = os.readlink(f"/proc/self/fd/{where}") if isinstance(where, int) else os.fsdecode(where)  # type: ignore
         except (OSError, TypeError):
             return None
-        path = path.removesuffix(" (deleted)")
+        path = path.removesuffix(" (deleted)").removeprefix("file://").removesuffix("?mode=rw")
         return path.removeprefix(self._plan.cache).lstrip("/") or "." if path.startswith(self._plan.cache) else None
 
     def meet(
@@ -190,7 +189,7 @@ class Steps:
             self.meet("rename", self.place(arguments[0]), to=self.place(arguments[1]))
         elif event in AUDITED:
             descriptor = arguments[0] if isinstance(arguments[0], int) else None
-            self.meet(AUDITED[event], self.place(file_of(arguments[0])), descriptor=descriptor)
+            self.meet(AUDITED[event], self.place(arguments[0]), descriptor=descriptor)
 
     @staticmethod
     def _way_to_open(name: Any, flags: int) -> str:
@@ -218,13 +217,11 @@ class Steps:
         fsync(descriptor)
         self.finish(deed)
 
-    def connect(
-        self, database: Any, *values: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **options: Any
-    ) -> sqlite3.Connection:
+    def connect(self, database: Any, *more: Any, factory: Any = sqlite3.Connection, **options: Any) -> sqlite3.Connection:
         """In the place of `sqlite3.connect`."""
-        steps, path = self, self.place(file_of(database))
+        steps, path = self, self.place(database)
 
-        class Watched(factory):  # type: ignore[misc, valid-type]
+        class Watched(factory):  # type: ignore[misc]
             def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
                 return steps.around(path, sql, lambda: super(Watched, self).execute(sql, *arguments))
 
@@ -232,9 +229,10 @@ class Steps:
                 return steps.around(path, sql, lambda: super(Watched, self).executemany(sql, *arguments))
 
             def executescript(self, script: str) -> sqlite3.Cursor:
-                return steps.around(path, "", lambda: super(Watched, self).executescript(script))
+                on_disk = path if "CREATE TEMP" not in script else None
+                return steps.around(on_disk, "", lambda: super(Watched, self).executescript(script))
 
-        return connect(database, *values, factory=Watched, **options)
+        return connect(database, *more, factory=Watched, **options)
 
     def around(self, path: str | None, sql: str, do: Callable[[], Any]) -> Any:
         """A statement; those that only read are no step."""
@@ -252,15 +250,13 @@ class Steps:
         return result
 
 
-def file_of(name: Any) -> Any:
-    """What SQLite opens: a file may be given as a URI."""
-    return unquote(urlsplit(name).path) if isinstance(name, str) and name.startswith("file:") else name
-
-
 def refuse(call: str, number: int) -> None:
     """Answer a call as a failing disk does."""
     if call in ("begin", "commit", "script", "connect", "sqlite"):
-        raise sqlite3.OperationalError(SQLITE_ERRORS[number])
+        code, text = SQLITE_ERRORS[number]
+        error = sqlite3.OperationalError(text)
+        error.sqlite_errorcode = code
+        raise error
     raise OSError(number, os.strerror(number))
 
 

@@ -9,9 +9,9 @@ import re
 import shutil
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -297,16 +297,18 @@ def test_a_torn_line_is_mended_so_that_the_next_crash_is_survived_too(
 # Several processes, one of which is killed
 
 
-def holder_of_lease(cache: Path) -> int:
-    """The process that leads the only download."""
-    [journal] = [path for path in parts(cache) if path.suffix == ".fill"]
-    inode = journal.stat().st_ino
-    lines = Path("/proc/locks").read_text().splitlines()
-    found = [re.search(rf"FLOCK +ADVISORY +WRITE (\d+) [0-9a-f]+:[0-9a-f]+:{inode} ", line) for line in lines]
-    pids = [int(match[1]) for match in found if match]
-    if len(pids) != 1:
-        pytest.skip("this system does not tell who holds a lock")
-    return pids[0]
+def leader_among(pids: Iterable[int]) -> int:
+    """The process that leads the only download: it alone has the part open to write."""
+    [leader] = [pid for pid in pids if any(map(_is_written, Path(f"/proc/{pid}/fd").glob("*")))]
+    return leader
+
+
+def _is_written(descriptor: Path) -> bool:
+    with suppress(FileNotFoundError):  # closed meanwhile
+        information = (descriptor.parent.with_name("fdinfo") / descriptor.name).read_text()
+        flags = int(re.findall(r"^flags:\s*(\d+)", information, re.MULTILINE)[0], 8)
+        return os.readlink(descriptor).endswith(".part") and flags & os.O_ACCMODE == os.O_RDWR
+    return False
 
 
 def have_opened_the_registry(pids: list[int]) -> bool:
@@ -326,8 +328,7 @@ def test_clients_of_the_other_worker_notice_nothing_when_the_leader_is_killed(
         clients = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(12)]
         got = [client.read(HALF) for client in clients]
         until(lambda: size_of_part(proxy.cache) == HALF)
-        leader = holder_of_lease(proxy.cache)
-        assert leader in proxy.workers()
+        leader = leader_among(proxy.workers())
         # Which worker accepts is the kernel's choice; while the leader is stopped, the other one does.
         os.kill(leader, signal.SIGSTOP)
         others = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(12)]
@@ -378,7 +379,7 @@ def test_the_other_server_takes_a_download_over_whenever_the_leader_is_killed(
         for gate, at in zip(gates, places, strict=True):
             assert gate.reached.wait(30)
             until(lambda at=at: size_of_part(servers[0].cache) == at)  # type: ignore[misc]
-            leader = holder_of_lease(servers[0].cache)
+            leader = leader_among(server.process.pid for server in servers)
             next(server for server in servers if server.process.pid == leader).kill()
         alive = [at for at, server in enumerate(servers[1:]) if server.process.poll() is None]
         assert len(alive) == 1

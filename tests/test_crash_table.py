@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from nursery import Nursery
 from origin import Origin
-from stage import NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing, judge_what_is_left
+from stage import NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing, state_of
 
 OVERLAP = 4096
 """Bytes before the joint that are asked for again."""
@@ -78,6 +78,21 @@ def expected_range(left: Kept) -> str | None:
 # Power that fails
 
 
+NAMED = ("blobs-v1/", "parts-v1/", "registry-v1.db", "ledger-v1")
+"""Files whose names may go."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is lost besides bytes and names that were not synced."""
+
+    commits: bool
+    ledger: bool
+
+    def __str__(self) -> str:
+        return " and ".join(["bytes", "names", *["commits"] * self.commits, *["ledger"] * self.ledger])
+
+
 @dataclass
 class Unsynced:
     """What was not durable at the end of a run: bytes by inode, with the size that was, and names."""
@@ -95,14 +110,14 @@ def unsynced(steps: list[Step]) -> Unsynced:
         elif step.call == "fsync":
             left.data.pop(step.inode, None)
             left.names = [one for one in left.names if str(Path(one.to or one.path).parent) != step.path]
-        elif step.call in ("create", "rename", "remove") and step.path.startswith(("blobs-v1/", "parts-v1/")):
+        elif step.call in ("create", "rename", "remove") and step.path.startswith(NAMED):
             left.names.append(step)
     return left
 
 
 def take_away_bytes(cache: Path, left: Unsynced) -> None:
     """The sizes were written, the bytes were not."""
-    for path in (*cache.glob("blobs-v1/*/*"), *cache.glob("parts-v1/*")):
+    for path in (*cache.glob("blobs-v1/*/*"), *cache.glob("parts-v1/*"), *cache.glob("ledger-v1")):
         status = path.stat()
         durable = left.data.get(status.st_ino)
         if durable is not None and durable < status.st_size:
@@ -149,15 +164,15 @@ def copy_of(cache: Path, room: Path) -> Path:
     return copy
 
 
-def cut_power(run: Run, room: Path, *, commits: bool) -> Path:
-    """What the run's cache is after the power failed where it ended; whether the commits since a checkpoint went, too."""
-    left = unsynced(run.steps)
+def cut_power(run: Run, room: Path, cut: Cut) -> Path:
+    """What the run's cache is after the power failed where it ended."""
+    left = unsynced([step for step in run.steps if cut.ledger or step.path != "ledger-v1"])
     cache = copy_of(run.cache, room)
     numbers = {path.relative_to(run.cache): path.stat().st_ino for path in run.cache.rglob("*")}
     left.data = {(cache / path).stat().st_ino: left.data[number] for path, number in numbers.items() if number in left.data}
     take_away_bytes(cache, left)
     take_away_names(cache, left)
-    if commits:
+    if cut.commits:
         take_away_commits(cache)
     boot(cache)
     return cache
@@ -191,13 +206,17 @@ class Row:
         return f"{self.deed:5} {self.name} #{self.ordinal}"
 
 
+LEAVE_NOTHING = {"open", "lock", "flock", "begin", "sqlite"}
+"""Calls after which a disk is as before: a death there is one at the next step."""
+
+
 def places_to_die(steps: list[Step]) -> list[tuple[str, int, str]]:
     """Before each step; half way through each write; and after each commit and sync, too."""
     deeds = {"write": ["kill", "half"], "commit": ["kill", "after"], "fsync": ["kill", "after"]}
     return [
         (step.name, step.ordinal, deed)
         for step in steps
-        if step.ordinal <= REPEATS and step.call != "open"
+        if step.ordinal <= REPEATS and step.call not in LEAVE_NOTHING
         for deed in deeds.get(step.call, ["kill"])
     ]
 
@@ -211,28 +230,30 @@ def table(stage: Stage) -> list[Row]:
         return list(pool.map(lambda place: Row(*place, stage.play(*place)), places))
 
 
-def judge(stage: Stage, table: list[Row], check: Callable[[Row], None]) -> None:
-    """Check every row; all that are wrong are told."""
-    stage.left.clear()
+def judge(table: list[Row], find: Callable[[Row], Path], check: Callable[[Row, Path], None]) -> None:
+    """Check what every row leaves, once each; all that are wrong are told."""
+    caches = [find(row) for row in table]
+    firsts = {state_of(cache): at for at, cache in reversed(list(enumerate(caches)))}
 
-    def trouble_with(row: Row) -> str:
+    def trouble_with(at: int) -> str:
         try:
-            check(row)
+            check(table[at], caches[at])
         except AssertionError as error:
             return described(error)
         return ""
 
     with ThreadPoolExecutor(3) as pool:
-        troubles = list(pool.map(trouble_with, table))
-    for row, trouble in zip(table, troubles, strict=True):
-        print(f"{'WRONG' if trouble else 'right'}  {row}  {trouble}")
-    assert not any(troubles)
-    judge_what_is_left(stage)
+        troubles = dict(zip(firsts.values(), pool.map(trouble_with, firsts.values()), strict=True))
+    for at, row in enumerate(table):
+        print(f"{'WRONG' if troubles.get(at) else 'right'}  {row}  {troubles.get(at, 'as before')}")
+    assert not any(troubles.values())
 
 
 def test_death_at_any_step_costs_nothing_but_what_was_not_there_yet(stage: Stage, table: list[Row]) -> None:
-    def check(row: Row) -> None:
-        cache = copy_of(row.run.cache, row.run.cache.with_name("killed"))
+    def find(row: Row) -> Path:
+        return copy_of(row.run.cache, row.run.cache.with_name("killed"))
+
+    def check(_: Row, cache: Path) -> None:
         left = kept(cache, stage.scene.body)
         ranges = [fields.get("range") for fields in stage.recover(cache)]
         if not left.stored and not left.verified:
@@ -241,20 +262,24 @@ def test_death_at_any_step_costs_nothing_but_what_was_not_there_yet(stage: Stage
         else:
             assert not ranges or not stage.scene.is_package, (ranges, left)
 
-    judge(stage, table, check)
+    judge(table, find, check)
 
 
-@pytest.mark.parametrize("commits", [False, True], ids=["bytes and names", "bytes, names and commits"])
+@pytest.mark.parametrize(
+    "cut", [Cut(commits=False, ledger=True), Cut(commits=True, ledger=False), Cut(commits=True, ledger=True)], ids=str
+)
 def test_power_that_fails_at_any_step_costs_nothing_but_what_was_not_synced(
-    stage: Stage, table: list[Row], commits: bool
+    stage: Stage, table: list[Row], cut: Cut
 ) -> None:
-    def check(row: Row) -> None:
+    def find(row: Row) -> Path:
         done = row.run.steps if row.deed == "after" else row.run.steps[:-1]
-        cache = cut_power(Run(row.run.cache, done, None), row.run.cache.with_name(f"cut-{commits}"), commits=commits)
+        return cut_power(Run(row.run.cache, done, None), row.run.cache.with_name(f"without {cut}"), cut)
+
+    def check(_: Row, cache: Path) -> None:
         asked = stage.recover(cache)
         assert not [fields for fields in asked if "range" in fields], "bytes that were not synced are trusted"
 
-    judge(stage, table, check)
+    judge(table, find, check)
 
 
 # The order of what is done
