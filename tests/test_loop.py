@@ -160,12 +160,14 @@ FIELDS = st.lists(  # most of them may be there twice
     version="HTTP/1.1",
     fields=[("If-Modified-Since", "Tue Jan  2 03:04:05 2024"), ("If-Modified-Since", MODIFIED)],
 )
+@example(method="GET", target="/empty-1.tar.gz", version="HTTP/1.1", fields=[("Content-Length", "3")])
 def test_the_loop_answers_as_the_plain_application(
     pair: tuple[Proxy, Proxy], method: str, target: str, version: str, fields: list[tuple[str, str]]
 ) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
     request = f"{method} {target} {version}\r\nHost: cache.example\r\n{lines}\r\n".encode("latin-1")
-    first, second = (exchange(proxy, request) for proxy in pair)
+    content = b"0\r\n\r\n" if ("Transfer-Encoding", "chunked") in fields else b"abc" * (("Content-Length", "3") in fields)
+    first, second = (exchange(proxy, request + content) for proxy in pair)
     try:
         parse_head(request)
     except RequestError:  # what is no request is refused by each server in its own words, and the connection closed
