@@ -209,6 +209,21 @@ def test_pipelined_requests_are_answered_in_order(origin: Origin, start: Start, 
     assert len(origin.requests()) == 2
 
 
+def test_whoever_has_sent_all_its_requests_may_close_its_side(origin: Origin, start: Start, loop_host: str) -> None:
+    """RFC 9112, 9.3.2 and 9.6: what was asked before is answered, and in full."""
+    origin.put("/a-1.tar.gz", BODY[:10])
+    proxy = start(origin.url, host=loop_host)
+    one, count = b"GET /a-1.tar.gz HTTP/1.1\r\nHost: x\r\n\r\n", 1500
+    with Client(proxy.address) as client:
+        client.send(one * 2)
+        assert [client.answer().body for _ in range(2)] == [BODY[:10]] * 2  # the loop knows it now
+        client.send(one * count)
+        first = client.answer()
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [first.body, *(client.answer().body for _ in range(count - 1))] == [BODY[:10]] * count
+        assert client.ended()
+
+
 def _length_of_next(stream: io.BufferedIOBase) -> int:
     assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
     length = -1

@@ -59,6 +59,8 @@ class Connection:
     content: Content | None = None
     """What follows a head that was received, and is to be read before it is answered."""
     busy: bool = False
+    queued: bool = False
+    """Whether its next request is here, and waits for its turn."""
     asked: Asked | None = None
     head: bytes = b""
     source: HotFile | FileIO | FillReader | None = None

@@ -85,6 +85,7 @@ class Loop(Sender):
         """Those that could have gone on, had not others waited; and those that wait for a fill."""
         for _ in range(len(self._ready)):
             connection = self._ready.popleft()
+            connection.queued = False
             if connection.busy:
                 self._send(connection)
             elif not connection.closed:

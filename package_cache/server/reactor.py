@@ -277,7 +277,7 @@ class Reactor(ABC):
             self._close(connection, cut=True)
         elif connection.busy and what & WRITE:
             self._send(connection)
-        elif not connection.busy:
+        elif not connection.busy and not connection.queued:
             self._read(connection)
 
     def _expect(self, connection: Connection, events: int) -> None:
