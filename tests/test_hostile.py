@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hostile import AS_THEY_STAND, CASES, FILE, FOLLOWING, SMUGGLED, Case, asking, head
+from hostile import AS_THEY_STAND, CASES, CHUNKED, FILE, FIVE, FOLLOWING, POST, SMUGGLED, Case, asking, head
 from origin import Gate, Hang, Origin, Serve, until
-from product import HOSTS, Proxy, children
+from product import HOSTS, Proxy, children, stored
 from raw import Answer, Client
 
 BODY = random.Random(1).randbytes(1000)
@@ -37,6 +37,12 @@ class Site:
     proxy: Proxy
     bystander: Client | None = None
 
+    def part_with_bystander(self) -> None:
+        """Have the next one connect anew."""
+        if self.bystander is not None:
+            self.bystander.socket.close()
+        self.bystander = None
+
     def assert_serves(self) -> None:
         """Whoever asks for the file gets it: on a connection that has been there for long, and on a new one."""
         if self.bystander is None:
@@ -51,13 +57,14 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     origin = Origin()
     for path in (FILE, "/smuggled.tar"):
         origin.put(path, BODY)
-    arguments = [] if request.param == "gthread" else ["-v"]
+    # Else it would part with the one who looks on after two seconds.
+    arguments = ["--keep-alive", "60"] if request.param == "gthread" else ["-v"]
     proxy = Proxy(tmp_path_factory.mktemp("cache"), [origin.url], host=request.param, arguments=arguments)
     assert proxy.get(FILE).body == BODY
     one = Site(origin, proxy)
+    until(lambda: FILE in stored(proxy.cache))
     yield one
-    if one.bystander is not None:
-        one.bystander.socket.close()
+    one.part_with_bystander()
     proxy.kill()
     origin.stop()
 
@@ -102,8 +109,23 @@ def assert_in_order(site: Site, case: Case, answer: Answer) -> None:
         assert answer.get("allow") == "GET, HEAD"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_request_gets_what_the_rfcs_demand_and_harms_nobody(site: Site, case: Case) -> None:
+@pytest.mark.parametrize("group", CASES, ids=lambda group: group[0].rule)
+def test_a_request_gets_what_the_rfcs_demand_and_harms_nobody(site: Site, group: tuple[Case, ...]) -> None:
+    wrong = {str(case): said for case in group if (said := complaint(site, case))}
+    assert not wrong
+
+
+def complaint(site: Site, case: Case) -> str:
+    """What is wrong with how a request is dealt with; nothing, as a rule. Not a test each: there are too many."""
+    try:
+        assert_dealt_with(site, case)
+    except (AssertionError, OSError) as error:
+        site.part_with_bystander()
+        return f"{case.rule}: {str(error)[:300]}"
+    return ""
+
+
+def assert_dealt_with(site: Site, case: Case) -> None:
     asked, ends = len(site.origin.requests()), case.must_end(site.proxy.host)
     with Client(site.proxy.address, PATIENCE) as client:
         with suppress(ConnectionError):
@@ -115,7 +137,7 @@ def test_a_request_gets_what_the_rfcs_demand_and_harms_nobody(site: Site, case: 
         elif ends is False:
             assert client.answer().body == BODY
     if ends is not None:
-        assert len(site.origin.requests()) == asked, case.rule
+        assert len(site.origin.requests()) == asked
     site.assert_serves()
 
 
@@ -130,6 +152,21 @@ def test_a_request_in_two_pieces_is_waited_for_and_answered(site: Site) -> None:
             assert is_silent(client, 0.0)
             client.send(request[size:])
             assert client.answer().body == BODY
+
+
+@pytest.mark.parametrize("size", [1, 7], ids=["by the byte", "by seven bytes"])
+def test_content_in_pieces_is_waited_for_and_read_to_its_end(site: Site, size: int) -> None:
+    for data in (head(FIVE, start=POST) + b"hello", head(CHUNKED, start=POST) + b"5;a\r\nhello\r\n00\r\nX: y\r\n\r\n"):
+        with Client(site.proxy.address, PATIENCE) as client:
+            client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for at in range(0, len(data) - 1, size):
+                assert is_silent(client, 0.0)
+                client.send(data[at : min(at + size, len(data) - 1)])
+            site.assert_serves()
+            assert is_silent(client, 0.0)
+            client.send(data[-1:])
+            assert client.answer().status == 405
+            assert client.ended()
 
 
 @pytest.mark.parametrize("target", AS_THEY_STAND, ids=lambda target: target.decode())
@@ -255,6 +292,48 @@ def reset(client: Client) -> None:
     client.socket.close()
 
 
+def test_content_that_does_not_come_is_waited_for_so_long_and_no_longer(launch: Callable[..., Proxy]) -> None:
+    """RFC 9110, 15.5.9; and RFC 9112, 8: a request that ends too early is not whole."""
+    proxy = launch(request_timeout="1")
+    begun = [
+        head(fields, start=method + b" /file.tar HTTP/1.1") + content
+        for method in (b"GET", b"POST")
+        for fields, content in ((FIVE, b"hell"), (CHUNKED, b"5\r\nhello\r\n"), (CHUNKED, b""))
+    ]
+    with ExitStack() as stack:
+        for status in (408, 400):
+            clients = [stack.enter_context(Client(proxy.address, PATIENCE)) for _ in begun]
+            for client, data in zip(clients, begun, strict=True):
+                client.send(data)
+                if status == 400:
+                    client.socket.shutdown(socket.SHUT_WR)
+            for client in clients:
+                assert client.answer().status == status
+                assert client.ended()
+    assert_serves(proxy)
+
+
+def test_nobody_is_asked_for_content_that_is_not_read(launch: Callable[..., Proxy]) -> None:
+    """RFC 9110, 10.1.1: the answer comes in the place of 100 (Continue)."""
+    proxy = launch()
+    for method, status in ((b"GET", 200), (b"POST", 405)):
+        with Client(proxy.address, PATIENCE) as client:
+            client.send(head(FIVE, b"Expect: 100-continue", start=method + b" /file.tar HTTP/1.1"))
+            assert client.answer().status == status
+            assert client.ended()
+
+
+def test_what_does_not_begin_as_a_request_is_refused_at_its_first_line(launch: Callable[..., Proxy]) -> None:
+    """RFC 9112, 3: there is nothing to wait for, and a client that sent its all would wait in vain."""
+    proxy = launch()
+    lines = {b"GET /file.tar": 400, b"GET /file.tar HTTP/-1.1": 400, b"GET /file.tar HTTP/2.0": 505, b"EHLO elsewhere": 400}
+    for line, status in lines.items():
+        with Client(proxy.address, PATIENCE) as client:
+            client.send(line + b"\r\n")
+            assert client.answer().status == status
+            assert client.ended()
+
+
 def test_resets_and_half_closed_connections_leave_nothing_behind(launch: Callable[..., Proxy], origin: Origin) -> None:
     large = origin.put("/large.tar", random.Random(2).randbytes(16 << 20))
     proxy = launch()
@@ -354,8 +433,8 @@ def test_a_process_without_descriptors_waits_for_one_without_a_hurry(launch: Cal
             late = [stack.enter_context(Client(proxy.address, PATIENCE)) for _ in range(max(used) - len(used) + 20)]
             until(lambda: any("cannot accept" in line for line in proxy.log))
             before = processor_seconds(proxy)
-            assert is_silent(late[-1], 3.0)
-            assert processor_seconds(proxy) - before < 1.0
+            assert is_silent(late[-1], 1.5)
+            assert processor_seconds(proxy) - before < 0.5
             assert early.get(FILE).body == BODY
         assert_serves(proxy)
     assert sum("cannot accept" in line for line in proxy.log) == 1
@@ -434,12 +513,14 @@ def test_heads_that_wait_for_a_source_hold_up_no_other_request(launch: Callable[
             assert client.get("/stored.tar").body == stored
 
 
-def test_a_source_that_says_no_a_thousand_times_leaves_nothing_behind(launch: Callable[..., Proxy], origin: Origin) -> None:
+def test_a_source_that_says_no_hundreds_of_times_leaves_nothing_behind(
+    launch: Callable[..., Proxy], origin: Origin
+) -> None:
     proxy = launch()
     assert proxy.get("/cold-none.tar").status == 404
     before = descriptors(proxy)
     with Client(proxy.address, PATIENCE) as client:
-        for number in range(1000):
+        for number in range(300):
             assert client.get(f"/cold-{number}.tar?{number}").status == 404
     assert_serves(proxy)
     until(lambda: descriptors(proxy) <= before + 3)

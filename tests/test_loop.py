@@ -161,12 +161,14 @@ FIELDS = st.lists(  # most of them may be there twice
     fields=[("If-Modified-Since", "Tue Jan  2 03:04:05 2024"), ("If-Modified-Since", MODIFIED)],
 )
 @example(method="GET", target="/empty-1.tar", version="HTTP/1.1", fields=[("Transfer-Encoding", "chunked")])
+@example(method="GET", target="/empty-1.tar.gz", version="HTTP/1.1", fields=[("Content-Length", "3")])
 def test_the_loop_answers_as_the_plain_application(
     pair: tuple[Proxy, Proxy], method: str, target: str, version: str, fields: list[tuple[str, str]]
 ) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
     request = f"{method} {target} {version}\r\nHost: cache.example\r\n{lines}\r\n".encode("latin-1")
-    first, second = (exchange(proxy, request) for proxy in pair)
+    content = b"0\r\n\r\n" if ("Transfer-Encoding", "chunked") in fields else b"abc" * (("Content-Length", "3") in fields)
+    first, second = (exchange(proxy, request + content) for proxy in pair)
     try:
         parse_head(request)
     except RequestError:  # what is no request is refused by each server in its own words, and the connection closed
@@ -206,6 +208,21 @@ def test_pipelined_requests_are_answered_in_order(origin: Origin, start: Start, 
                 assert stream.read(length) == (BODY if number % 2 == 0 and number < 600 else BODY[:10])
             assert stream.read() == b""
     assert len(origin.requests()) == 2
+
+
+def test_whoever_has_sent_all_its_requests_may_close_its_side(origin: Origin, start: Start, loop_host: str) -> None:
+    """RFC 9112, 9.3.2 and 9.6: what was asked before is answered, and in full."""
+    origin.put("/a-1.tar.gz", BODY[:10])
+    proxy = start(origin.url, host=loop_host)
+    one, count = b"GET /a-1.tar.gz HTTP/1.1\r\nHost: x\r\n\r\n", 1500
+    with Client(proxy.address) as client:
+        client.send(one * 2)
+        assert [client.answer().body for _ in range(2)] == [BODY[:10]] * 2  # the loop knows it now
+        client.send(one * count)
+        first = client.answer()
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [first.body, *(client.answer().body for _ in range(count - 1))] == [BODY[:10]] * count
+        assert client.ended()
 
 
 def _length_of_next(stream: io.BufferedIOBase) -> int:

@@ -17,13 +17,15 @@ MAX_LINE = 8190
 """Bytes of the request line; at least 8000 should be read (RFC 9112, section 3)."""
 MAX_FIELDS = 100
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
-_METHOD = re.compile(_TOKEN + rb" ")
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+"""A method or the name of a field (RFC 9110, section 5.6.2), as a regular expression."""
+_REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_METHOD = re.compile(TOKEN + rb" ")
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
 # The blanks in front are taken once and for all: trying every way to divide them costs the square of their number.
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*+(" + _VALUE + rb")[ \t]*")
+_FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*+(" + _VALUE + rb")[ \t]*")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+;=\-]++|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?")
+_BARE = "a line of the request does not end with CR LF"
 # A zero in front is legal, but some programs then count by eights.
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,18}")
 
@@ -90,34 +92,34 @@ def parse_head(data: bytes) -> tuple[Head, int] | None:
     """
     start = 2 if data.startswith(b"\r\n") else 0
     end = data.find(b"\r\n\r\n", start)
-    seen = data[start : end if end >= 0 else len(data)]
-    if seen.count(b"\n") != seen.count(b"\r\n"):
-        raise BadRequest("a line of the request does not end with CR LF")
-    _check_first_line(seen, whole=end >= 0)
+    whole = end >= 0
+    seen = data[start : end if whole else len(data)]
+    line, mark, rest = seen.partition(b"\r\n")
+    request_line = _read_first_line(line, ended=whole or bool(mark))
+    if rest.count(b"\n") != rest.count(b"\r\n"):
+        raise BadRequest(_BARE)
     # What has arrived may end with a part of the mark that ends the head.
-    if len(seen) > MAX_HEAD + (0 if end >= 0 else len(b"\r\n\r")):
+    if len(seen) > MAX_HEAD + (0 if whole else len(b"\r\n\r")):
         raise HeadTooLarge(f"the head of the request is longer than {MAX_HEAD} bytes")
-    if end < 0:
+    if request_line is None or not whole:
         return None
-    line, *rest = seen.split(b"\r\n")
-    method, target, minor = _parse_request_line(line)
-    if len(rest) > MAX_FIELDS:
+    fields = rest.split(b"\r\n") if mark else []
+    if len(fields) > MAX_FIELDS:
         raise HeadTooLarge(f"the request has more than {MAX_FIELDS} fields")
-    head = Head(method, target, minor, tuple(_parse_field(field) for field in rest))
+    head = Head(*request_line, tuple(parse_field(field) for field in fields))
     check(head)
     return head, end + 4
 
 
-def _check_first_line(seen: bytes, *, whole: bool) -> None:
-    size = seen.find(b"\r\n")
-    if size < 0:
-        # What has arrived may end with the first half of the mark that ends the line.
-        size = len(seen) - (0 if whole else 1)
-    if size <= MAX_LINE:
-        return
-    if _METHOD.match(seen, 0, MAX_LINE):
-        raise TargetTooLong(f"the first line of the request is longer than {MAX_LINE} bytes")
-    raise BadRequest("the request line is not valid")
+def _read_first_line(line: bytes, *, ended: bool) -> tuple[str, str, int] | None:
+    if line.find(b"\n", 0, MAX_LINE + 1) >= 0:
+        raise BadRequest(_BARE)
+    # What has arrived may end with the first half of the mark that ends the line.
+    if len(line) > MAX_LINE + (0 if ended else 1):
+        if _METHOD.match(line, 0, MAX_LINE):
+            raise TargetTooLong(f"the first line of the request is longer than {MAX_LINE} bytes")
+        raise BadRequest("the request line is not valid")
+    return _parse_request_line(line) if ended else None
 
 
 def _parse_request_line(line: bytes) -> tuple[str, str, int]:
@@ -130,7 +132,8 @@ def _parse_request_line(line: bytes) -> tuple[str, str, int]:
     return method, target, min(int(minor), 1)
 
 
-def _parse_field(line: bytes) -> tuple[str, str]:
+def parse_field(line: bytes) -> tuple[str, str]:
+    """Name, in lower case, and value of a field line without its end (RFC 9112, section 5). Raises BadRequest."""
     match = _FIELD.fullmatch(line)
     if match is None:
         raise BadRequest("a field of the request is not valid")
@@ -138,12 +141,14 @@ def _parse_field(line: bytes) -> tuple[str, str]:
 
 
 def check(head: Head) -> None:
-    """Refuse what has no single reading: Host (RFC 9112, section 3.2) and framing (section 6).
+    """Refuse what has no single reading: Host (RFC 9112, section 3.2), framing (section 6), type (RFC 9110, section 8.3).
 
     Values that a WSGI server joined with a comma are recognised, since none of these fields allows one.
     """
     _check_host(head)
     _check_framing(head)
+    if len(head.all("content-type")) > 1:
+        raise BadRequest("the request has several Content-Type fields")
     expect = head.combined.get("expect")
     if expect is not None and expect.lower() != "100-continue":
         raise ExpectationFailed("the only expectation met here is 100-continue")

@@ -21,10 +21,11 @@ from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
-from package_cache.errors import FillError, Forbidden, NotAllowed, PackageCacheError, RequestError
+from package_cache.errors import BadRequest, FillError, Forbidden, NotAllowed, PackageCacheError, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import METHODS
+from package_cache.rules.content import MAX_CONTENT, is_small
 from package_cache.rules.targets import parse_target
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 18
+_CONTENT_SECONDS = 5.0
+"""How long a client may be silent within the content of a request."""
 _KNOWN_SERVERS = ("gunicorn/", "gevent/", "package-cache/")
 """Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks; to send
 bodies of unknown length so that a client can tell a cut one from a whole one; to send each block, and with the first one
@@ -77,6 +80,8 @@ class Application:
         if not self.admission.admits(client):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
+        if is_small(head):
+            _read_content(environ)
         if head.method not in METHODS:
             raise NotAllowed(f"{head.method} is not allowed here; {', '.join(METHODS)} are")
         own = str(environ.get("SERVER_NAME", "")).lower()
@@ -91,8 +96,7 @@ class Application:
 
     def _body(self, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "HEAD" or (answer.reply.span is None and not answer.reply.open_ended):
-            # The empty block makes the server send the head before the connection is cut.
-            return _Body(iter((b"",)), _closer(answer.body), account, ends=ends)
+            return _Body(iter(()), _closer(answer.body), account, ends=ends)
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account, ends=ends)
@@ -139,6 +143,22 @@ def _raw_target(environ: "WSGIEnvironment") -> str:
 
 def _has_body(environ: "WSGIEnvironment") -> bool:
     return bool(environ.get("HTTP_TRANSFER_ENCODING")) or environ.get("CONTENT_LENGTH") not in (None, "", "0")
+
+
+def _read_content(environ: "WSGIEnvironment") -> None:
+    """Read what there is behind the head, as long as it is not much. Raises BadRequest where it is not framed validly.
+
+    The event loop has done so before. Without it, nothing but Gunicorn's socket can keep a silent client from holding the
+    thread.
+    """
+    connection = environ.get("gunicorn.socket")
+    if connection is None:
+        return
+    connection.settimeout(_CONTENT_SECONDS)
+    try:
+        environ["wsgi.input"].read(MAX_CONTENT)
+    except Exception as error:
+        raise BadRequest("the content of the request is not framed as it should be, or did not arrive in time") from error
 
 
 def _is_known(environ: "WSGIEnvironment") -> bool:
@@ -228,19 +248,18 @@ class _Body:
         try:
             block = next(self._blocks)
         except StopIteration:
-            if self._ends and not self._begun:
-                self._begun = True
-                return b""  # makes the server send the head before the connection is cut
-            if self._ends:
+            if not self._ends:
+                raise
+            if self._begun:
                 self._ends = False
                 raise ConnectionResetError(errno.ECONNRESET, "the connection cannot be used again") from None
-            raise
+            block = b""  # it makes the server send the head, before the connection is cut
         except FillError as error:
             self._account.cut = True
             logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
-        self._account.sent += len(block)
         self._begun = True
+        self._account.sent += len(block)
         return block
 
     def close(self) -> None:

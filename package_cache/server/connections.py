@@ -18,6 +18,7 @@ from package_cache.errors import PackageCacheError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply
+from package_cache.rules.content import Content
 from package_cache.rules.freshness import accept_of
 from package_cache.rules.targets import parse_target
 from package_cache.server.access import Said
@@ -55,7 +56,11 @@ class Connection:
     moved: float
     events: int = READ
     received: bytes = b""
+    content: Content | None = None
+    """What follows a head that was received, and is to be read before it is answered."""
     busy: bool = False
+    queued: bool = False
+    """Whether its next request is here, and waits for its turn."""
     asked: Asked | None = None
     head: bytes = b""
     source: HotFile | FileIO | FillReader | None = None

@@ -5,6 +5,7 @@ The only module that imports Gunicorn. Of its internals the worker uses few: how
 """
 
 import errno
+import io
 import logging
 import math
 import mmap
@@ -297,6 +298,9 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Run the application, with a limit on how long the client may take nothing."""
         conn.sock.settimeout(self.limits.send)
+        if self._loop is not None:
+            req.body = io.BytesIO()  # the loop has read what there was, or nobody will
+            req._expected_100_continue = False  # or Gunicorn would ask the client for what nobody reads
         if not _persists(req):
             req.force_close()
         req.version = min(req.version, (1, 1))  # Gunicorn would claim to speak whatever the client does

@@ -24,6 +24,7 @@ from package_cache.errors import RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, age, decide
+from package_cache.rules.content import Content, is_awaited
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
@@ -84,6 +85,7 @@ class Loop(Sender):
         """Those that could have gone on, had not others waited; and those that wait for a fill."""
         for _ in range(len(self._ready)):
             connection = self._ready.popleft()
+            connection.queued = False
             if connection.busy:
                 self._send(connection)
             elif not connection.closed:
@@ -110,6 +112,9 @@ class Loop(Sender):
 
     def _parse(self, connection: Connection) -> None:
         """Begin with the next request that is complete, if there is one."""
+        if connection.content is not None:
+            self._read_content(connection, connection.content)
+            return
         data = connection.received
         asked = self._memo.get(data)
         if asked is not None:
@@ -125,7 +130,11 @@ class Loop(Sender):
             head, size = parsed
             asked = simple(head, self._hosts)
             if asked is None:
-                self._hand_over(connection)
+                if is_awaited(head):
+                    connection.content = Content(head, size)
+                    self._read_content(connection, connection.content)
+                else:
+                    self._hand_over(connection)
                 return
             connection.received = data[size:]
             if size == len(data) and size < 2048:
@@ -136,6 +145,15 @@ class Loop(Sender):
         connection.busy = True
         connection.begun = self._clock
         self._begin(connection, asked)
+
+    def _read_content(self, connection: Connection, content: Content) -> None:
+        """Go on once the content has come to its end. Only the head is kept: nobody reads more of the request."""
+        data, connection.received = connection.received[content.start :], connection.received[: content.start]
+        try:
+            if content.take(data):
+                self._hand_over(connection)
+        except RequestError as error:
+            self._refuse(connection, error)
 
     def _hand_over(self, connection: Connection) -> None:
         """Give a connection whose request is not simple to the host."""

@@ -277,7 +277,7 @@ class Reactor(ABC):
             self._close(connection, cut=True)
         elif connection.busy and what & WRITE:
             self._send(connection)
-        elif not connection.busy:
+        elif not connection.busy and not connection.queued:
             self._read(connection)
 
     def _expect(self, connection: Connection, events: int) -> None:
@@ -293,7 +293,7 @@ class Reactor(ABC):
         except OSError:
             block = b""
         if not block and connection.received.strip():
-            self._refuse(connection, BadRequest("the request ends within its head"))
+            self._refuse(connection, BadRequest("the request ends too early"))
             return
         if not block:
             self._close(connection)
@@ -334,9 +334,9 @@ class Reactor(ABC):
         self._leave(connection)
 
     def _time_out(self, connection: Connection) -> None:
-        """A head did not come, or not to its end."""
+        """A request did not come, or not to its end."""
         if connection.received.strip():
-            self._refuse(connection, RequestTimeout("the head of the request did not arrive in time"))
+            self._refuse(connection, RequestTimeout("the request did not arrive in time"))
         else:
             self._close(connection)
 

@@ -159,6 +159,7 @@ class Sender(Reactor):
         self._expect(connection, READ)
         connection.moved = self._clock
         if connection.received:
+            connection.queued = True
             self._ready.append(connection)
 
     def _account(self, connection: Connection, *, cut: bool) -> None:
