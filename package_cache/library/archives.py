@@ -60,7 +60,7 @@ class Opened:
         return {} if self._members is None else self._members.sizes
 
     def close(self) -> None:
-        """Closes the file and with it every reader that has come from it. A file object that was given stays open."""
+        """Closes the file; readers that have come from it are of no more use. A file object that was given stays open."""
         self.fileobj.close()
 
     def __iter__(self) -> Iterator[Any]:
@@ -130,23 +130,25 @@ def open_archive(
 
 def _base(source: str | os.PathLike[str] | BinaryIO) -> tuple[io.BufferedReader, str]:
     """The bytes of a path or of a file object, with a name for messages. Closing them closes only what was opened here."""
-    owned = isinstance(source, str | os.PathLike)
-    file: BinaryIO = Path(source).open("rb", buffering=0) if isinstance(source, str | os.PathLike) else source  # noqa: SIM115
-    if isinstance(file, io.TextIOBase):
+    if isinstance(source, io.TextIOBase):
         raise TypeError(f"{source!r} is a text file; open it with mode 'rb'")
-    title = getattr(file, "name", None)
-    name = title if isinstance(title, str) else os.fspath(title) if isinstance(title, os.PathLike) else "the file"
-    try:
-        if not file.seekable():
-            raise io.UnsupportedOperation(
-                f"{name} cannot be read from any position, as an archive must be; copy it to a file"
-            )
-        size = file.seek(0, os.SEEK_END)
-    except BaseException:
-        if owned:
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        file = Path(source).open("rb", buffering=0)  # noqa: SIM115
+        try:
+            return buffered(Window(file, 0, _size(file, name), name, owned=True)), name
+        except BaseException:
             file.close()
-        raise
-    return buffered(Window(file, 0, size, name, owned=owned)), name
+            raise
+    title = getattr(source, "name", None)
+    name = title if isinstance(title, str) else "the file"
+    return buffered(Window(source, 0, _size(source, name), name)), name
+
+
+def _size(file: BinaryIO, name: str) -> int:
+    if not file.seekable():
+        raise io.UnsupportedOperation(f"{name} can only be read from first to last; copy it to a file")
+    return file.seek(0, os.SEEK_END)
 
 
 def _recognised(base: io.BufferedReader, name: str, allowed: int) -> tuple[str, io.BufferedReader]:

@@ -1,6 +1,6 @@
 """What an archive holds, by name: its files, its links and where they lead, and the mapping that a program sees.
 
-Names are kept as they are in the archive. Nothing is read before it is asked for. How tars and zips are made is not known here.
+Names are kept as they are in the archive. Nothing is read before it is asked for. The layout of archives is not known here.
 """
 
 import bisect
@@ -67,7 +67,8 @@ class Tree:
 
     def add_hard_link(self, name: str, target: str) -> None:
         """Adds another name for what has the name `target` by now, if there is such a thing."""
-        self._add(name, self._entries.get(_plain(target)) or Link(target, ""))
+        known = None if _OUTSIDE.match(target) else self._entries.get(_plain(target))
+        self._add(name, known or Link(target, ""))
 
     def add_folder(self, name: str) -> None:
         """Notes a directory; it is no member, but links may lead to it."""

@@ -76,7 +76,7 @@ class Window(_Stream):
         """Goes to a position, even beyond the end."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
         if base + offset < 0:
-            raise ValueError(f"cannot seek to {base + offset}, before the beginning")
+            raise io.UnsupportedOperation(f"cannot seek to {base + offset}, before the beginning")
         self._position = base + offset
         return self._position
 
@@ -122,7 +122,7 @@ class Forward(_Stream):
             self._go(None)
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size or 0}[whence]
         if base + offset < 0:
-            raise ValueError(f"cannot seek to {base + offset}, before the beginning")
+            raise io.UnsupportedOperation(f"cannot seek to {base + offset}, before the beginning")
         self._go(base + offset)
         return self._position
 

@@ -112,7 +112,7 @@ def _add(tree: Tree, info: tarfile.TarInfo, file: BinaryIO, archive: str) -> Non
         tree.add_hard_link(info.name, info.linkname)
     elif info.isreg():
         sparse: Any = info.sparse  # pairs, though typeshed says that it is bytes
-        pieces = None if sparse is None else tuple(sparse)
+        pieces = None if sparse is None else tuple(piece for piece in sparse if piece[1])
         tree.add_file(info.name, _Stretch(file, archive, info.name, info.offset_data, info.size, pieces))
 
 
