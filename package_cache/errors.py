@@ -1,7 +1,8 @@
 """The one exception tree.
 
 Each class carries the HTTP status that a client sees when the error reaches the server's edge. Foreign
-exceptions (`OSError`, `sqlite3.Error`, urllib3's) are translated where they enter: in `storage/` and `upstream/`.
+exceptions (`OSError`, `sqlite3.Error`, urllib3's, those of the decompressors) are translated where they enter: in
+`storage/`, `upstream/` and `library/`.
 """
 
 
@@ -118,3 +119,30 @@ class DamagedBlob(StoreError):
 
 class NoRoom(StoreError):
     """A file does not fit into the cache, now or ever."""
+
+
+class ExtractionError(PackageCacheError):
+    """The content of an archive or of a compressed file cannot be had."""
+
+
+class BrokenArchive(ExtractionError):
+    """It is damaged or cut short, or a link in it leads to nothing."""
+
+
+class ArchiveTooLarge(ExtractionError):
+    """More would come out of it than the limit allows, or its inflation needs too much memory."""
+
+
+class UnsafeMember(ExtractionError):
+    """A name or a link in it leads out of the archive."""
+
+
+class UnsupportedArchive(ExtractionError):
+    """It is encrypted, or compressed in a way that cannot be read here."""
+
+
+class MissingMember(ExtractionError, KeyError):
+    """It has no member of that name."""
+
+    def __str__(self) -> str:  # a KeyError would show its message as a key, in quotes
+        return str(self.args[0])

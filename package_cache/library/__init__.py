@@ -1,0 +1,1 @@
+"""The Python library: archives as files and lines."""
