@@ -69,12 +69,13 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     origin.stop()
 
 
-def final(client: Client, case: Case) -> Answer:
-    """The answer that is not provisional; a client of HTTP/1.0 must not get another one (RFC 9110, 15.2)."""
+def final(site: Site, client: Client, case: Case) -> Answer:
+    """The answer that is not provisional. Nobody is asked for what is not read; Gunicorn asks (RFC 9110, 10.1.1)."""
     answer = client.answer(method_of(case))
     if answer.status != 100:
         return answer
-    assert b" HTTP/1.0\r\n" not in case.data
+    assert site.proxy.host == "gthread"
+    assert b" HTTP/1.0\r\n" not in case.data  # RFC 9110, 15.2
     return client.answer(method_of(case))
 
 
@@ -130,12 +131,14 @@ def assert_dealt_with(site: Site, case: Case) -> None:
     with Client(site.proxy.address, PATIENCE) as client:
         with suppress(ConnectionError):
             client.send(case.data + (FOLLOWING if ends is False else SMUGGLED))
-        answer = final(client, case)
+        answer = final(site, client, case)
         assert_in_order(site, case, answer)
         if ends:
             assert client.ended()
         elif ends is False:
             assert client.answer().body == BODY
+        elif not client.ended():
+            client.answer()  # or a source would be asked for it while the next request is looked at
     if ends is not None:
         assert len(site.origin.requests()) == asked
     site.assert_serves()
@@ -152,6 +155,18 @@ def test_a_request_in_two_pieces_is_waited_for_and_answered(site: Site) -> None:
             assert is_silent(client, 0.0)
             client.send(request[size:])
             assert client.answer().body == BODY
+
+
+def test_what_does_not_begin_as_a_request_is_refused_at_its_first_line(site: Site) -> None:
+    """RFC 9112, 3: there is nothing to wait for, and a client that sent its all would wait in vain."""
+    if site.proxy.host == "gthread":
+        pytest.skip("Gunicorn's own parser waits for the rest")
+    lines = {b"GET /file.tar": 400, b"GET /file.tar HTTP/-1.1": 400, b"GET /file.tar HTTP/2.0": 505, b"EHLO elsewhere": 400}
+    for line, status in lines.items():
+        with Client(site.proxy.address, PATIENCE) as client:
+            client.send(line + b"\r\n")
+            assert client.answer().status == status
+            assert client.ended()
 
 
 @pytest.mark.parametrize("size", [1, 7], ids=["by the byte", "by seven bytes"])
@@ -313,27 +328,6 @@ def test_content_that_does_not_come_is_waited_for_so_long_and_no_longer(launch: 
     assert_serves(proxy)
 
 
-def test_nobody_is_asked_for_content_that_is_not_read(launch: Callable[..., Proxy]) -> None:
-    """RFC 9110, 10.1.1: the answer comes in the place of 100 (Continue)."""
-    proxy = launch()
-    for method, status in ((b"GET", 200), (b"POST", 405)):
-        with Client(proxy.address, PATIENCE) as client:
-            client.send(head(FIVE, b"Expect: 100-continue", start=method + b" /file.tar HTTP/1.1"))
-            assert client.answer().status == status
-            assert client.ended()
-
-
-def test_what_does_not_begin_as_a_request_is_refused_at_its_first_line(launch: Callable[..., Proxy]) -> None:
-    """RFC 9112, 3: there is nothing to wait for, and a client that sent its all would wait in vain."""
-    proxy = launch()
-    lines = {b"GET /file.tar": 400, b"GET /file.tar HTTP/-1.1": 400, b"GET /file.tar HTTP/2.0": 505, b"EHLO elsewhere": 400}
-    for line, status in lines.items():
-        with Client(proxy.address, PATIENCE) as client:
-            client.send(line + b"\r\n")
-            assert client.answer().status == status
-            assert client.ended()
-
-
 def test_resets_and_half_closed_connections_leave_nothing_behind(launch: Callable[..., Proxy], origin: Origin) -> None:
     large = origin.put("/large.tar", random.Random(2).randbytes(16 << 20))
     proxy = launch()
@@ -382,26 +376,20 @@ def test_a_flood_of_connections_holds_nobody_up(launch: Callable[..., Proxy]) ->
             one.result()
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"GET /slow.tar HTTP/1.0\r\n\r\n", b"GET /slow.tar HTTP/1.1\r\nHost: a\r\n\r\n", b""],
-    ids=["with a request for a thread", "with a request for the loop", "without a request"],
-)
-def test_more_connections_than_there_is_room_for_are_told_so(
-    launch: Callable[..., Proxy], origin: Origin, data: bytes
-) -> None:
-    """RFC 9110, 15.6.4. Those whose request went to a thread count as well."""
-    gate = Gate()
-    origin.put("/slow.tar", BODY, Serve(before=gate))
+def test_more_connections_than_there_is_room_for_are_told_so(launch: Callable[..., Proxy], origin: Origin) -> None:
+    """RFC 9110, 15.6.4. Those whose request went to a thread count as well, and so do those without a request."""
     proxy = launch("--connections", "10", "--threads", "2")
-    with ExitStack() as stack:
-        for _ in range(10):
-            stack.enter_context(Client(proxy.address, PATIENCE)).send(data)
-        until(lambda: turned_away(proxy))
-        for _ in range(100):
-            assert turned_away(proxy)
-        gate.open()
-    until(lambda: not turned_away(proxy))
+    for data in (b"GET /slow-1.tar HTTP/1.0\r\n\r\n", b"GET /slow-2.tar HTTP/1.1\r\nHost: a\r\n\r\n", b""):
+        gate = Gate()
+        origin.put(data[4:15].decode(), BODY, Serve(before=gate))
+        with ExitStack() as stack:
+            for _ in range(10):
+                stack.enter_context(Client(proxy.address, PATIENCE)).send(data)
+            until(lambda: turned_away(proxy))
+            for _ in range(50):
+                assert turned_away(proxy)
+            gate.open()
+        until(lambda: not turned_away(proxy))
     assert_serves(proxy)
 
 
