@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packing import ARCHIVES, PACKERS, TARS, archive, folder, hard, symbolic, tar, zipped
+from packing import ARCHIVES, METHODS, PACKERS, TARS, archive, folder, hard, symbolic, tar, zipped
 
 from package_cache.errors import ExtractionError, MissingMember, UnsupportedArchive
 from package_cache.library.archives import inflate, open_archive
+from package_cache.library.reading import CHUNK
 
 SINGLES = ["plain", *PACKERS]
 TEXT = "first\r\nsecond: äöü €\rthird\n\nlast"
@@ -51,6 +52,21 @@ def descriptors() -> Iterator[None]:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
+def open_files() -> set[Path]:
+    return {
+        Path(os.readlink(f"/proc/self/fd/{number}")) for number in map(int, os.listdir("/proc/self/fd")) if is_open(number)
+    }
+
+
+def is_open(number: int) -> bool:
+    """Whether a descriptor is open: that of the listing of descriptors is not any more."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
 class Slow(io.BytesIO):
     """A file that counts what is read from it."""
 
@@ -80,6 +96,8 @@ def test_single_file_gives_its_whole_content(kind: str) -> None:
         assert opened.result == as_text(TEXT.encode())
         assert list(opened) == as_text(TEXT.encode()).splitlines(keepends=True)
         assert opened.result is opened.result
+        opened.fileobj.seek(0)
+        assert opened.fileobj.read() == TEXT.encode()
     with open_archive(packed(kind, TEXT.encode()), large=False, default_mode="rb") as opened:
         assert opened.result == TEXT.encode()
         assert b"".join(opened) == TEXT.encode()
@@ -364,6 +382,7 @@ def test_leaving_the_context_closes_the_file(kind: str, tmp_path: Path, descript
     with open_archive(path, default_mode="rb") as opened:
         reader = opened.result["a"] if kind in ARCHIVES else opened.result
         reader.read(10)
+    assert path not in open_files()
     with pytest.raises(ValueError, match="closed"):
         reader.read()
     opened.close()
@@ -383,11 +402,12 @@ def test_no_file_is_left_open_by_an_error(tmp_path: Path, descriptors: None) -> 
     path = tmp_path / "file"
     for kind in ARCHIVES:
         path.write_bytes(archive(kind, FILES))
-        with pytest.raises(MissingMember):
+        with pytest.raises(MissingMember) as missing:
             open_archive(path, needed=["nowhere"])
         path.write_bytes(archive(kind, {"noise": NOISE})[:-20_000])
-        with pytest.raises(ExtractionError):
+        with pytest.raises(ExtractionError) as broken:
             open_archive(path)
+        assert path not in open_files(), (missing, broken)
     with pytest.raises(FileNotFoundError):
         open_archive(tmp_path / "nowhere")
 
@@ -454,6 +474,13 @@ def test_tar_kinds_are_known_though_the_compression_has_other_streams_first() ->
         data = pack(whole[:100]) + pack(whole[100:])
         with open_archive(io.BytesIO(data), default_mode="rb", large=False) as opened:
             assert (opened.kind, dict(opened.result)) == (kind, FILES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_member_of_zeros_is_whole_wherever_its_last_chunk_ends(method: int) -> None:
+    files = {f"{size}": bytes(size) for size in range(CHUNK - 300, CHUNK + 900, 41)}
+    with open_archive(io.BytesIO(zipped(files, [method])), default_mode="rb", large=False) as opened:
+        assert dict(opened.result) == files
 
 
 def test_gz_with_every_part_of_its_header_is_read() -> None:

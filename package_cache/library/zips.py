@@ -126,9 +126,7 @@ def _check_end(file: BinaryIO, directory: zipfile.ZipFile, archive: str) -> None
     """Zipfile would be content with the end of a zip inside the zip, and with a directory that lacks entries."""
     comment = directory.comment
     file.seek(-_END.size - len(comment), io.SEEK_END)
-    magic, _, _, _, count, _, start, length = _END.unpack(file.read(_END.size))
-    if magic != b"PK\x05\x06" or length != len(comment):
-        raise BrokenArchive(f"{archive} is damaged or cut short: it does not end as a zip does")
+    *_, count, _, start, _ = _END.unpack(file.read(_END.size))
     if start not in {directory.start_dir, 0xFFFFFFFF} or count not in {len(directory.infolist()) & 0xFFFF, 0xFFFF}:
         raise BrokenArchive(f"{archive} is damaged or cut short: its directory is not what its end says")
 
