@@ -1,0 +1,97 @@
+"""The files of items, as callers of the library see them: one path for the whole life of an item.
+
+Owns `items-v1/`. Until an item is READY its path is a plain file of the caller's, if there is one yet; from then on it is a
+symbolic link to the blob with its bytes. Between the two it is, for a moment, a second name of the blob.
+"""
+
+import os
+import re
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from package_cache.errors import ArgumentError, StoreError
+from package_cache.storage.item_rows import ItemRow
+from package_cache.storage.parts import translated
+
+_NAME = re.compile(r"([0-9a-f]{64}-[1-9]\d*)(?:\.[^/]*)?")
+_NEW = ".new-"
+_LONGEST = 100
+
+
+def checked_ext(ext: str) -> str:
+    """An extension without its first dot, which a file name can end with. Raises ArgumentError."""
+    plain = ext.strip().lstrip(".")
+    if "/" in plain or "\0" in plain or _NEW in f".{plain}" or len(plain.encode("utf-8", "replace")) > _LONGEST:
+        raise ArgumentError(f"ext: {ext!r} cannot end the name of a file")
+    return plain
+
+
+class ItemFiles:
+    """The directory. Methods raise StoreError."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._numbers = count()
+        root.mkdir(parents=True, exist_ok=True)
+
+    def path(self, item: ItemRow) -> str:
+        """Where the file of an item is, or would be."""
+        ext = item.details.ext
+        return f"{self._root}/{item.key[:2]}/{item.name}{'.' if ext else ''}{ext or ''}"
+
+    def prepare(self, item: ItemRow) -> str:
+        """The path, at which nothing is, in a directory that is."""
+        path = self.path(item)
+        with translated(f"prepare {path}"):
+            with suppress(FileExistsError):
+                os.mkdir(f"{self._root}/{item.key[:2]}")  # noqa: PTH102 - often
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108 - often
+        return path
+
+    def has_draft(self, item: ItemRow) -> bool:
+        """Whether the caller has written a file at the path."""
+        try:
+            return stat.S_ISREG(os.lstat(self.path(item)).st_mode)
+        except OSError:
+            return False
+
+    def link(self, item: ItemRow) -> None:
+        """Have the path lead to the blob of the item, in one step, whatever was there."""
+        assert item.digest is not None
+        path = self.path(item)
+        new = f"{path}{_NEW}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
+        with translated(f"link {path} to its bytes"):
+            with suppress(FileExistsError):
+                os.mkdir(f"{self._root}/{item.key[:2]}")  # noqa: PTH102 - often
+            os.symlink(f"../../blobs-v1/{item.digest[:2]}/{item.digest}", new)
+            os.rename(new, path)  # noqa: PTH104 - often
+
+    def remove(self, item: ItemRow) -> None:
+        """Remove what is at the path."""
+        with translated(f"remove {self.path(item)}"), suppress(FileNotFoundError):
+            os.unlink(self.path(item))  # noqa: PTH108 - often
+
+    def unlink(self, item: ItemRow) -> None:
+        """Remove what is at the path if it is a link: what comes there next is a file of its own."""
+        path = self.path(item)
+        with translated(f"remove {path}"):
+            if os.path.islink(path):  # noqa: PTH114 - often
+                os.unlink(path)  # noqa: PTH108 - often
+
+    def names(self) -> Iterator[tuple[str, Path]]:
+        """Every file: the item that it belongs to, "" for none, and its path."""
+        try:
+            for directory in os.scandir(self._root):
+                if not directory.is_dir(follow_symlinks=False):
+                    yield "", Path(directory.path)
+                    continue
+                for entry in os.scandir(directory.path):
+                    match = _NAME.fullmatch(entry.name)
+                    yield match[1] if match and _NEW not in entry.name else "", Path(entry.path)
+        except OSError as error:
+            raise StoreError(f"cannot list {self._root}: {error.strerror}") from error
