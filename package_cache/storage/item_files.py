@@ -13,21 +13,12 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from package_cache.errors import ArgumentError, StoreError
+from package_cache.errors import StoreError
 from package_cache.storage.item_rows import ItemRow
 from package_cache.storage.parts import translated
 
 _NAME = re.compile(r"([0-9a-f]{64}-[1-9]\d*)(?:\.[^/]*)?")
-_NEW = ".new-"
-_LONGEST = 100
-
-
-def checked_ext(ext: str) -> str:
-    """An extension without its first dot, which a file name can end with. Raises ArgumentError."""
-    plain = ext.strip().lstrip(".")
-    if "/" in plain or "\0" in plain or _NEW in f".{plain}" or len(plain.encode("utf-8", "replace")) > _LONGEST:
-        raise ArgumentError(f"ext: {ext!r} cannot end the name of a file")
-    return plain
+_NEW = "new-"
 
 
 class ItemFiles:
@@ -64,11 +55,11 @@ class ItemFiles:
         """Have the path lead to the blob of the item, in one step, whatever was there."""
         assert item.digest is not None
         path = self.path(item)
-        new = f"{path}{_NEW}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
+        new = f"{self._root}/{_NEW}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
         with translated(f"link {path} to its bytes"):
             with suppress(FileExistsError):
                 os.mkdir(f"{self._root}/{item.key[:2]}")  # noqa: PTH102 - often
-            os.symlink(f"../../blobs-v1/{item.digest[:2]}/{item.digest}", new)
+            os.symlink(f"../../blobs-v1/{item.digest[:2]}/{item.digest}", new)  # noqa: PTH211 - often
             os.rename(new, path)  # noqa: PTH104 - often
 
     def remove(self, item: ItemRow) -> None:
@@ -92,6 +83,6 @@ class ItemFiles:
                     continue
                 for entry in os.scandir(directory.path):
                     match = _NAME.fullmatch(entry.name)
-                    yield match[1] if match and _NEW not in entry.name else "", Path(entry.path)
+                    yield match[1] if match else "", Path(entry.path)
         except OSError as error:
             raise StoreError(f"cannot list {self._root}: {error.strerror}") from error

@@ -161,7 +161,7 @@ class Removal:
                 removed = [_remove(connection, one, keys) if one.digest in mine else Removed() for one in chosen]
             for key in keys:
                 self._database.generation.bump(key)
-            self._unlink(one.digest for one, fate in zip(chosen, removed, strict=True) if fate.files)
+            self.unlink(one.digest for one, fate in zip(chosen, removed, strict=True) if fate.files)
         return removed
 
     def finish(self) -> None:
@@ -170,9 +170,9 @@ class Removal:
             rows = connection.execute("SELECT digest FROM doomed LIMIT ?", (PAGE,)).fetchall()
         if rows:
             with self._blobs.claiming(row[0] for row in rows) as claimed:
-                self._unlink(claimed)
+                self.unlink(claimed)
 
-    def _unlink(self, digests: Iterable[str]) -> None:
+    def unlink(self, digests: Iterable[str]) -> None:
         """Unlink the claimed blobs that no row needs, and strike them off the list."""
         struck: list[str] = []
         for digest in digests:
@@ -192,6 +192,16 @@ class Removal:
             return connection.execute("SELECT 1 FROM blob WHERE digest = ?", (digest,)).fetchone() is not None
 
 
+def doom(connection: sqlite3.Connection, digest: str) -> int:
+    """Give up a blob, which the caller claimed, if no entry has it; whether it is to be unlinked now, as 1 or 0."""
+    gone = connection.execute(
+        "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1)", (digest,)
+    ).rowcount
+    if gone:
+        connection.execute("INSERT OR IGNORE INTO doomed VALUES (?)", (digest,))
+    return gone
+
+
 _CONDITIONS = {
     Kind.READY: "digest = :digest AND status = 3 AND used <= :used AND key NOT IN (SELECT key FROM pin)",
     Kind.DEAD: "digest = :digest AND status <> 3 AND used <= :used",
@@ -208,9 +218,5 @@ def _remove(connection: sqlite3.Connection, one: Removable, keys: set[Key]) -> R
     ).fetchall()
     connection.executemany("DELETE FROM entry WHERE id = ?", [(number,) for number, _ in rows])
     keys.update(Key(key) for _, key in rows)
-    gone = connection.execute(
-        "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1)", (one.digest,)
-    ).rowcount
-    if gone:
-        connection.execute("INSERT OR IGNORE INTO doomed VALUES (?)", (one.digest,))
+    gone = doom(connection, one.digest)
     return Removed(len(rows), gone, one.size if gone else 0)
