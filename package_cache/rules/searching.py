@@ -8,9 +8,10 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, TypedDict, Unpack
 
-from package_cache.errors import ArgumentError
+from package_cache.errors import ArgumentError, UnknownCriterion
 from package_cache.model import Key, Status
 from package_cache.rules.attributes import (
     FLAG,
@@ -90,49 +91,63 @@ class Criteria:
         return self in (Criteria(), Criteria(include_removed=True))
 
 
-def criteria(
-    *,
-    uri: str | None = None,
-    params: Mapping[str, object] | None = None,
-    status: object = None,
-    version: int | Collection[int] | None = None,
-    newer_than: str | datetime | None = None,
-    older_than: str | datetime | None = None,
-    ext: str | None = None,
-    label: str | None = None,
-    filename: str | None = None,
-    key: str | None = None,
-    attrs: Mapping[str, object] | None = None,
-    include_removed: bool = False,
-    ids: int | Collection[int] | None = None,
-    uri_glob: str | None = None,
-) -> Criteria:
-    """The criteria of a caller of the library, checked. Raises ArgumentError.
+class Selection(TypedDict, total=False):
+    """What items may be selected by, besides uri and parameters; see `Cache.search`."""
 
-    A `uri` is that item without parameters, or with those given; `params` alone are those of any uri.
-    """
+    status: int | str | Collection[int | str] | None
+    version: int | Collection[int] | None
+    newer_than: str | datetime | None
+    older_than: str | datetime | None
+    ext: str | None
+    label: str | None
+    filename: str | None
+    key: str | None
+    attrs: Mapping[str, object] | None
+    include_removed: bool
+    ids: int | Collection[int] | None
+    uri_glob: str | None
+
+
+def criteria(
+    uri: str | None = None, params: Mapping[str, object] | None = None, /, **wanted: Unpack[Selection]
+) -> Criteria:
+    """The criteria of a caller of the library, checked. Raises ArgumentError."""
+    for name in wanted.keys() - Selection.__annotations__.keys():
+        near = get_close_matches(name, Selection.__annotations__, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(Selection.__annotations__)}"
+        raise UnknownCriterion(f"nothing can be selected by {name}; {hint}")
+    key, status, attrs = wanted.get("key"), wanted.get("status"), wanted.get("attrs")
     if key is None and uri is not None:
         key = library_key(uri, params)
-    numbers = integers("version", version)
-    if numbers and LATEST in numbers and len(numbers) > 1:
+    versions = integers("version", wanted.get("version"))
+    latest = versions is not None and LATEST in versions
+    if versions and latest and len(versions) > 1:
         raise ArgumentError(f"version: {LATEST} is the latest one, and cannot stand beside other numbers")
-    latest = numbers is not None and LATEST in numbers
+    ext = _optional("ext", wanted.get("ext"))
     return Criteria(
         key=None if key is None else Key(_text("key", key)),
         params=canonical(params, "params") if params is not None and key is None else None,
-        uri_glob=None if uri_glob is None else _text("uri_glob", uri_glob),
+        uri_glob=_optional("uri_glob", wanted.get("uri_glob")),
         status=None if status is None else statuses(status),
-        version=None if latest else numbers,
+        version=None if latest else versions,
         latest=latest,
-        newer_than=None if newer_than is None else date(newer_than, "newer_than"),
-        older_than=None if older_than is None else date(older_than, "older_than"),
-        ext=None if ext is None else _text("ext", ext).lstrip("."),
-        label=None if label is None else _text("label", label),
-        filename=None if filename is None else _text("filename", filename),
+        newer_than=_optional_date("newer_than", wanted.get("newer_than")),
+        older_than=_optional_date("older_than", wanted.get("older_than")),
+        ext=None if ext is None else ext.lstrip("."),
+        label=_optional("label", wanted.get("label")),
+        filename=_optional("filename", wanted.get("filename")),
         condition=None if attrs is None else condition(attrs),
-        ids=integers("ids", ids),
-        include_removed=include_removed,
+        ids=integers("ids", wanted.get("ids")),
+        include_removed=bool(wanted.get("include_removed")),
     )
+
+
+def _optional(what: str, value: object) -> str | None:
+    return None if value is None else _text(what, value)
+
+
+def _optional_date(what: str, value: object) -> int | None:
+    return None if value is None else date(value, what)
 
 
 def _text(what: str, value: object) -> str:

@@ -4,6 +4,8 @@ Owns `items-v1/`. Until an item is READY its path is a plain file of the caller'
 symbolic link to the blob with its bytes. Between the two it is, for a moment, a second name of the blob.
 """
 
+import errno
+import io
 import os
 import re
 import stat
@@ -13,7 +15,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from package_cache.errors import StoreError
+from package_cache.errors import ItemError, StoreError
 from package_cache.storage.item_rows import ItemRow
 from package_cache.storage.parts import translated
 
@@ -51,6 +53,22 @@ class ItemFiles:
         except OSError:
             return False
 
+    def open(self, item: ItemRow) -> io.FileIO:
+        """The file that the caller has written at the path. Raises ItemError if there is none."""
+        path = self.path(item)
+        try:
+            file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+        except FileNotFoundError:
+            raise ItemError(f"{item.details.uri} version {item.version} has no file: write {path} first") from None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise StoreError(f"cannot open {path}: {error.strerror}") from error
+            raise ItemError(f"{path} is a symbolic link: write a file there, or use move_in()") from None
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+        raise ItemError(f"{path} is not a plain file")
+
     def link(self, item: ItemRow) -> None:
         """Have the path lead to the blob of the item, in one step, whatever was there."""
         assert item.digest is not None
@@ -73,6 +91,10 @@ class ItemFiles:
         with translated(f"remove {path}"):
             if os.path.islink(path):  # noqa: PTH114 - often
                 os.unlink(path)  # noqa: PTH108 - often
+
+    def is_temporary(self, path: Path) -> bool:
+        """Whether a file is one of those that are about to be renamed."""
+        return path.name.startswith(_NEW)
 
     def names(self) -> Iterator[tuple[str, Path]]:
         """Every file: the item that it belongs to, "" for none, and its path."""

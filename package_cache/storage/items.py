@@ -110,7 +110,7 @@ class Items:
     @mended
     def create(self, new: New, leases: Leases) -> ItemRow:
         """Make the next version; one that is to be written comes with its lease."""
-        with self._reserving(leases) as take, self._database.writing() as connection:
+        with _Taken(leases) as take, self._database.writing() as connection:
             row = _insert(connection, new)
             if new.status == Status.WRITE:
                 take(row.name)
@@ -123,7 +123,7 @@ class Items:
         A newest version that failed, or that nobody writes any more, is taken over. With `wanted`, one that meets these
         criteria is what there is, and one that somebody writes is to be waited for.
         """
-        with self._reserving(leases) as take, self._database.writing() as connection:
+        with _Taken(leases) as take, self._database.writing() as connection:
             found = _best(connection, wanted) if wanted is not None else None
             if found is not None:
                 return Outcome.FOUND, found
@@ -136,10 +136,6 @@ class Items:
             row = _insert(connection, new)
             take(row.name)
             return Outcome.MINE, row
-
-    @staticmethod
-    def _reserving(leases: Leases) -> "_Taken":
-        return _Taken(leases)
 
     @mended
     def describe(self, number: int, details: Details) -> None:
@@ -213,6 +209,14 @@ class Items:
                 "UPDATE item SET last_read = max(coalesce(last_read, 0), ?), read_count = read_count + ? WHERE entry = ?",
                 [(last, times, number) for number, (last, times) in noted.items()],
             )
+
+    @mended
+    def set_read(self, items: Sequence[ItemRow], last: int) -> int:
+        """Items were read last at that time, in microseconds of the epoch; how many still were there."""
+        with self._database.writing() as connection:
+            return connection.execute(
+                f"UPDATE item SET last_read = ? WHERE entry {_AMONG}", (last, _numbers(items))
+            ).rowcount
 
     def drop(self, items: Sequence[ItemRow], *, keep_record: bool) -> None:
         """Give up the bytes of items, which are DELETED then; without `keep_record`, the items altogether."""

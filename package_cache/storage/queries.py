@@ -68,25 +68,18 @@ def _condition(condition: Condition) -> Clause:
             return _grouped(several, " AND ", "1")
         case AnyOf(several):
             return _grouped(several, " OR ", "0")
-        case Test("~" | "=" | ">=" | "<=" | ">" | "<"):
-            return _within(_values(condition, condition.operator))
-        case Test():
-            named, equal = _names(condition.name), _values(condition, "=")
+        case Test(name=name, operator="!="):
+            named, equal = _by_name(name), _values(condition, "=")
             text = f"entry.id IN ({named.text}) AND entry.id NOT IN ({equal.text})"
             return Clause(f"({text})", named.parameters + equal.parameters)
+        case Test():
+            found = _values(condition, condition.operator)
+            return Clause(f"entry.id IN ({found.text})", found.parameters)
 
 
 def _grouped(several: tuple[Condition, ...], joint: str, nothing: str) -> Clause:
     clause = _joined([_condition(one) for one in several], joint, nothing)
     return Clause(f"({clause.text})", clause.parameters)
-
-
-def _within(found: Clause) -> Clause:
-    return Clause(f"entry.id IN ({found.text})", found.parameters)
-
-
-def _names(name: str) -> Clause:
-    return _by_name(name, "", ())
 
 
 def _values(test: Test, operator: str) -> Clause:
@@ -96,7 +89,7 @@ def _values(test: Test, operator: str) -> Clause:
     return _by_name(test.name, text, (test.kind, test.operand))
 
 
-def _by_name(name: str, rest: str, parameters: Parameters) -> Clause:
+def _by_name(name: str, rest: str = "", parameters: Parameters = ()) -> Clause:
     text, values = f"SELECT entry FROM attribute WHERE name = ?{rest}", (name, *parameters)
     if "." not in name:
         return Clause(text, values)
