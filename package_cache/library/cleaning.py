@@ -80,13 +80,13 @@ def _kept(core: Core, several: Sequence[ItemRow]) -> ItemRow | None:
 
 def check(core: Core, *, repair: bool) -> Report:
     """Compare records and files; with `repair`, do then what `clean_db` and `clean_disk` do."""
-    items = core.items.find(_ALL)
+    items, files = core.items.find(_ALL), _strays(core)
     missing = without_file(core, (item for item in items if item.status not in _UNFINISHED))
     abandoned = [item for item in items if item.status in _UNFINISHED and not core.is_written(item)]
     report = Report(
         tuple(CacheItem(core, item) for item in missing),
         tuple(CacheItem(core, item) for item in abandoned),
-        tuple(str(path) for path in _strays(core)),
+        tuple(str(path) for path in files),
     )
     if repair:
         clean_db(core)

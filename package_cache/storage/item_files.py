@@ -57,16 +57,16 @@ class ItemFiles:
         """The file that the caller has written at the path. Raises ItemError if there is none."""
         path = self.path(item)
         try:
-            file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise ItemError(f"{item.details.uri} version {item.version} has no file: write {path} first") from None
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise StoreError(f"cannot open {path}: {error.strerror}") from error
             raise ItemError(f"{path} is a symbolic link: write a file there, or use move_in()") from None
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file
-        file.close()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return io.FileIO(descriptor, "rb")
+        os.close(descriptor)
         raise ItemError(f"{path} is not a plain file")
 
     def link(self, item: ItemRow) -> None:
