@@ -29,7 +29,6 @@ class ItemFiles:
     def __init__(self, root: Path) -> None:
         self._root = str(root)
         self._numbers = count()
-        root.mkdir(parents=True, exist_ok=True)
 
     def path(self, item: ItemRow) -> str:
         """Where the file of an item is, or would be."""
@@ -40,8 +39,7 @@ class ItemFiles:
         """The path, at which nothing is, in a directory that is."""
         path = self.path(item)
         with translated(f"prepare {path}"):
-            with suppress(FileExistsError):
-                os.mkdir(f"{self._root}/{item.key[:2]}")  # noqa: PTH102 - often
+            os.makedirs(f"{self._root}/{item.key[:2]}", exist_ok=True)  # noqa: PTH103 - often
             with suppress(FileNotFoundError):
                 os.unlink(path)  # noqa: PTH108 - often
         return path
@@ -75,8 +73,7 @@ class ItemFiles:
         path = self.path(item)
         new = f"{self._root}/{_NEW}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
         with translated(f"link {path} to its bytes"):
-            with suppress(FileExistsError):
-                os.mkdir(f"{self._root}/{item.key[:2]}")  # noqa: PTH102 - often
+            os.makedirs(f"{self._root}/{item.key[:2]}", exist_ok=True)  # noqa: PTH103 - often
             os.symlink(f"../../blobs-v1/{item.digest[:2]}/{item.digest}", new)  # noqa: PTH211 - often
             os.rename(new, path)  # noqa: PTH104 - often
 
@@ -99,7 +96,7 @@ class ItemFiles:
     def names(self) -> Iterator[tuple[str, Path]]:
         """Every file: the item that it belongs to, "" for none, and its path."""
         try:
-            for directory in os.scandir(self._root):
+            for directory in os.scandir(self._root) if os.path.isdir(self._root) else ():  # noqa: PTH112 - a text
                 if not directory.is_dir(follow_symlinks=False):
                     yield "", Path(directory.path)
                     continue
