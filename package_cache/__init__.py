@@ -1,7 +1,40 @@
 """A caching proxy for package downloads, and the library it is made of."""
 
-from package_cache.compose import Server, create_app, version_text
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = version_text()
+if TYPE_CHECKING:
+    from package_cache.compose import Server, create_app
+    from package_cache.library.archives import open_archive
+    from package_cache.library.cache import Cache
+    from package_cache.library.items import CacheItem
+    from package_cache.model import Status
 
-__all__ = ["Server", "__version__", "create_app"]
+    __version__: str
+
+__all__ = ["Cache", "CacheItem", "Server", "Status", "__version__", "create_app", "open_archive"]
+
+_HOMES = {
+    "Cache": "package_cache.library.cache",
+    "CacheItem": "package_cache.library.items",
+    "Server": "package_cache.compose",
+    "Status": "package_cache.model",
+    "create_app": "package_cache.compose",
+    "open_archive": "package_cache.library.archives",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from its module, which is imported with the first use: who wants one part pays for no other."""
+    if name == "__version__":
+        found: Any = import_module("package_cache.compose").version_text()
+    elif name in _HOMES:
+        found = getattr(import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,12 +4,9 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import platformdirs
 
 from package_cache.config import Config, TcpAddress, build, parse_source
 from package_cache.engine.caretaker import Caretaker
@@ -30,17 +27,15 @@ from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
 from package_cache.storage.audit import Audit
-from package_cache.storage.blobs import BlobStore
-from package_cache.storage.leases import PartStore
 from package_cache.storage.quarantine import Quarantine
-from package_cache.storage.registry import Registry, Totals
+from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
 from package_cache.storage.reports import Reports
+from package_cache.storage.stores import Stores, default_directory, open_stores
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
 
-_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This directory is a cache of package-cache.\n"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -58,19 +53,8 @@ def software() -> str:
 
 
 def cache_directory(config: Config) -> Path:
-    """Where the cache is: as configured, else the user's cache directory of this system."""
-    return config.cache or platformdirs.user_cache_path("package-cache")
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """What is in the cache directory."""
-
-    root: Path
-    blobs: BlobStore
-    parts: PartStore
-    registry: Registry
-    reports: Reports
+    """Where the cache is: as configured, else that of this user."""
+    return config.cache or default_directory()
 
 
 def prepare(config: Config) -> Totals:
@@ -99,22 +83,7 @@ def opened(config: Config) -> Iterator[Stores]:
 
 
 def _open_stores(config: Config) -> Stores:
-    root = cache_directory(config)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        tag = root / "CACHEDIR.TAG"
-        if not tag.exists():
-            tag.write_bytes(_TAG)
-        blobs, parts = BlobStore(root / "blobs-v1"), PartStore(root / "parts-v1")
-    except OSError as error:
-        raise StoreError(_unusable(root, error.strerror or str(error))) from error
-    if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
-        raise StoreError(_unusable(root, "not writable for this user"))
-    return Stores(root, blobs, parts, Registry(root / "registry-v1.db"), Reports(root / "sources-v1"))
-
-
-def _unusable(root: Path, reason: str) -> str:
-    return f"cannot use {root} as the cache: {reason}. Give a directory this user may write with --cache PATH"
+    return open_stores(cache_directory(config), "Give a directory this user may write with --cache PATH")
 
 
 def build_service(config: Config) -> Service:

@@ -24,6 +24,24 @@ class ConfigError(PackageCacheError):
         self.problems = tuple(problems)
 
 
+class ArgumentError(PackageCacheError, ValueError):
+    """A value that a caller of the library gave cannot be used: which, and what would be right."""
+
+    http_status = 400
+
+
+class UnknownCriterion(ArgumentError, TypeError):
+    """Items cannot be selected by that."""
+
+
+class ItemError(PackageCacheError):
+    """An item of the cache is not in the state that it would have to be in for what is asked."""
+
+
+class ItemBusy(ItemError):
+    """Somebody else writes an item, for longer than the caller wants to wait."""
+
+
 class RequestError(PackageCacheError):
     """The client asked for something that is not answered; `close` ends its connection too."""
 

@@ -9,7 +9,8 @@ from enum import IntEnum
 from typing import NewType
 
 Key = NewType("Key", str)
-"""The canonical name of a thing: path and query in normal form; see `rules/targets.py`."""
+"""The canonical name of a thing: path and query in normal form, see `rules/targets.py`; it begins with a slash. Or the name
+of an item of the library, see `rules/keys.py`; it never does."""
 
 Fields = tuple[tuple[str, str], ...]
 """HTTP header fields, in order, names as first written."""
@@ -24,6 +25,14 @@ class Status(IntEnum):
     READY = 3
     TRASH = -1
     DELETED = -2
+
+    @classmethod
+    def from_str(cls, name: str) -> "Status":
+        """The status of that name, in capitals or not. Raises ValueError, which lists the names."""
+        try:
+            return cls[name.strip().upper()]
+        except KeyError:
+            raise ValueError(f"{name!r} is no status: write one of {', '.join(one.name for one in cls)}") from None
 
 
 @dataclass(frozen=True, slots=True)

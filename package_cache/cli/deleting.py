@@ -7,11 +7,11 @@ from package_cache import compose
 from package_cache.cli import output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.paths import CannotDo, add_path, named, nothing
-from package_cache.compose import Stores
 from package_cache.config import Config
 from package_cache.model import Entry, Key
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.removal import Place, Removable, Removal, Removed
+from package_cache.storage.stores import Stores
 from package_cache.units import parse_duration, size_text
 
 

@@ -11,13 +11,13 @@ from package_cache.cli import arguments, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.listing import STATES
 from package_cache.cli.paths import Named, add_path, named
-from package_cache.compose import Stores
 from package_cache.config import Config
 from package_cache.model import Entry, Status
 from package_cache.rules.freshness import Freshness, decided_by, freshness_of
 from package_cache.rules.targets import candidates
 from package_cache.storage.inventory import Inventory, Pin
 from package_cache.storage.reports import Report, Reports
+from package_cache.storage.stores import Stores
 from package_cache.units import duration_text, size_text
 
 

@@ -18,6 +18,9 @@ from package_cache.storage.blobs import BlobStore
 from package_cache.storage.bookkeeping import compare, keep_ledger
 from package_cache.storage.database import Database
 from package_cache.storage.inspection import inspect
+from package_cache.storage.item_files import ItemFiles
+from package_cache.storage.item_strays import remove_stray, strays
+from package_cache.storage.items import Items
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ class Checker:
             if self._refetch is not None:
                 leftovers.remove(file)
             yield self._problem("leftover", file.name, f"{file.size} bytes, of no use any more", "removed")
+        items, files = Items(self._database, self._blobs), ItemFiles(self._root / "items-v1")
+        for path in strays(items, files, now - leftovers.DEAD_SECONDS):
+            if self._refetch is not None:
+                remove_stray(path)
+            yield self._problem("leftover", path.name, "a file of an item that is gone", "removed")
 
     def _shelf(self, prefix: str, progress: Progress, step: Callable[[], None]) -> None:
         shelf = shelves.look(self._audit, self._blobs, prefix)

@@ -1,7 +1,7 @@
 """The sweep: finds what nobody refers to and removes it, in small steps beside the requests.
 
-What killed processes left: blobs without an entry, parts that nobody goes on with, files half made; and entries whose
-blob is gone, totals that are not the true sums, and lines that the ledger lacks.
+What killed processes left: blobs without an entry, parts that nobody goes on with, files half made, files of items that
+are gone; and entries whose blob is gone, totals that are not the true sums, and lines that the ledger lacks.
 """
 
 import logging
@@ -17,6 +17,10 @@ from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.bookkeeping import keep_ledger
 from package_cache.storage.database import Database
+from package_cache.storage.item_files import ItemFiles
+from package_cache.storage.item_strays import remove_stray, strays
+from package_cache.storage.items import Items
+from package_cache.storage.leftovers import DEAD_SECONDS
 from package_cache.storage.quarantine import Quarantine
 
 logger = logging.getLogger(__name__)
@@ -95,3 +99,5 @@ class Sweep:
                 logger.info("removed a download that nobody goes on with, %d bytes", fill.size)
         for file in leftovers.half_made(self._root, now):
             leftovers.remove(file)
+        for path in strays(Items(self._database, self._blobs), ItemFiles(self._root / "items-v1"), now - DEAD_SECONDS):
+            remove_stray(path)

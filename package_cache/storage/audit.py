@@ -4,11 +4,10 @@ from package_cache.model import Entry, Status
 from package_cache.storage import recovery
 from package_cache.storage.connections import ERRORS, Connection
 from package_cache.storage.database import Database, mended
-from package_cache.storage.schema import COLUMNS, entry_of
+from package_cache.storage.schema import COLUMNS, NEEDS_BLOB, entry_of
 
-_NEEDED = f"status IN ({Status.READY:d}, {Status.TRASH:d})"
 _SUMS = (
-    "SELECT (SELECT count(*) FROM entry WHERE status = 3), (SELECT count(*) FROM blob),"
+    "SELECT (SELECT count(*) FROM entry WHERE status = 3 AND digest IS NOT NULL), (SELECT count(*) FROM blob),"
     " (SELECT coalesce(sum(size), 0) FROM blob), entries, blobs, bytes FROM total"
 )
 
@@ -25,7 +24,7 @@ class Audit:
         with self._database.lent() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT entry.digest, blob.size FROM entry LEFT JOIN blob USING (digest)"
-                f" WHERE entry.digest >= ? AND entry.digest < ? AND {_NEEDED}",
+                f" WHERE digest >= ? AND digest < ? AND {NEEDS_BLOB}",
                 (prefix, prefix + "g"),
             ).fetchall()
         return {digest: -1 if size is None else size for digest, size in rows}
@@ -38,8 +37,8 @@ class Audit:
                 f"SELECT DISTINCT digest FROM entry WHERE digest >= ? AND digest < ? AND status = {Status.FAILED:d}"
                 " AND NOT EXISTS (SELECT 1 FROM entry newer WHERE newer.key = entry.key"
                 " AND newer.version > entry.version AND newer.status = 3)"
-                f" AND NOT EXISTS (SELECT 1 FROM entry other WHERE other.digest = entry.digest AND other.{_NEEDED})",
-                (prefix, prefix + "g"),
+                f" AND digest NOT IN (SELECT digest FROM entry WHERE digest >= ? AND digest < ? AND {NEEDS_BLOB})",
+                (prefix, prefix + "g") * 2,
             ).fetchall()
         return [digest for (digest,) in rows]
 
@@ -47,7 +46,7 @@ class Audit:
     def is_needed(self, digest: str) -> bool:
         """Whether some entry needs the blob."""
         with self._database.lent() as connection:
-            row = connection.execute(f"SELECT 1 FROM entry WHERE digest = ? AND {_NEEDED} LIMIT 1", (digest,)).fetchone()
+            row = connection.execute(f"SELECT 1 FROM entry WHERE digest = ? AND {NEEDS_BLOB} LIMIT 1", (digest,)).fetchone()
         return row is not None
 
     @mended
@@ -73,7 +72,8 @@ class Audit:
         """Count a blob no more that was removed, since no entry needs it."""
         with self._database.writing() as connection:
             connection.execute(
-                f"DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1 AND {_NEEDED})",
+                "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS"
+                f" (SELECT 1 FROM entry WHERE digest = ?1 AND {NEEDS_BLOB})",
                 (digest,),
             )
 

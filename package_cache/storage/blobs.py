@@ -82,12 +82,38 @@ class BlobStore:
         with suppress(OSError):  # a blob of another owner stays unsealed, and is hashed each time
             os.utime(file.fileno(), ns=(SEAL_NS, SEAL_NS))
 
-    def seal(self, part: Part) -> None:
+    def seal(self, part: Part | io.FileIO) -> None:
         """Make the bytes of a finished part durable and read-only. Raises StoreError."""
-        with translated("make a finished download durable"):
+        with translated("make a finished file durable"):
             os.fchmod(part.fileno(), 0o444)
             os.utime(part.fileno(), ns=(SEAL_NS, SEAL_NS))
             os.fsync(part.fileno())
+
+    def adopt(self, path: str, digest: str, size: int) -> Path:
+        """Make a sealed file the blob of its digest; its own name stays, as a second one. Raises StoreError.
+
+        A blob that is there already stays, if it is sound. Durable once the returned directory was given to `settle`.
+        """
+        target = self.path(digest)
+        with translated(f"put {path} into {self._root}"):
+            try:
+                os.link(path, target)
+            except FileNotFoundError:
+                target.parent.mkdir(exist_ok=True)
+                sync_directory(self._root)
+                os.link(path, target)
+            except FileExistsError:
+                self._mend(path, target, size)
+        return target.parent
+
+    def _mend(self, path: str, target: Path, size: int) -> None:
+        try:
+            self.open(target.name, size).close()
+        except DamagedBlob:
+            second = Path(f"{path}.again")
+            second.unlink(missing_ok=True)
+            os.link(path, second)
+            second.rename(target)
 
     def publish(self, part: Part, digest: str) -> Path:
         """Make a sealed part the blob of its digest. Raises StoreError.

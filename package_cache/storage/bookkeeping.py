@@ -147,6 +147,8 @@ def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> N
             for number in batch:
                 row = connection.execute(f"{_ROWS} WHERE id = ?", (number,)).fetchone()
                 lines.append(row_line(row[:-1], row[-1]) if row else gone_line(number))
+                items = connection.execute("SELECT * FROM item WHERE entry = ?", (number,))
+                lines.extend(side_line("item", item) for item in items)
             database.ledger.append(b"".join(lines))
         pause()
 
@@ -170,10 +172,13 @@ def _rewrite(database: Database, pause: Callable[[], None]) -> None:
             end = ledger.size()
         new.touch(0o600)
         with new.open("wb") as file:
-            for table in SIDE_TABLES:
+            for table in SIDE_TABLES.keys() - {"item"}:
                 with database.lent() as connection:
                     rows = connection.execute(f"SELECT * FROM {table}").fetchall()
                 file.writelines(side_line(table, row) for row in rows)
+            for rows in _batches(database, "SELECT * FROM item", "entry"):
+                file.writelines(side_line("item", row) for row in rows)
+                pause()
             for rows in _batches(database):
                 file.writelines(row_line(row[:-1], row[-1]) for row in rows)
                 pause()
@@ -200,12 +205,12 @@ def _behind(ledger: Ledger, place: int) -> Iterator[bytes]:
             yield from iter(lambda: file.read(1 << 20), b"")
 
 
-def _batches(database: Database) -> Iterator[list[Row]]:
+def _batches(database: Database, what: str = _ROWS, order: str = "id") -> Iterator[list[Row]]:
     """All rows in the order of their numbers, in short looks: nothing is held up by them."""
     after = 0
     while True:
         with database.lent() as connection:
-            rows = connection.execute(f"{_ROWS} WHERE id > ? ORDER BY id LIMIT {_BATCH}", (after,)).fetchall()
+            rows = connection.execute(f"{what} WHERE {order} > ? ORDER BY {order} LIMIT {_BATCH}", (after,)).fetchall()
         if not rows:
             return
         yield rows

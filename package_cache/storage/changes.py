@@ -9,6 +9,9 @@ from package_cache.storage.connections import Connection
 from package_cache.storage.ledger import gone_line, row_line, side_line
 from package_cache.storage.schema import COLUMNS, SIDE_TABLES, Row
 
+_TOLD: dict[str, str] = {"item": " OF seal, before"}
+"""Tables of which not every column is worth a line: that an item was read is not."""
+
 _WATCH = """
 PRAGMA temp_store = MEMORY;
 CREATE TEMP TABLE changed (id INTEGER, name TEXT, key TEXT);
@@ -17,10 +20,10 @@ CREATE TEMP TRIGGER entry_is_changed AFTER UPDATE OF key, version, status, diges
 CREATE TEMP TRIGGER entry_is_removed AFTER DELETE ON main.entry
     BEGIN INSERT INTO changed VALUES (old.id, NULL, NULL); END;
 """ + "".join(
-    f"CREATE TEMP TRIGGER {table}_{deed} AFTER {deed} ON main.{table}"
+    f"CREATE TEMP TRIGGER {table}_{deed} AFTER {deed}{of.get(table, '')} ON main.{table}"
     f" BEGIN INSERT INTO changed VALUES (NULL, '{table}', {side}.{key}); END;\n"
     for table, key in SIDE_TABLES.items()
-    for deed, side in (("insert", "new"), ("update", "new"), ("delete", "old"))
+    for deed, side, of in (("insert", "new", {}), ("update", "new", _TOLD), ("delete", "old", {}))
 )
 _ROW = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest) WHERE id = ?"
 

@@ -1,4 +1,4 @@
-"""The registry as a person sees it: what there is, which versions a name has, the trash, the pins."""
+"""The registry as a person sees it: what the proxy has, which versions a name has, the trash, the pins."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from package_cache.model import Entry, Key, Status
 from package_cache.storage.database import Database
-from package_cache.storage.schema import COLUMNS, entry_of
+from package_cache.storage.schema import COLUMNS, OF_PROXY, entry_of
 
 _PAGE = 500
 
@@ -41,8 +41,8 @@ class Inventory:
         while True:
             with self._database.lent() as connection:
                 rows = connection.execute(
-                    f"SELECT {COLUMNS} FROM entry WHERE {condition} AND (key, version) > (?, ?) AND key GLOB ?"
-                    " ORDER BY key, version LIMIT ?",
+                    f"SELECT {COLUMNS} FROM entry WHERE {condition} AND (key, version) > (?, ?) AND {OF_PROXY}"
+                    " AND key GLOB ? ORDER BY key, version LIMIT ?",
                     (*after, glob, _PAGE),
                 ).fetchall()
             page = [entry_of(row) for row in rows]

@@ -35,7 +35,8 @@ class Record:
 
     def row(self) -> tuple[Row, int]:
         """The row of the entry, and the size of its blob in bytes. Raises ValueError."""
-        version, digest, size, created, used, key, text = self.fields
+        version, stored, size, created, used, key, text = self.fields
+        digest = stored or None
         name = json.loads(key) if "\\" in key else key[1:-1]
         seal = seal_of(name, int(version), digest, text)
         row = (self.number, name, int(version), self.status, digest, text, float(created), float(used), seal)
@@ -55,7 +56,7 @@ def row_line(row: Row, size: object) -> bytes:
     check_seal(row)
     number, key, version, status, digest, text, created, used, _ = row
     # The representation is JSON already, without tabs.
-    return _line(f"{number}\t{status}\t{version}\t{digest}\t{size}\t{created!r}\t{used!r}\t{json.dumps(key)}\t{text}")
+    return _line(f"{number}\t{status}\t{version}\t{digest or ''}\t{size}\t{created!r}\t{used!r}\t{json.dumps(key)}\t{text}")
 
 
 def gone_line(number: int) -> bytes:

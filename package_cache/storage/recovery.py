@@ -12,17 +12,31 @@ import sqlite3
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from package_cache.errors import DamagedRegistry, StoreError
 from package_cache.model import Status
+from package_cache.storage import records
 from package_cache.storage.blobs import is_digest, sync_directory
 from package_cache.storage.connections import ERRORS, Connection, file_id, open_database
+from package_cache.storage.item_rows import is_sound, restore_items, take_over_items
 from package_cache.storage.ledger import Ledger, Record, row_line, side_line
-from package_cache.storage.schema import COLUMNS, SCHEMA, SIDE_TABLES, Row, entry_of, seal_of
+from package_cache.storage.schema import (
+    COLUMNS,
+    NEEDS_BLOB,
+    OF_PROXY,
+    SCHEMA,
+    SIDE_TABLES,
+    Row,
+    check_seal,
+    needs_blob,
+    seal_of,
+    strip,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +44,6 @@ _KEPT = 2
 """How many registries that were set aside are kept."""
 _BATCH = 1000
 _CACHE_KIB = 1 << 16
-_NEEDED = (Status.READY, Status.TRASH)
-"""Entries whose blobs are kept."""
 _BESIDE = ("", "-wal", "-shm")
 _OLDEST = frozenset({"entry", "blob", "total", "meta"})
 """The tables that a registry of any version has."""
@@ -155,6 +167,7 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
         _replay(connection, ledger, count)
         if aside is not None:
             _salvage(connection, aside, ledger, count)
+        count.lost += restore_items(connection)
         connection.execute("COMMIT")
         connection.executescript(SCHEMA)
         connection.execute("BEGIN")
@@ -226,7 +239,7 @@ def _put_side(connection: sqlite3.Connection, table: str, values: Sequence[objec
 
 def _put(connection: sqlite3.Connection, rows: list[tuple[Row, int]]) -> None:
     """Put rows in, each with the size of its blob, and empty the list. A later row takes the place of an earlier one."""
-    sizes = [(row[4], size) for row, size in rows if row[3] in _NEEDED]
+    sizes = [(row[4], size) for row, size in rows if needs_blob(row)]
     connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", sizes)
     connection.executemany(
         f"INSERT OR REPLACE INTO entry ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [row for row, _ in rows]
@@ -236,13 +249,15 @@ def _put(connection: sqlite3.Connection, rows: list[tuple[Row, int]]) -> None:
 
 def _salvage(connection: sqlite3.Connection, aside: Path, ledger: Ledger, count: _Count) -> None:
     """Take over from the old file what the ledger does not know, and what is not in it: last use, and newer heads."""
-    rows: list[Row] = []
-    for row in _rows_of(aside):
-        rows.append(row)
-        if len(rows) == _BATCH:
-            _take_over(connection, rows, ledger, count)
-            rows.clear()
-    _take_over(connection, rows, ledger, count)
+    for rows in _batches(aside, "entry", "id", _sound):
+        _take_over(connection, rows, ledger, count)
+    for rows in _batches(aside, "item", "entry", lambda row, _: row if is_sound(row) else None):
+        ledger.append(b"".join(side_line("item", row) for row in take_over_items(connection, rows)))
+
+
+def _batches(aside: Path, table: str, order: str, sound: Callable[[Row, list[str]], Row | None]) -> Iterator[list[Row]]:
+    wanted = (row for row in _rows_of(aside, table, order, sound) if row is not None)
+    return iter(lambda: list(islice(wanted, _BATCH)), [])
 
 
 def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, count: _Count) -> None:
@@ -255,7 +270,7 @@ def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, 
     known = set(connection.execute(f"SELECT id FROM entry WHERE id IN ({marks})", numbers))
     taken = "SELECT 1 FROM entry WHERE key = ? AND version = ?"
     unknown = [
-        (row, entry_of(row).size)
+        (row, records.load(str(row[5])).size or 0)
         for row in rows
         if (row[0],) not in known and not connection.execute(taken, row[1:3]).fetchone()
     ]
@@ -290,52 +305,57 @@ def _is_side(table: str, row: Row | None) -> bool:
             return False
 
 
-def _rows_of(aside: Path) -> Iterator[Row]:
+def _rows_of(aside: Path, table: str, order: str, sound: Callable[[Row, list[str]], Row | None]) -> Iterator[Row | None]:
     """What can be read of a damaged registry, from both ends up to the damage. A row may come twice."""
-    for order in ("", " DESC"):
+    for direction in ("", " DESC"):
         try:
             with closing(open_database(aside)) as connection:
                 connection.text_factory = lambda data: data.decode("utf-8", "replace")
-                has_seals = "seal" in {column[1] for column in connection.execute("PRAGMA table_info(entry)")}
-                columns = COLUMNS if has_seals else COLUMNS.replace("seal", "NULL")
-                for row in connection.execute(f"SELECT {columns} FROM entry NOT INDEXED ORDER BY id{order}"):
-                    if _is_sound(sealed := row if has_seals else _sealed(row)):
-                        yield sealed
+                columns = [str(column[1]) for column in connection.execute(f"PRAGMA table_info({table})")]
+                for row in connection.execute(f"SELECT * FROM {table} NOT INDEXED ORDER BY {order}{direction}"):
+                    yield sound(row, columns)
         except ERRORS as error:
             logger.info("%s: %s", aside, error)
         else:
             return
 
 
-def _sealed(row: Row) -> Row:
-    """A row of a registry from before there were seals."""
-    key, version, digest, text = str(row[1]), row[2], str(row[4]), str(row[5])
-    return (*row[:-1], seal_of(key, version, digest, text) if isinstance(version, int) and is_digest(digest) else None)
-
-
-def _is_sound(row: Row) -> bool:
+def _sound(row: Row, columns: list[str]) -> Row | None:
+    """A row of `COLUMNS`, if it is what was written; one from before there were seals gets its own."""
+    if "seal" not in columns:
+        key, version, digest, text = str(row[1]), row[2], str(row[4]), str(row[5])
+        row = (*row, seal_of(key, version, digest, text) if isinstance(version, int) and is_digest(digest) else None)
     try:
-        entry_of(row)
-    except DamagedRegistry:
-        return False
-    return row[3] in (*_NEEDED, Status.FAILED) and isinstance(row[6], float) and isinstance(row[7], float)
+        check_seal(row)
+        records.load(str(row[5]))
+    except (DamagedRegistry, ValueError):
+        return None
+    plausible = row[3] in tuple(Status) and isinstance(row[6], float) and isinstance(row[7], float)
+    return row if plausible else None
 
 
 def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
     """Serve only what is there, and count it."""
     present = _Present(blobs)
-    named, lost = bytearray(len(present)), list[tuple[int]]()
-    for number, digest in connection.execute("SELECT id, digest FROM entry WHERE status IN (?, ?)", _NEEDED):
+    named, lost = bytearray(len(present)), list[tuple[str]]()
+    for (digest,) in connection.execute(f"SELECT digest FROM entry WHERE {NEEDS_BLOB}"):
         place = present.find(digest)
         if place is None:
-            lost.append((number,))
+            lost.append((digest,))
         else:
             named[place] = 1
-    count.lost, count.nameless = len(lost), named.count(0)
-    connection.executemany(f"DELETE FROM entry WHERE id = ? AND status = {Status.TRASH:d}", lost)  # not to be restored
-    connection.executemany(f"UPDATE entry SET status = {Status.FAILED:d} WHERE id = ?", lost)
-    unneeded = "NOT EXISTS (SELECT 1 FROM entry WHERE digest = blob.digest AND status IN (?, ?))"
-    connection.execute(f"DELETE FROM blob WHERE {unneeded}", _NEEDED)
+    count.lost, count.nameless = count.lost + len(lost), named.count(0)
+    for (digest,) in set(lost):
+        strip(connection, digest)
+    connection.executemany(  # not to be restored
+        f"DELETE FROM entry WHERE digest = ? AND status = {Status.TRASH:d} AND {OF_PROXY}", lost
+    )
+    connection.executemany(
+        f"UPDATE entry SET status = {Status.FAILED:d} WHERE digest = ? AND status = {Status.READY:d}", lost
+    )
+    connection.execute(
+        f"DELETE FROM blob WHERE NOT EXISTS (SELECT 1 FROM entry WHERE digest = blob.digest AND {NEEDS_BLOB})"
+    )
     recount(connection)
     [[count.back]] = connection.execute("SELECT entries FROM total")
 
@@ -343,7 +363,8 @@ def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
 def recount(connection: sqlite3.Connection) -> None:
     """Make the totals the true sums."""
     connection.execute(
-        "UPDATE total SET entries = (SELECT count(*) FROM entry WHERE status = 3), blobs = (SELECT count(*) FROM blob),"
+        "UPDATE total SET entries = (SELECT count(*) FROM entry WHERE status = 3 AND digest IS NOT NULL),"
+        " blobs = (SELECT count(*) FROM blob),"
         " bytes = (SELECT coalesce(sum(size), 0) FROM blob)"
     )
 

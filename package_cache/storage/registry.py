@@ -11,7 +11,7 @@ from package_cache.storage import records
 from package_cache.storage.changes import tell_new
 from package_cache.storage.connections import Connection
 from package_cache.storage.database import Database, mended
-from package_cache.storage.schema import COLUMNS, Row, entry_of, seal_of
+from package_cache.storage.schema import COLUMNS, Row, entry_of, seal_of, strip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Registry:
         """The newest version of the key that can be served."""
         with self.database.lent() as connection:
             row = connection.execute(
-                f"SELECT {COLUMNS} FROM entry WHERE key = ? AND status = 3 ORDER BY version DESC LIMIT 1",
+                f"SELECT {COLUMNS} FROM entry WHERE key = ? AND status = 3 AND digest IS NOT NULL"
+                " ORDER BY version DESC LIMIT 1",
                 (key,),
             ).fetchone()
             entry = entry_of(row) if row else None
@@ -118,9 +119,13 @@ class Registry:
 
     @mended
     def condemn(self, digest: str) -> int:
-        """Take every version made of a damaged blob out of service, and for good out of the trash; how many there were."""
+        """Take every version made of a damaged blob out of service, and for good out of the trash; how many there were.
+
+        Those of the proxy are known by the digest when it is fetched again; items of the library have no bytes any more.
+        """
         with self.database.writing() as connection:
-            moved = connection.execute(
+            moved = strip(connection, digest)
+            moved += connection.execute(
                 "UPDATE entry SET status = ?, used = ? WHERE digest = ? AND status = ?",
                 (Status.FAILED, time.time(), digest, Status.READY),
             ).rowcount

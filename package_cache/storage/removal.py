@@ -15,6 +15,7 @@ from package_cache.errors import StoreError
 from package_cache.model import Key
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.database import Database
+from package_cache.storage.schema import OF_PROXY
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Removal:
                 f" (SELECT count(*) FROM entry WHERE digest = e.digest AND NOT {mine}),"
                 f" EXISTS (SELECT 1 FROM entry JOIN pin USING (key) WHERE digest = e.digest AND {mine})"
                 " FROM entry e LEFT JOIN blob b ON b.digest = e.digest"
-                f" WHERE e.{mine} AND (e.used, e.id) > (?, ?) AND NOT EXISTS"
+                f" WHERE e.{mine} AND e.digest IS NOT NULL AND (e.used, e.id) > (?, ?) AND NOT EXISTS"
                 f" (SELECT 1 FROM entry WHERE digest = e.digest AND {mine} AND (used, id) > (e.used, e.id))"
                 " ORDER BY e.used, e.id LIMIT ?",
                 (after.used, after.id, PAGE),
@@ -105,13 +106,16 @@ class Removal:
         return [Removable(kind, *row) for row in rows]
 
     def trashed(self, after: Place, until: float, key: Key | None = None) -> list[Removable]:
-        """Single versions in the trash, or damaged, since `until` or longer; all, or those of one name: a page of them."""
+        """Single versions in the trash, or damaged, since `until` or longer; all, or those of one name: a page of them.
+
+        None of the library's: what is in its trash stays until somebody empties it, or the space is needed.
+        """
         with self._database.lent() as connection:
             rows = connection.execute(
                 "SELECT digest, coalesce(size, 0), used, key, id, 1,"
                 " (SELECT count(*) - 1 FROM entry o WHERE o.digest = entry.digest)"
                 " FROM entry LEFT JOIN blob USING (digest) WHERE status <> 3 AND (used, id) > (?, ?) AND used <= ?"
-                " AND coalesce(key = ?, 1) ORDER BY used, id LIMIT ?",
+                f" AND {OF_PROXY} AND coalesce(key = ?, 1) ORDER BY used, id LIMIT ?",
                 (after.used, after.id, until, key, PAGE),
             ).fetchall()
         return [Removable(Kind.TRASHED, *row) for row in rows]
@@ -119,11 +123,13 @@ class Removal:
     def old_versions(self, after: Key) -> dict[Key, list[OldVersion]]:
         """The versions that can be served of names that had several, newest first, a page of names.
 
-        None are left of a name that was removed while the page was read.
+        None are left of a name that was removed while the page was read. Versions of the library's items are no old ones:
+        they are there because somebody wants them.
         """
         with self._database.lent() as connection:
             keys = connection.execute(
-                "SELECT DISTINCT key FROM entry WHERE status = 3 AND version > 1 AND key > ? ORDER BY key LIMIT ?",
+                f"SELECT DISTINCT key FROM entry WHERE status = 3 AND version > 1 AND key > ? AND {OF_PROXY}"
+                " ORDER BY key LIMIT ?",
                 (after, PAGE),
             ).fetchall()
             return {Key(key): self._versions(connection, Key(key)) for (key,) in keys}
@@ -155,7 +161,7 @@ class Removal:
                 removed = [_remove(connection, one, keys) if one.digest in mine else Removed() for one in chosen]
             for key in keys:
                 self._database.generation.bump(key)
-            self._unlink(one.digest for one, fate in zip(chosen, removed, strict=True) if fate.files)
+            self.unlink(one.digest for one, fate in zip(chosen, removed, strict=True) if fate.files)
         return removed
 
     def finish(self) -> None:
@@ -164,9 +170,9 @@ class Removal:
             rows = connection.execute("SELECT digest FROM doomed LIMIT ?", (PAGE,)).fetchall()
         if rows:
             with self._blobs.claiming(row[0] for row in rows) as claimed:
-                self._unlink(claimed)
+                self.unlink(claimed)
 
-    def _unlink(self, digests: Iterable[str]) -> None:
+    def unlink(self, digests: Iterable[str]) -> None:
         """Unlink the claimed blobs that no row needs, and strike them off the list."""
         struck: list[str] = []
         for digest in digests:
@@ -186,6 +192,16 @@ class Removal:
             return connection.execute("SELECT 1 FROM blob WHERE digest = ?", (digest,)).fetchone() is not None
 
 
+def doom(connection: sqlite3.Connection, digest: str) -> int:
+    """Give up a blob, which the caller claimed, if no entry has it; whether it is to be unlinked now, as 1 or 0."""
+    gone = connection.execute(
+        "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1)", (digest,)
+    ).rowcount
+    if gone:
+        connection.execute("INSERT OR IGNORE INTO doomed VALUES (?)", (digest,))
+    return gone
+
+
 _CONDITIONS = {
     Kind.READY: "digest = :digest AND status = 3 AND used <= :used AND key NOT IN (SELECT key FROM pin)",
     Kind.DEAD: "digest = :digest AND status <> 3 AND used <= :used",
@@ -202,9 +218,5 @@ def _remove(connection: sqlite3.Connection, one: Removable, keys: set[Key]) -> R
     ).fetchall()
     connection.executemany("DELETE FROM entry WHERE id = ?", [(number,) for number, _ in rows])
     keys.update(Key(key) for _, key in rows)
-    gone = connection.execute(
-        "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1)", (one.digest,)
-    ).rowcount
-    if gone:
-        connection.execute("INSERT OR IGNORE INTO doomed VALUES (?)", (one.digest,))
+    gone = doom(connection, one.digest)
     return Removed(len(rows), gone, one.size if gone else 0)

@@ -4,6 +4,7 @@ Each row carries a seal, a checksum of what must never be mixed up: which name h
 own structure, and nothing else; a row whose seal is broken is taken for damage too.
 """
 
+import sqlite3
 import zlib
 
 from package_cache.errors import DamagedRegistry
@@ -20,7 +21,7 @@ CREATE TABLE IF NOT EXISTS entry (
     key TEXT NOT NULL,
     version INTEGER NOT NULL,
     status INTEGER NOT NULL,
-    digest TEXT NOT NULL REFERENCES blob,
+    digest TEXT REFERENCES blob, -- of an item of the library that has no bytes, none
     representation TEXT NOT NULL,
     created REAL NOT NULL,
     used REAL NOT NULL,
@@ -40,11 +41,12 @@ CREATE TRIGGER IF NOT EXISTS blob_added AFTER INSERT ON blob
     BEGIN UPDATE total SET blobs = blobs + 1, bytes = bytes + new.size; END;
 CREATE TRIGGER IF NOT EXISTS blob_removed AFTER DELETE ON blob
     BEGIN UPDATE total SET blobs = blobs - 1, bytes = bytes - old.size; END;
-CREATE TRIGGER IF NOT EXISTS entry_added AFTER INSERT ON entry WHEN new.status = 3
+CREATE TRIGGER IF NOT EXISTS entry_added AFTER INSERT ON entry WHEN new.status = 3 AND new.digest IS NOT NULL
     BEGIN UPDATE total SET entries = entries + 1; END;
-CREATE TRIGGER IF NOT EXISTS entry_moved AFTER UPDATE OF status ON entry WHEN (old.status = 3) <> (new.status = 3)
-    BEGIN UPDATE total SET entries = entries + CASE new.status WHEN 3 THEN 1 ELSE -1 END; END;
-CREATE TRIGGER IF NOT EXISTS entry_removed AFTER DELETE ON entry WHEN old.status = 3
+CREATE TRIGGER IF NOT EXISTS entry_moved AFTER UPDATE OF status, digest ON entry
+    WHEN (old.status = 3 AND old.digest IS NOT NULL) <> (new.status = 3 AND new.digest IS NOT NULL)
+    BEGIN UPDATE total SET entries = entries + CASE WHEN old.status = 3 AND old.digest IS NOT NULL THEN -1 ELSE 1 END; END;
+CREATE TRIGGER IF NOT EXISTS entry_removed AFTER DELETE ON entry WHEN old.status = 3 AND old.digest IS NOT NULL
     BEGIN UPDATE total SET entries = entries - 1; END;
 -- The next version of a key is above every one that it ever had.
 CREATE TABLE IF NOT EXISTS gone (
@@ -74,25 +76,71 @@ CREATE TABLE IF NOT EXISTS meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('instance', lower(hex(randomblob(4))));
+-- What the library knows of an entry besides. Times are in microseconds of the epoch; `before` is the status it had before
+-- it was put into the trash.
+CREATE TABLE IF NOT EXISTS item (
+    entry INTEGER PRIMARY KEY,
+    uri TEXT NOT NULL,
+    params TEXT NOT NULL,
+    attrs TEXT NOT NULL,
+    filename TEXT,
+    ext TEXT,
+    label TEXT,
+    date INTEGER NOT NULL,
+    before INTEGER,
+    last_read INTEGER,
+    read_count INTEGER NOT NULL,
+    seal INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS item_label ON item (label) WHERE label IS NOT NULL;
+-- The values in `attrs` and `params`, to search by; made of them, and of nothing else.
+CREATE TABLE IF NOT EXISTS attribute (
+    entry INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    value NOT NULL,
+    PRIMARY KEY (entry, number)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS attribute_name ON attribute (name, kind, value);
+CREATE INDEX IF NOT EXISTS attribute_path ON attribute (path, kind, value) WHERE path <> name;
+CREATE TRIGGER IF NOT EXISTS item_gone AFTER DELETE ON entry WHEN old.key >= '0'
+    BEGIN
+        DELETE FROM item WHERE entry = old.id;
+        DELETE FROM attribute WHERE entry = old.id;
+    END;
 """
 
 Row = tuple[object, ...]
 COLUMNS = "id, key, version, status, digest, representation, created, used, seal"
 """What `entry` takes. `used` is when the version was last served; of one in the trash, when it was put there."""
 
-SIDE_TABLES = {"meta": "name", "pin": "key", "gone": "key"}
+OF_PROXY = "key < '0'"
+"""Keys of the proxy begin with a slash, the character before `0`; those of the library are hexadecimal."""
+
+NEEDS_BLOB = "digest IS NOT NULL AND (status IN (3, -1) OR key >= '0')"
+"""Which entries keep their blobs; of the library's, all that have one."""
+
+SIDE_TABLES = {"meta": "name", "pin": "key", "gone": "key", "item": "entry"}
 """What else is kept in the ledger: tables, each with its primary key."""
 
 
-def seal_of(key: str, version: int, digest: str, representation: str) -> int:
+def needs_blob(row: Row) -> bool:
+    """What `NEEDS_BLOB` says of a row of `COLUMNS`."""
+    return row[4] is not None and (row[3] in (Status.READY, Status.TRASH) or str(row[1]) >= "0")
+
+
+def seal_of(key: str, version: int, digest: str | None, representation: str) -> int:
     """The checksum of a row."""
-    return zlib.crc32(f"{key}\n{version}\n{digest}\n{representation}".encode("utf-8", "surrogatepass"))
+    return zlib.crc32(f"{key}\n{version}\n{digest or ''}\n{representation}".encode("utf-8", "surrogatepass"))
 
 
 def check_seal(row: Row) -> None:
     """Raise DamagedRegistry unless a row of `COLUMNS` is what was written."""
     number, key, version, _, digest, representation, _, _, seal = row
-    if not isinstance(version, int) or seal != seal_of(str(key), version, str(digest), str(representation)):
+    bytes_of = None if digest is None else str(digest)
+    if not isinstance(version, int) or seal != seal_of(str(key), version, bytes_of, str(representation)):
         raise DamagedRegistry(f"the seal of entry {number} is broken")
 
 
@@ -113,3 +161,17 @@ def entry_of(row: Row) -> Entry:
         )
     except ValueError as error:
         raise DamagedRegistry(f"the registry holds an entry that cannot be read: {error}") from error
+
+
+def strip(connection: sqlite3.Connection, digest: str) -> int:
+    """Items of the library that have these bytes have none any more, and are not READY; how many there were."""
+    rows = connection.execute(
+        f"SELECT id, key, version, representation FROM entry WHERE digest = ? AND NOT {OF_PROXY}", (digest,)
+    ).fetchall()
+    for number, key, version, text in rows:
+        connection.execute(
+            "UPDATE entry SET digest = NULL, seal = ?, status = CASE status WHEN 3 THEN 2 ELSE status END WHERE id = ?",
+            (seal_of(key, version, None, text), number),
+        )
+        connection.execute("UPDATE item SET before = 2 WHERE entry = ? AND before = 3", (number,))
+    return len(rows)

@@ -1,0 +1,94 @@
+"""Looks for what does not fit together, records and files, and cleans it up."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from package_cache.library.core import Core
+from package_cache.library.items import CacheItem
+from package_cache.model import Status
+from package_cache.rules.searching import Criteria
+from package_cache.storage.item_rows import ItemRow
+from package_cache.storage.item_strays import remove_stray, strays
+
+_ALL = Criteria(include_removed=True)
+_UNFINISHED = (Status.UNINITIALIZED, Status.WRITE)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `fsck` found: records without a file, items that were begun and that nobody writes, files without a record."""
+
+    missing: tuple[CacheItem, ...]
+    abandoned: tuple[CacheItem, ...]
+    strays: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.missing or self.abandoned or self.strays)
+
+
+def without_file(core: Core, items: Iterable[ItemRow]) -> list[ItemRow]:
+    """Those that have no file, or a damaged one, and that nobody is writing."""
+    return [item for item in items if not _has_file(core, item) and not core.is_written(item)]
+
+
+def _has_file(core: Core, item: ItemRow) -> bool:
+    return core.library.is_sound(item) if item.digest is not None else core.files.has_draft(item)
+
+
+def clean_db(core: Core) -> int:
+    """Delete the records of `without_file`; how many these were."""
+    return core.remove(without_file(core, core.items.find(_ALL)), keep_record=False)
+
+
+def clean_disk(core: Core) -> int:
+    """Delete the files that no record has; how many these were."""
+    found = _strays(core)
+    for path in found:
+        remove_stray(path)
+    return len(found)
+
+
+def _strays(core: Core) -> list[Path]:
+    return list(strays(core.items, core.files, time.time()))
+
+
+def autoclean(core: Core) -> int:
+    """Keep one version of each key, the highest that is READY, else the highest in WRITE, and what is being written now.
+
+    All others are deleted, but not what is in the trash; how many these were.
+    """
+    versions: dict[str, list[ItemRow]] = {}
+    for item in core.items.find(_ALL):
+        if item.status != Status.TRASH:
+            versions.setdefault(item.key, []).append(item)
+    doomed = [item for several in versions.values() for item in several if item is not _kept(core, several)]
+    count = core.remove([item for item in doomed if not core.is_written(item)], keep_record=False)
+    clean_disk(core)
+    return count
+
+
+def _kept(core: Core, several: Sequence[ItemRow]) -> ItemRow | None:
+    for status in (Status.READY, Status.WRITE):
+        for item in sorted(several, key=lambda one: -one.version):
+            if item.status == status and (status != Status.READY or core.library.is_sound(item)):
+                return item
+    return None
+
+
+def check(core: Core, *, repair: bool) -> Report:
+    """Compare records and files; with `repair`, do then what `clean_db` and `clean_disk` do."""
+    items, files = core.items.find(_ALL), _strays(core)
+    missing = without_file(core, (item for item in items if item.status not in _UNFINISHED))
+    abandoned = [item for item in items if item.status in _UNFINISHED and not core.is_written(item)]
+    report = Report(
+        tuple(CacheItem(core, item) for item in missing),
+        tuple(CacheItem(core, item) for item in abandoned),
+        tuple(str(path) for path in files),
+    )
+    if repair:
+        clean_db(core)
+        clean_disk(core)
+    return report

@@ -1,0 +1,51 @@
+"""What is in a cache directory, and how it is opened; where the directory is if nobody says."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from package_cache.errors import StoreError
+from package_cache.storage.blobs import BlobStore
+from package_cache.storage.leases import PartStore
+from package_cache.storage.registry import Registry
+from package_cache.storage.reports import Reports
+
+_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This directory is a cache of package-cache.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is in the cache directory."""
+
+    root: Path
+    blobs: BlobStore
+    parts: PartStore
+    registry: Registry
+    reports: Reports
+
+
+def default_directory(name: str = "package-cache") -> Path:
+    """The cache directory of a program: within `$SNAP_USER_COMMON` in a snap, else within the user's caches."""
+    common = os.environ.get("SNAP_USER_COMMON")
+    return Path(common) / name if common else platformdirs.user_cache_path(name)
+
+
+def open_stores(root: Path, remedy: str) -> Stores:
+    """Open a cache directory, made if it is not there. Raises StoreError, which ends with the remedy."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tag = root / "CACHEDIR.TAG"
+        if not tag.exists():
+            tag.write_bytes(_TAG)
+        blobs, parts = BlobStore(root / "blobs-v1"), PartStore(root / "parts-v1")
+    except OSError as error:
+        raise StoreError(_unusable(root, error.strerror or str(error), remedy)) from error
+    if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
+        raise StoreError(_unusable(root, "not writable for this user", remedy))
+    return Stores(root, blobs, parts, Registry(root / "registry-v1.db"), Reports(root / "sources-v1"))
+
+
+def _unusable(root: Path, reason: str, remedy: str) -> str:
+    return f"cannot use {root} as the cache: {reason}. {remedy}"
