@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,24 +31,12 @@ from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
 from package_cache.storage.reports import Reports
 from package_cache.storage.stores import Stores, default_directory, open_stores
+from package_cache.upstream.agent import software
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def version_text() -> str:
-    """The version of the installed package."""
-    try:
-        return version("package-cache")
-    except PackageNotFoundError:
-        return "0+unknown"
-
-
-def software() -> str:
-    """How this program names itself in HTTP."""
-    return f"package-cache/{version_text()}"
 
 
 def cache_directory(config: Config) -> Path:

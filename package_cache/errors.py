@@ -164,3 +164,26 @@ class MissingMember(ExtractionError, KeyError):
 
     def __str__(self) -> str:  # a KeyError would show its message as a key, in quotes
         return str(self.args[0])
+
+
+class DescriptorError(ArgumentError):
+    """A request that a caller of the library described cannot be made."""
+
+
+class DownloadError(PackageCacheError):
+    """A download of the library came to nothing.
+
+    `status` is what a server answered, None where none did. `retryable` says whether trying again later may help.
+    """
+
+    http_status = 502
+
+    def __init__(self, message: str, *, url: str, status: int | None = None, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
+        self.retryable = retryable
+
+
+class DocumentError(DownloadError):
+    """A JSON document is not what it should be: broken, too large, or without its time to live."""

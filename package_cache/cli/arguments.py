@@ -5,8 +5,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from package_cache.compose import version_text
 from package_cache.config import ACCESS_FORMATS, PREFIX, SERVERS, Config, Timeouts
+from package_cache.upstream.agent import version_text
 
 _DESCRIPTION = """\
 Serve a package mirror through a cache. The first request for a file fetches it from the first source that has it and

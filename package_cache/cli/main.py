@@ -15,6 +15,7 @@ from package_cache.errors import ConfigError, PackageCacheError
 from package_cache.server import addresses, systemd
 from package_cache.server.gunicorn import GunicornServer, upgraded
 from package_cache.server.standalone import StandaloneServer
+from package_cache.upstream.agent import software
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def _listen(config: Config) -> addresses.Listening:
 
 
 def _serve_alone(config: Config, listening: addresses.Listening, notifier: systemd.Notifier) -> int:
-    server = StandaloneServer(config, listening, compose.build_application(config), compose.software())
+    server = StandaloneServer(config, listening, compose.build_application(config), software())
     try:
         signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, config.timeouts.graceful))
         signal.signal(signal.SIGINT, lambda *_: _stop(server, notifier, 0.0))

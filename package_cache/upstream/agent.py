@@ -1,0 +1,16 @@
+"""How this program names itself."""
+
+
+def version_text() -> str:
+    """The version of the installed package."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - takes a while
+
+    try:
+        return version("package-cache")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def software() -> str:
+    """How this program names itself in HTTP."""
+    return f"package-cache/{version_text()}"
