@@ -956,7 +956,7 @@ def test_failure_says_what_the_mirrors_said(answers: list[int | Broke], status: 
 
 def test_failure_is_what_the_mirror_said_last() -> None:
     world = World([Mirror([FILE], [Turn(cut=9000, cut_by=SILENT)], Turn(instead=500))])
-    assert world.fetch() == GiveUp(502, f"{A} answered 500")
+    assert world.fetch() == GiveUp(502, f"{A} answered 500", 500)
     changing = [Turn(cut=9000), Turn(changed=True), GONE]
     world = World([Mirror([FILE, OTHER], changing, GONE), Mirror([FILE], [LEFT_OUT], GONE)])
     assert world.fetch() == GiveUp(502, f"{A} cannot be reached; {B} cannot be reached")
@@ -964,7 +964,7 @@ def test_failure_is_what_the_mirror_said_last() -> None:
 
 def test_mirror_that_came_to_lack_the_file_counts_as_lacking_it() -> None:
     world = World([Mirror([FILE], [Turn(cut=9000)], LEFT_OUT), Mirror([FILE], [], LEFT_OUT)])
-    assert world.fetch() == GiveUp(404, f"{A} answered 404; {B} answered 404")
+    assert world.fetch() == GiveUp(404, f"{A} answered 404; {B} answered 404", 404)
 
 
 def test_without_a_source_nothing_is_found() -> None:

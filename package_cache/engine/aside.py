@@ -12,8 +12,7 @@ from package_cache.errors import FillError, UpstreamError, UpstreamLie
 from package_cache.model import Representation, Span
 from package_cache.rules.steps import Ask
 from package_cache.rules.transfer import is_part, proof_for
-from package_cache.upstream.answers import Answer
-from package_cache.upstream.fetcher import Fetcher
+from package_cache.upstream.answers import Answer, Offer
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +23,10 @@ FAR = 1 << 20
 class AsideReader:
     """A range that comes from a source while the fill is not there yet, and from the fill once it is."""
 
-    def __init__(self, answer: Answer, reader: FillReader, fetcher: Fetcher) -> None:
+    def __init__(self, answer: Answer, reader: FillReader, offer: Offer) -> None:
         self._answer = answer
         self._reader = reader
-        self._fetcher = fetcher
+        self._offer = offer
 
     def read(self, span: Span | None) -> Generator[bytes, None, None]:
         """The bytes of `span`. Raises `FillError` if neither the source nor the fill goes on, or if the source lied."""
@@ -38,7 +37,7 @@ class AsideReader:
                 at += len(block)
                 yield block
         except UpstreamLie as error:
-            self._fetcher.failed(self._answer.head.representation.source, str(error))
+            self._offer.failed(self._answer.head.representation.source, str(error))
             if at > span.start:
                 raise FillError(f"a source {error}", 502) from error
         except UpstreamError as error:
@@ -70,13 +69,13 @@ class AsideReader:
         self._reader.close()
 
 
-def open_aside(fetcher: Fetcher, known: Representation, span: Span, accept: str | None) -> Answer | None:
+def open_aside(offer: Offer, known: Representation, span: Span) -> Answer | None:
     """The source's answer with exactly that range of the file whose head is `known`; None if it cannot be had."""
     proof = proof_for(known)
     if proof is None:
         return None
     try:
-        answer = fetcher.open(Ask(known.source, span.start, proof, stop=span.stop), accept)
+        answer = offer.open(Ask(known.source, span.start, proof, stop=span.stop))
     except UpstreamError as error:
         logger.info("%s %s", known.source, error)
         return None

@@ -10,19 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from package_cache.errors import StoreError
-from package_cache.model import Key, Representation
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.parts import Part
-from package_cache.storage.registry import Registry
+from package_cache.storage.registry import News, Registry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """A sealed part that is to be the newest version of a key. `ended` is told whether it is; it must not raise."""
 
-    key: Key
-    digest: str
-    representation: Representation
+    news: News
     part: Part
     ended: Callable[[StoreError | None], None]
 
@@ -63,7 +60,7 @@ class Committer:
             jobs, StoreError("storing a finished download ended in an internal error")
         )
         try:
-            with self._blobs.holding(job.digest for job in jobs):
+            with self._blobs.holding(job.news.digest for job in jobs):
                 self._store(jobs, outcomes)
         except StoreError as error:
             outcomes |= {job: error for job, outcome in outcomes.items() if outcome is not None}
@@ -76,14 +73,14 @@ class Committer:
         directories: set[Path] = set()
         for job in jobs:
             try:
-                directories.add(self._blobs.publish(job.part, job.digest))
+                directories.add(self._blobs.publish(job.part, job.news.digest))
             except StoreError as error:
                 outcomes[job] = error
             else:
                 published.append(job)
         try:
             self._blobs.settle(directories)
-            self._registry.commit_all([(job.key, job.digest, job.representation) for job in published])
+            self._registry.commit_all([job.news for job in published])
         except StoreError as error:
             outcomes.update(dict.fromkeys(published, error))
         else:

@@ -3,27 +3,27 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from typing import Protocol, Self
 
 from package_cache.engine.committer import Committer, Job
 from package_cache.engine.failures import Failures
 from package_cache.engine.fills import Fill
 from package_cache.engine.pump import pump
-from package_cache.engine.room import Room
-from package_cache.engine.sinks import PartSink
+from package_cache.engine.sinks import PartSink, Reserving
 from package_cache.engine.storing import Storing
 from package_cache.errors import DamagedBlob, StoreError
-from package_cache.model import Entry, Key, Representation, Target
+from package_cache.model import Entry, Key, Representation
 from package_cache.rules.answer import refreshed
-from package_cache.rules.freshness import Freshness, freshness_of
 from package_cache.rules.steps import Finish, GiveUp, NotModified
 from package_cache.rules.transfer import Transfer
 from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.item_rows import Describe
 from package_cache.storage.journals import Failed, Journal
 from package_cache.storage.leases import Lease
-from package_cache.storage.registry import Registry
-from package_cache.upstream.fetcher import Fetcher
+from package_cache.storage.registry import News, Registry
+from package_cache.upstream.answers import Offer
 
 logger = logging.getLogger(__name__)
 
@@ -31,39 +31,64 @@ UNSTORED = 64
 """Files of one process that may be verified and not yet durable. Beyond that the disk sets the pace for the clients."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of the sources: `key` names it here, `accept` is sent along where the answer may depend on it.
+class Errand(Protocol):
+    """What a leader is sent for; see `Wanted`, which is the proxy's.
 
-    `seen` is the version that was here when the registry's mark of the key was `mark`.
+    `seen` is the version that was here when the registry's mark of the key was `mark`. `held` is the head that makes the
+    requests to the sources conditional, None if they are not to be.
     """
 
-    key: Key
-    target: Target
-    accept: str | None
-    since: float
-    """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
-    mark: int = 0
-    seen: Entry | None = None
+    @property
+    def key(self) -> Key:
+        """Its name here."""
+        ...
 
-    def is_kept(self, representation: Representation) -> bool:
-        """Whether an answer with that head is good for ever."""
-        return freshness_of(self.target, representation.get("content-type")) is Freshness.IMMUTABLE
+    @property
+    def text(self) -> str:
+        """What to call it in the log."""
+        ...
+
+    @property
+    def offer(self) -> Offer:
+        """Where it is to be had."""
+        ...
+
+    @property
+    def mark(self) -> int:
+        """The registry's mark of the key when it was looked up."""
+        ...
+
+    @property
+    def seen(self) -> Entry | None:
+        """The version that was here then."""
+        ...
+
+    @property
+    def held(self) -> Representation | None:
+        """The head that a source may confirm."""
+        ...
+
+    def looked(self, mark: int, seen: Entry | None) -> Self:
+        """The same, after another look at what is here."""
+        ...
 
     def is_met_by(self, representation: Representation) -> bool:
-        """Whether an answer with that head is good for this request."""
-        return self.is_kept(representation) or representation.received >= self.since
+        """Whether a version with that head is good enough."""
+        ...
+
+    def describe(self, representation: Representation, digest: str) -> Describe | None:
+        """What is to be written of a version with that head and those bytes besides."""
+        ...
 
 
 class Leader:
     """Leads fills. Safe for any number of threads."""
 
-    def __init__(self, registry: Registry, blobs: BlobStore, fetcher: Fetcher, storing: Storing, room: Room) -> None:
+    def __init__(self, registry: Registry, blobs: BlobStore, storing: Storing, room: Reserving) -> None:
         self.failures = Failures(time.monotonic)
         self._registry = registry
         self._blobs = blobs
         self._room = room
-        self._fetcher = fetcher
         self._storing = storing
         self._committer = Committer(registry, blobs)
         self._unstored = threading.BoundedSemaphore(UNSTORED)
@@ -72,7 +97,7 @@ class Leader:
         """Remove nothing more to make room. Running downloads go on."""
         self._room.close()
 
-    def lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> bool:
+    def lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
         """Download what is wanted, unless it is here by now. Raises StoreError.
 
         Returns whether the fill is over. If not, the file is about to be stored, and `Fill.conclude` will be called.
@@ -84,7 +109,7 @@ class Leader:
             self._room.relieve(error)
             raise
 
-    def _lead(self, wanted: Wanted, fill: Fill, lease: Lease) -> bool:
+    def _lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
         if lease.unstored is not None:
             self._store_late(wanted, fill, lease, lease.unstored)
         seen = wanted.seen
@@ -96,7 +121,7 @@ class Leader:
                 return True
         sink = PartSink(lease, self._room, partial(fill.publish, lease))
         try:
-            over = self._download(replace(wanted, seen=seen), fill, lease, sink)
+            over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink)
         except BaseException:
             sink.release()
             raise
@@ -104,13 +129,11 @@ class Leader:
             sink.release()
         return over
 
-    def _download(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> bool:
+    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> bool:
         seen = wanted.seen
-        urls = self._fetcher.urls(wanted.target)
-        held = seen.representation if seen else None
-        transfer = Transfer(urls, lease.have, lease.journal.head if lease.part else None, held)
+        transfer = Transfer(wanted.offer.urls, lease.have, lease.journal.head if lease.part else None, wanted.held)
         fill.publish(lease)
-        match pump(transfer, self._fetcher, sink, wanted.accept):
+        match pump(transfer, wanted.offer, sink):
             case Finish():
                 self.failures.forget(wanted.key)
                 self._store(wanted, fill, lease, sink)
@@ -118,23 +141,24 @@ class Leader:
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
                 self.failures.forget(wanted.key)
-                if self._registry.confirm(seen, refreshed(seen.representation, head)) is None:
+                known = refreshed(seen.representation, head)
+                if self._registry.confirm(seen, known, wanted.describe(known, seen.digest)) is None:
                     return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
                 lease.done()
-            case GiveUp(status, reason):
+            case GiveUp(status, reason, answered):
                 self.failures.note(wanted.key, status, reason)
                 # Where a version is here, serving it is what gets the warning.
                 level = logging.INFO if status == 404 or seen is not None else logging.WARNING
-                logger.log(level, "%s: %s", wanted.target.text, reason)
-                lease.failed(Failed(status, reason), keep=not transfer.contradicted)
+                logger.log(level, "%s: %s", wanted.text, reason)
+                lease.failed(Failed(status, reason, answered, transfer.hopeless), keep=not transfer.contradicted)
         fill.publish(lease)
         return True
 
-    def _look_again(self, wanted: Wanted) -> Wanted:
+    def _look_again(self, wanted: Errand) -> Errand:
         mark = self._registry.mark(wanted.key)
-        return replace(wanted, mark=mark, seen=self._registry.best(wanted.key))
+        return wanted.looked(mark, self._registry.best(wanted.key))
 
-    def _store_late(self, wanted: Wanted, fill: Fill, lease: Lease, journal: Journal) -> None:
+    def _store_late(self, wanted: Errand, fill: Fill, lease: Lease, journal: Journal) -> None:
         """Put into the store what a killed process had verified, if it is there still."""
         digest, head, size = journal.digest, journal.head, journal.size
         if digest is None or head is None or size is None:
@@ -150,7 +174,7 @@ class Leader:
             with self._blobs.holding([digest]):
                 self._blobs.settle([self._blobs.publish(lease.part, digest)])
                 lease.adopted()
-                self._registry.commit(wanted.key, digest, replace(head, size=size))
+                self._registry.commit_all([_news(wanted, digest, head, size)])
             return
         with self._blobs.holding([digest]):
             try:
@@ -159,7 +183,7 @@ class Leader:
                 return
             if tells:
                 self._tell_whole(fill, lease, digest, size)
-            self._registry.commit(wanted.key, digest, replace(head, size=size))
+            self._registry.commit_all([_news(wanted, digest, head, size)])
 
     @staticmethod
     def _tell_whole(fill: Fill, lease: Lease, digest: str, size: int) -> None:
@@ -167,11 +191,12 @@ class Leader:
         lease.whole(digest, size)
         fill.publish(lease)
 
-    def _store(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink) -> None:
+    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> None:
         head, part = lease.journal.head, lease.part
         assert head is not None  # a transfer finishes only after its head
         assert part is not None
         digest = sink.digest()
+        news = _news(wanted, digest, head, part.size)
         self._unstored.acquire()
         try:
             self._tell_whole(fill, lease, digest, part.size)
@@ -180,17 +205,22 @@ class Leader:
             self._unstored.release()
             raise
         ended = partial(self._end, wanted, fill, lease, sink)
-        self._committer.commit(Job(wanted.key, digest, replace(head, size=part.size), part, ended))
+        self._committer.commit(Job(news, part, ended))
 
-    def _end(self, wanted: Wanted, fill: Fill, lease: Lease, sink: PartSink, error: StoreError | None) -> None:
+    def _end(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, error: StoreError | None) -> None:
         sink.release()
         if error is not None:
             self._storing.failed(wanted.key, error)
         elif lease.journal.head is not None:
-            logger.info("stored %s, %d bytes, from %s", wanted.target.text, lease.have, lease.journal.head.source)
+            logger.info("stored %s, %d bytes, from %s", wanted.text, lease.have, lease.journal.head.source)
             self._storing.went_well(wanted.key)
             lease.adopted()
         try:
             fill.conclude(lease, error)
         finally:
             self._unstored.release()
+
+
+def _news(wanted: Errand, digest: str, head: Representation, size: int) -> News:
+    head = replace(head, size=size)
+    return News(wanted.key, digest, head, wanted.describe(head, digest))

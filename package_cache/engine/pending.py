@@ -8,11 +8,10 @@ from typing import Protocol
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import FAR, AsideReader, open_aside
 from package_cache.engine.fills import Fill, FillReader, Progress
-from package_cache.engine.leader import Wanted
+from package_cache.engine.wanted import Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Representation, Request, Span
 from package_cache.rules.answer import Serving, decide
-from package_cache.upstream.fetcher import Fetcher
 
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
 """Fields that may make an answer of a head alone, or of bytes far ahead."""
@@ -90,7 +89,7 @@ class Pending:
         """Whether the range asked for lies so far ahead of the fill that it is better fetched beside it."""
         return self._promise is not None and not self._leapt
 
-    def leap(self, fetcher: Fetcher) -> Answer | None:
+    def leap(self) -> Answer | None:
         """An answer with the range fetched beside the fill; None if that cannot be done. Waits for a source."""
         self._leapt = True
         promise, progress = self._promise, self._looked
@@ -99,12 +98,12 @@ class Pending:
         reader = self.fill.reader(progress.journal.number)
         if reader is None:
             return None
-        fetched = open_aside(fetcher, progress.journal.head, promise.reply.span, self._wanted.accept)
+        fetched = open_aside(self._wanted.offer, progress.journal.head, promise.reply.span)
         if fetched is None:
             reader.close()
             return None
         self.abandon()
-        return replace(promise, kind="aside", body=AsideReader(fetched, reader, fetcher))
+        return replace(promise, kind="aside", body=AsideReader(fetched, reader, self._wanted.offer))
 
     def glance(self) -> "Answer | Pending | None":
         """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""

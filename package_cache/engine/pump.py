@@ -25,8 +25,7 @@ from package_cache.rules.steps import (
     Slow,
 )
 from package_cache.rules.transfer import Transfer
-from package_cache.upstream.answers import Answer
-from package_cache.upstream.fetcher import Fetcher
+from package_cache.upstream.answers import Answer, Offer
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +61,9 @@ class Sink(Protocol):
 End = Finish | NotModified | GiveUp
 
 
-def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> End:
-    """Drive the transfer to its end. `accept` is sent to the sources as Accept."""
-    each = steps(transfer, fetcher, sink, accept)
+def pump(transfer: Transfer, offer: Offer, sink: Sink) -> End:
+    """Drive the transfer to its end."""
+    each = steps(transfer, offer, sink)
     while True:
         try:
             next(each)
@@ -72,13 +71,13 @@ def pump(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -
             return cast("End", end.value)
 
 
-def steps(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) -> Generator[None, None, End]:
+def steps(transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, End]:
     """As `pump`, at the pace of the caller: goes on after each block that the sink was given."""
     action = transfer.start()
     while True:
         match action:
             case Ask():
-                action = yield from _perform(action, transfer, fetcher, sink, accept)
+                action = yield from _perform(action, transfer, offer, sink)
             case Restart():
                 sink.reset()
                 action = transfer.resume()
@@ -88,31 +87,27 @@ def steps(transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None) 
                 raise AssertionError("a body is read only while its source is open")
 
 
-def _perform(
-    ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None
-) -> Generator[None, None, Action]:
+def _perform(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, Action]:
     if ask.pause:
         time.sleep(ask.pause)
     sink.beat()
     logger.debug("asking %s from byte %d", ask.url, ask.offset)
-    action = yield from _follow(ask, transfer, fetcher, sink, accept)
+    action = yield from _follow(ask, transfer, offer, sink)
     if transfer.fault is not None:
-        fetcher.failed(*transfer.fault)
+        offer.failed(*transfer.fault)
     elif isinstance(action, Finish | NotModified):
-        fetcher.delivered(ask.url)
+        offer.delivered(ask.url)
     return action
 
 
-def _follow(
-    ask: Ask, transfer: Transfer, fetcher: Fetcher, sink: Sink, accept: str | None
-) -> Generator[None, None, Action]:
+def _follow(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, Action]:
     """What to do after the answer to `ask`, whatever becomes of it."""
     try:
-        answer = fetcher.open(ask, accept)
+        answer = offer.open(ask)
         try:
             action = transfer.next(answer.head)
             if isinstance(action, Receive):
-                action = yield from _receive(answer, transfer, fetcher, sink, action)
+                action = yield from _receive(answer, transfer, offer, sink, action)
             return action
         finally:
             answer.close()
@@ -127,14 +122,12 @@ def _event_of(error: UpstreamError) -> Event:
     return Broke(str(error), error.again, isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl))
 
 
-def _receive(
-    answer: Answer, transfer: Transfer, fetcher: Fetcher, sink: Sink, action: Action
-) -> Generator[None, None, Action]:
+def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, action: Action) -> Generator[None, None, Action]:
     sink.expect(answer.head.digests)
     while True:
         if isinstance(action, Receive) and action.begin is not None:
             sink.begin(action.begin)
-        rival = fetcher.rival(answer, transfer.left)
+        rival = offer.rival(answer, transfer.left)
         if rival is not None and isinstance(moved := transfer.next(Slow(rival)), Ask):
             logger.info("%s goes on at %s, which is faster", answer.head.representation.source, rival)
             return moved

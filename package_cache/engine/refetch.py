@@ -54,11 +54,11 @@ class Refetch:
             raise
 
     def _download(self, entry: Entry, lease: Lease) -> str | None:
-        target, accept = _asked_for(entry)
+        offer = self._fetcher.offer(*_asked_for(entry))
         lease.reset()
         sink = PartSink(lease, self._room, lambda: None)
         try:
-            match pump(Transfer(self._fetcher.urls(target)), self._fetcher, sink, accept):
+            match pump(Transfer(offer.urls), offer, sink):
                 case Finish():
                     reason = None if sink.digest() == entry.digest else _OTHER
                 case GiveUp(_, text):

@@ -18,7 +18,7 @@ from package_cache.rules.digests import Digest
 from package_cache.rules.steps import Finish, GiveUp
 from package_cache.rules.transfer import OVERLAP, Transfer
 from package_cache.storage.blobs import hash_file
-from package_cache.upstream.fetcher import Fetcher
+from package_cache.upstream.answers import Offer
 
 TAIL = 65536
 """Bytes at the end of a file that the client does not get before the whole is here."""
@@ -41,20 +41,16 @@ class Relay:
 
     def __init__(
         self,
-        fetcher: Fetcher,
-        urls: tuple[str, ...],
-        accept: str | None,
+        offer: Offer,
         ended: Callable[[End], None],
         known: Representation | None = None,
         start: int = 0,
         kept: Kept | None = None,
     ) -> None:
-        self._fetcher = fetcher
-        self._urls = urls
-        self._accept = accept
+        self._offer = offer
         self._ended = ended
         self._sink = _Passing(start, known, kept)
-        self._steps = steps(Transfer(urls, start, known), fetcher, self._sink, accept)
+        self._steps = steps(Transfer(offer.urls, start, known), offer, self._sink)
         self._end: End | None = None
 
     def open(self) -> Representation:
@@ -69,7 +65,7 @@ class Relay:
         head = self._sink.head
         if head is not None and start > self._sink.have + TAIL:
             self.close()
-            yield from Relay(self._fetcher, self._urls, self._accept, self._ended, head, start).read(span)
+            yield from Relay(self._offer, self._ended, head, start).read(span)
             return
         at = self._sink.start
         while self._end is None or isinstance(self._end, Finish):

@@ -17,13 +17,14 @@ from package_cache.engine.caretaker import Caretaker
 from package_cache.engine.damage import Damages
 from package_cache.engine.fills import Fill, FillReader, Fills
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.leader import Leader, Wanted
+from package_cache.engine.leader import Leader
 from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Kept, Relay
 from package_cache.engine.room import Room
 from package_cache.engine.storing import UNSTORABLE, Storing
 from package_cache.engine.upkeep import LastUse
+from package_cache.engine.wanted import Wanted
 from package_cache.errors import (
     DamagedBlob,
     FillError,
@@ -73,7 +74,7 @@ class Service:
         self._damages = damages
         self.caretaker = caretaker
         self._storing = Storing(time.monotonic)
-        self._leader = Leader(registry, blobs, fetcher, self._storing, room)
+        self._leader = Leader(registry, blobs, self._storing, room)
         self._via = via
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ class Service:
 
     def leap(self, pending: Pending) -> Answer | Pending:
         """An answer with a range fetched beside the fill it waits for; if that cannot be had, what waited."""
-        return pending.leap(self._fetcher) or pending
+        return pending.leap() or pending
 
     def seek(self, request: Request, run: Run) -> HotFile | Answer | Pending:
         """As `begin`, but a package file that is here comes opened, to be kept at hand. Raises `PackageCacheError`."""
@@ -142,11 +143,13 @@ class Service:
 
     def _wanted(self, request: Request) -> Wanted:
         accept = accept_of(request.target, request.fields.get("accept"))
-        return Wanted(key_of(request.target, accept), request.target, accept, time.time())
+        return Wanted(
+            key_of(request.target, accept), request.target, self._fetcher.offer(request.target, accept), time.time()
+        )
 
     def _look(self, wanted: Wanted) -> Wanted:
         mark = self._registry.mark(wanted.key)
-        return replace(wanted, mark=mark, seen=self._registry.best(wanted.key))
+        return wanted.looked(mark, self._registry.best(wanted.key))
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
@@ -253,7 +256,7 @@ class Service:
 
     def _relay(self, wanted: Wanted, known: Representation | None = None, at: int = 0, kept: Kept | None = None) -> Relay:
         ended = partial(self._leader.failures.settle, wanted.key)
-        return Relay(self._fetcher, self._fetcher.urls(wanted.target), wanted.accept, ended, known, at, kept)
+        return Relay(wanted.offer, ended, known, at, kept)
 
     def rescue(
         self, wanted: Wanted, known: Representation, reader: FillReader, span: Span | None, at: int
@@ -272,18 +275,18 @@ class Service:
     def _relay_head(self, request: Request, wanted: Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""
         self._leader.failures.check(wanted.key)
-        transfer = Transfer(self._fetcher.urls(wanted.target))
+        transfer = Transfer(wanted.offer.urls)
         action = transfer.start()
         while isinstance(action, Ask):
             try:
-                answer = self._fetcher.open(action, wanted.accept, "HEAD")
+                answer = wanted.offer.open(action, "HEAD")
                 answer.close()
             except UpstreamError as error:
                 action = transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
             else:
                 action = transfer.next(replace(answer.head, chunked=True))
             if transfer.fault is not None:
-                self._fetcher.failed(*transfer.fault)
+                wanted.offer.failed(*transfer.fault)
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
             raise self._leader.failures.note(wanted.key, action.status, action.reason)

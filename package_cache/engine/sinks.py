@@ -1,35 +1,47 @@
 """Where a fill's bytes go: the part under its lease, hashed on the way."""
 
-import hashlib
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from package_cache.engine.room import Refusal, Reservation, Room
-from package_cache.errors import NoRoom
+from package_cache.engine.hashes import Hashes
+from package_cache.engine.room import Refusal, Reservation
+from package_cache.errors import NoRoom, StoreError
 from package_cache.model import Representation
 from package_cache.rules.digests import Digest
-from package_cache.storage.blobs import hash_file
 from package_cache.storage.leases import Lease
-from package_cache.storage.parts import Part
 
 BEAT_SECONDS = 1.0
-_NAME = "sha256"
-"""The hash by which a file is named in the store."""
 _QUIET_BYTES = 65536
 """As long as no more than this is here, readers have nothing of it: other processes need not hear of it."""
 _QUIET_SECONDS = 0.25
 
 
+class Reserving(Protocol):
+    """Where the room for a download comes from; see `engine.room`."""
+
+    def reserve(self, size: int | None, have: int = 0) -> Reservation | Refusal:
+        """Room for a file of `size` bytes, None if nobody knows; `have` of them are on the disk already."""
+        ...
+
+    def relieve(self, error: StoreError) -> None:
+        """A download ended with this error: make room if that would have helped."""
+        ...
+
+    def close(self) -> None:
+        """Make no more."""
+        ...
+
+
 class PartSink:
     """Writes to the part of a lease, as far as there is room, and tells readers after each block."""
 
-    def __init__(self, lease: Lease, room: Room, publish: Callable[[], None]) -> None:
+    def __init__(self, lease: Lease, room: Reserving, publish: Callable[[], None]) -> None:
         self._lease = lease
         self._room = room
         self._reservation: Reservation | None = None
         self._publish = publish
-        self._hashes = {_NAME: _Hash(_NAME)}
+        self._hashes = Hashes()
         self._begun = self._beaten = time.monotonic()
 
     def begin(self, head: Representation) -> None:
@@ -54,9 +66,7 @@ class PartSink:
         if not part.put(at, data):
             return False
         if part.size > before:
-            for running in self._hashes.values():
-                running.catch_up(part, before)
-                running.take(memoryview(data)[before - at :])
+            self._hashes.take(part, before, memoryview(data)[before - at :])
         if part.size > _QUIET_BYTES:
             self._lease.expose()
         if time.monotonic() - self._beaten > BEAT_SECONDS:
@@ -75,30 +85,21 @@ class PartSink:
     def reset(self) -> None:
         """Begin a new part."""
         self._lease.reset()
-        self._hashes = {_NAME: _Hash(_NAME)}
+        self._hashes = Hashes()
 
     def digest(self) -> str:
         """SHA-256 of the part, in hex."""
-        part = self._lease.part
-        assert part is not None
-        return self._running(part, _NAME).value.hexdigest()
+        assert self._lease.part is not None
+        return self._hashes.digest(self._lease.part)
 
     def expect(self, digests: tuple[Digest, ...]) -> None:
         """Hash on the way what will be compared at the end."""
-        for digest in digests:
-            if digest.algorithm not in self._hashes:
-                self._hashes[digest.algorithm] = _Hash(digest.algorithm)
+        self._hashes.expect(digests)
 
     def agrees(self, digests: tuple[Digest, ...]) -> bool:
         """Whether the part is what these digests are of."""
-        part = self._lease.part
-        assert part is not None
-        return all(self._running(part, digest.algorithm).value.digest() == digest.value for digest in digests)
-
-    def _running(self, part: Part, algorithm: str) -> "_Hash":
-        running = self._hashes[algorithm]
-        running.catch_up(part, part.size)
-        return running
+        assert self._lease.part is not None
+        return self._hashes.agree(self._lease.part, digests)
 
 
 _Granted = TypeVar("_Granted")
@@ -109,21 +110,3 @@ def _granted(answer: _Granted | Refusal) -> _Granted:
     if isinstance(answer, Refusal):
         raise NoRoom(answer.reason)
     return answer
-
-
-class _Hash:
-    """The hash of the first `size` bytes of a part."""
-
-    def __init__(self, algorithm: str) -> None:
-        self.value = hashlib.new(algorithm, usedforsecurity=False)
-        self.size = 0
-
-    def catch_up(self, part: Part, size: int) -> None:
-        """Read what of the part's first `size` bytes went by unseen."""
-        if self.size < size:
-            self.value, self.size = hash_file(part.fileno(), size, self.value.name), size
-
-    def take(self, data: memoryview) -> None:
-        """The next bytes."""
-        self.value.update(data)
-        self.size += len(data)

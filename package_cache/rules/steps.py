@@ -115,10 +115,14 @@ class NotModified:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Action: no source delivered. `status` is the HTTP status that says so to a client."""
+    """Action: no source delivered. `status` is the HTTP status that says so to a client.
+
+    `answered` is the status in which the first of them refused that answered at all.
+    """
 
     status: int
     reason: str
+    answered: int | None = None
 
 
 Action = Ask | Receive | Restart | Finish | NotModified | GiveUp

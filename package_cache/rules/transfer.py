@@ -149,6 +149,11 @@ class Transfer:
         """Whether the sources did not agree on what the file is, so that nothing kept may be used later."""
         return self._anew or self._suspect
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether every source sent what cannot be right, so that asking them again would be in vain."""
+        return all(mirror.lied for mirror in self._mirrors)
+
     def start(self) -> Action:
         """The first action."""
         if not self._mirrors:
@@ -362,11 +367,12 @@ class Transfer:
     def _give_up(self) -> GiveUp:
         reasons = "; ".join(f"{mirror.url} {mirror.reason}" for mirror in self._mirrors)
         refused = [mirror.refused for mirror in self._mirrors]
+        answered = next(filter(None, refused), None)
         if all(status in _REFUSALS for status in refused):
             missing = any(status in _MISSING for status in refused)
-            return GiveUp(404 if missing else refused[0] or 404, reasons)
+            return GiveUp(404 if missing else refused[0] or 404, reasons, answered)
         timeout = all(mirror.timed_out or mirror.refused in _REFUSALS for mirror in self._mirrors)
-        return GiveUp(504 if timeout else 502, reasons)
+        return GiveUp(504 if timeout else 502, reasons, answered)
 
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""

@@ -2,7 +2,7 @@
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from package_cache.errors import DamagedRegistry
@@ -96,6 +96,17 @@ def _attributes(number: int, of: Iterable[Mapping[str, object]]) -> list[tuple[o
     for mapping in of:
         found |= dict.fromkeys(leaves(mapping))
     return [(number, place, leaf.path, leaf.name, leaf.kind, leaf.value) for place, leaf in enumerate(found)]
+
+
+Describe = Callable[["Details | None"], Details]
+"""What an item is to be, from what it was; None if there was none."""
+
+
+def describe_item(connection: sqlite3.Connection, number: int, describe: Describe) -> None:
+    """Write what an item of an entry is now, in the transaction that wrote the entry."""
+    row = connection.execute(f"SELECT {DETAILS} FROM item WHERE entry = ?", (number,)).fetchone()
+    details = describe(Details(*row) if row else None)
+    write_item(connection, number, details, (load(details.params), load(details.attrs)))
 
 
 def is_sound(row: Row) -> bool:

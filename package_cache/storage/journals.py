@@ -9,10 +9,15 @@ from package_cache.storage import records
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A fill came to nothing; `status` is what a client is told."""
+    """A fill came to nothing; `status` is what a client is told, `answered` what a source said.
+
+    It is `hopeless` if no source sent what can be right.
+    """
 
     status: int
     reason: str
+    answered: int | None = None
+    hopeless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ class Journal:
             case {"done": True}:
                 return self.ended(None)
             case {"failed": int(status), "reason": str(reason)}:
-                return self.ended(Failed(status, reason))
+                answered = record.get("answered")
+                said = answered if isinstance(answered, int) else None
+                return self.ended(Failed(status, reason, said, record.get("hopeless") is True))
             case _:
                 raise ValueError(f"unknown journal line {line!r}")
 
@@ -92,7 +99,14 @@ def whole_line(digest: str, size: int) -> bytes:
 
 def end_line(failed: Failed | None) -> bytes:
     """The fill is over."""
-    return _line({"done": True} if failed is None else {"failed": failed.status, "reason": failed.reason})
+    if failed is None:
+        return _line({"done": True})
+    record: dict[str, object] = {"failed": failed.status, "reason": failed.reason}
+    if failed.answered is not None:
+        record["answered"] = failed.answered
+    if failed.hopeless:
+        record["hopeless"] = True
+    return _line(record)
 
 
 def _line(record: dict[str, object]) -> bytes:

@@ -251,7 +251,7 @@ class PartStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.boot = _boot_id()
+        self.boot = boot_id()
         root.mkdir(parents=True, exist_ok=True)
         self._locks = NameLocks(root.with_name("leases-v1"))
 
@@ -320,7 +320,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
     return False
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     """A name for the time since the machine started; empty where the system has none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

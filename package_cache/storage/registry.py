@@ -11,6 +11,7 @@ from package_cache.storage import records
 from package_cache.storage.changes import tell_new
 from package_cache.storage.connections import Connection
 from package_cache.storage.database import Database, mended
+from package_cache.storage.item_rows import Describe, describe_item
 from package_cache.storage.schema import COLUMNS, Row, entry_of, seal_of, strip
 
 
@@ -21,6 +22,19 @@ class Totals:
     entries: int
     blobs: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A blob that is to be the newest version of a key, with the head the bytes came with.
+
+    Of an item of the library, `describe` says what it is besides.
+    """
+
+    key: Key
+    digest: str
+    representation: Representation
+    describe: Describe | None = None
 
 
 class Registry:
@@ -66,19 +80,21 @@ class Registry:
 
     def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
         """Record that the blob is there and is the newest version of the key; see `commit_all`."""
-        return entry_of(self.commit_all([(key, digest, representation)])[0])
+        return entry_of(self.commit_all([News(key, digest, representation)])[0])
 
     @mended
-    def commit_all(self, news: Sequence[tuple[Key, str, Representation]]) -> list[Row]:
+    def commit_all(self, news: Sequence[News]) -> list[Row]:
         """Record, in one transaction, that blobs are there and are the newest versions of their keys.
 
-        Each is a key, a digest and the head the bytes came with. Bytes that equal the newest version's are that version,
-        confirmed: its row takes the new head. Returns the rows.
+        Bytes that equal the newest version's are that version, confirmed: its row takes the new head. Returns the rows.
         """
         with self.database.writing() as connection:
-            rows = [self._commit(connection, *one) for one in news]
-        for key, _, _ in news:
-            self.generation.bump(key)
+            rows = [self._commit(connection, one.key, one.digest, one.representation) for one in news]
+            for one, row in zip(news, rows, strict=True):
+                if one.describe is not None:
+                    describe_item(connection, int(str(row[0])), one.describe)
+        for one in news:
+            self.generation.bump(one.key)
         return rows
 
     def _commit(self, connection: Connection, key: Key, digest: str, representation: Representation) -> Row:
@@ -86,7 +102,9 @@ class Registry:
         connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
         newest = connection.execute("SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)).fetchone()
         if newest[1] == digest and newest[2] == Status.READY:
-            return self._confirm(connection, newest[0], (key, newest[3], digest), representation)
+            confirmed = self._confirm(connection, newest[0], (key, newest[3], digest), representation)
+            assert confirmed is not None  # in the same transaction
+            return confirmed
         gone = connection.execute("SELECT version FROM gone WHERE key = ?", (key,)).fetchone()
         version, text = max(newest[3] or 0, gone[0] if gone else 0) + 1, records.dump(representation)
         row: Row = connection.execute(
@@ -98,19 +116,23 @@ class Registry:
         return row
 
     @mended
-    def confirm(self, entry: Entry, representation: Representation) -> Entry | None:
+    def confirm(self, entry: Entry, representation: Representation, describe: Describe | None = None) -> Entry | None:
         """Record that a source vouched for the entry again, with the head it has now. None if it was removed meanwhile."""
         with self.database.writing() as connection:
             row = self._confirm(connection, entry.id, (entry.key, entry.version, entry.digest), representation)
-        if row is None:
-            return None
+            if row is None:
+                return None
+            if describe is not None:
+                describe_item(connection, entry.id, describe)
         self.generation.bump(entry.key)
         return entry_of(row)
 
     @staticmethod
-    def _confirm(connection: Connection, number: int, of: tuple[Key, int, str], representation: Representation) -> Row:
+    def _confirm(
+        connection: Connection, number: int, of: tuple[Key, int, str], representation: Representation
+    ) -> Row | None:
         text = records.dump(representation)
-        row: Row = connection.execute(
+        row: Row | None = connection.execute(
             "UPDATE entry SET representation = ?, seal = ?, used = max(used, ?)"
             f" WHERE id = ? AND key = ? AND status = 3 RETURNING {COLUMNS}",
             (text, seal_of(*of, text), time.time(), number, of[0]),

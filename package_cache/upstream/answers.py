@@ -1,8 +1,8 @@
-"""What an opened source looks like to the loop that downloads, whatever its scheme."""
+"""What a thing to download, and a source that was opened for it, look like to the loop that downloads."""
 
 from typing import Protocol
 
-from package_cache.rules.steps import Head
+from package_cache.rules.steps import Ask, Head
 
 
 class Answer(Protocol):
@@ -16,4 +16,29 @@ class Answer(Protocol):
 
     def close(self) -> None:
         """Give the connection or the file back."""
+        ...
+
+
+class Offer(Protocol):
+    """One thing to download: where it may be had, and how it is opened there. What else is asked for is bound in it."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs that may have it, best first."""
+        ...
+
+    def open(self, ask: Ask, method: str = "GET") -> Answer:
+        """The answer to `ask`; close it afterwards. Raises UpstreamError."""
+        ...
+
+    def rival(self, answer: Answer, left: int | None) -> str | None:
+        """Where the rest of an answer, of so many bytes, would come from a good deal faster, if that is known by now."""
+        ...
+
+    def failed(self, url: str, reason: str) -> None:
+        """What was opened there came to nothing, and that is the source's fault."""
+        ...
+
+    def delivered(self, url: str) -> None:
+        """What was opened there is what was asked for, whole."""
         ...

@@ -1,6 +1,7 @@
 """The one way out: opens a URL of a source, whatever its scheme, and notes how the source fared."""
 
 import time
+from dataclasses import dataclass
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Target
@@ -21,9 +22,9 @@ class Fetcher:
         self._mirrors = mirrors
         self._crawl = crawl
 
-    def urls(self, target: Target) -> tuple[str, ...]:
-        """The URLs that may have a target, best first."""
-        return self._mirrors.urls(target)
+    def offer(self, target: Target, accept: str | None) -> "SourceOffer":
+        """What the sources have at a target; `accept` is sent to them as Accept."""
+        return SourceOffer(self, self._mirrors, target, accept)
 
     def open(self, ask: Ask, accept: str | None = None, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError.
@@ -64,6 +65,33 @@ class Fetcher:
         rate, answer.pace.recent = answer.pace.recent, None
         return self._mirrors.rival(answer.head.representation.source, rate, left)
 
+    def close(self) -> None:
+        """Close idle connections."""
+        self._http.close()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOffer:
+    """A target, as all sources together offer it."""
+
+    _fetcher: Fetcher
+    _mirrors: Mirrors
+    target: Target
+    accept: str | None
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs that may have it, best first, as things are now."""
+        return self._mirrors.urls(self.target)
+
+    def open(self, ask: Ask, method: str = "GET") -> Answer:
+        """The answer to `ask`; close it afterwards. Raises UpstreamError."""
+        return self._fetcher.open(ask, self.accept, method)
+
+    def rival(self, answer: Answer, left: int | None) -> str | None:
+        """Where the rest of an answer would come from a good deal faster."""
+        return self._fetcher.rival(answer, left)
+
     def failed(self, url: str, reason: str) -> None:
         """What was opened there came to nothing, and that is the source's fault."""
         self._mirrors.failed(url, reason)
@@ -71,10 +99,6 @@ class Fetcher:
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""
         self._mirrors.well(url)
-
-    def close(self) -> None:
-        """Close idle connections."""
-        self._http.close()
 
 
 def _is_doubtful(ask: Ask, answer: Answer) -> bool:
