@@ -5,18 +5,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from package_cache.compose import Server, create_app
+    from package_cache.errors import DownloadError
     from package_cache.library.archives import open_archive
+    from package_cache.library.bodies import File
     from package_cache.library.cache import Cache
+    from package_cache.library.descriptors import Descriptor
+    from package_cache.library.downloads import DownloadManager
     from package_cache.library.items import CacheItem
     from package_cache.model import Status
 
     __version__: str
 
-__all__ = ["Cache", "CacheItem", "Server", "Status", "__version__", "create_app", "open_archive"]
+__all__ = [
+    "Cache",
+    "CacheItem",
+    "Descriptor",
+    "DownloadError",
+    "DownloadManager",
+    "File",
+    "Server",
+    "Status",
+    "__version__",
+    "create_app",
+    "open_archive",
+]
 
 _HOMES = {
     "Cache": "package_cache.library.cache",
     "CacheItem": "package_cache.library.items",
+    "Descriptor": "package_cache.library.descriptors",
+    "DownloadError": "package_cache.errors",
+    "DownloadManager": "package_cache.library.downloads",
+    "File": "package_cache.library.bodies",
     "Server": "package_cache.compose",
     "Status": "package_cache.model",
     "create_app": "package_cache.compose",
@@ -27,7 +47,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """A public name, from its module, which is imported with the first use: who wants one part pays for no other."""
     if name == "__version__":
-        found: Any = import_module("package_cache.compose").version_text()
+        found: Any = import_module("package_cache.upstream.agent").version_text()
     elif name in _HOMES:
         found = getattr(import_module(_HOMES[name]), name)
     else:

@@ -1,0 +1,152 @@
+"""Downloads to a path of the caller's. With a cache, it is remembered which download a file is."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.library.cached import CachedDownloads
+from package_cache.library.core import Core
+from package_cache.library.errands import attributes_of
+from package_cache.library.forms import new_item
+from package_cache.library.headers import Headers
+from package_cache.library.offers import Offer
+from package_cache.library.opening import now
+from package_cache.library.options import Order
+from package_cache.library.progress import Progress
+from package_cache.library.results import Verdict
+from package_cache.library.transfers import into_file
+from package_cache.model import Representation, Status
+from package_cache.rules.attributes import load, moment
+from package_cache.rules.searching import criteria
+from package_cache.rules.steps import NotModified
+from package_cache.storage.drafts import Draft
+from package_cache.storage.item_rows import ItemRow
+from package_cache.storage.items import New
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A file at a path, and how it came there; `attrs` is what is recorded of the download."""
+
+    verdict: Verdict
+    reason: str
+    path: str
+    attrs: dict[str, object]
+
+
+class PlacedDownloads:
+    """Downloads to paths; `core` and `cached` are of the cache, if there is one. Safe for any number of threads."""
+
+    def __init__(self, core: Core | None, cached: CachedDownloads | None) -> None:
+        self._core = core
+        self._cached = cached
+
+    def fetch(self, new: New, order: Order, offer: Offer, target: Path, progress: Progress) -> Placed:
+        """A file at `target`, put there in one step where it is not there yet. Raises DownloadError and StoreError."""
+        if not order.overwrite and os.path.lexists(target):
+            return Placed("kept", "something is there, and overwrite=False", str(target), {})
+        placed = self._item_of(order, target)
+        record = self._record(placed)
+        there = record is not None and _is_at(target, load(record.details.attrs))
+        if record is not None and there and order.refresh == "never" and self._is_wanted(record, order):
+            return Placed("hit", "the file is this download", str(target), load(record.details.attrs))
+        if order.refresh == "never" and (copied := self._copy(new, order, target)) is not None:
+            return self._noted(placed, record, copied)
+        held = _head_of(load(record.details.attrs)) if record is not None and there and order.refresh == "check" else None
+        started = now() / 1e6
+        sink, end, digest = into_file(offer, target, new.key[:16], held, order.retries, progress)
+        if isinstance(end, NotModified):
+            assert record is not None  # only that makes a request conditional
+            attrs = load(record.details.attrs)
+            return self._noted(placed, record, Placed("confirmed", _UNCHANGED, str(target), attrs))
+        assert sink.head is not None
+        head = replace(sink.head, size=end.size)
+        attrs = attributes_of(order.descriptor, offer, head, digest, started)
+        reason = "the server has another version" if held else "the file was not there"
+        return self._noted(placed, record, Placed("downloaded", reason, str(target), attrs))
+
+    @staticmethod
+    def _item_of(order: Order, target: Path) -> New:
+        descriptor = order.descriptor
+        params = {"dl_params": descriptor.identity(), "dest": str(target)}
+        return new_item(descriptor.baseurl, params, None, Status.READY, order.ext, order.label, order.filename)
+
+    def _record(self, placed: New) -> ItemRow | None:
+        if self._core is None:
+            return None
+        return self._core.items.best(criteria(key=placed.key, status=Status.READY))
+
+    def _is_wanted(self, record: ItemRow, order: Order) -> bool:
+        if order.sha256 not in (None, load(record.details.attrs).get("sha256")):
+            return False
+        assert self._core is not None
+        dated = criteria(ids=record.id, newer_than=order.newer_than, older_than=order.older_than)
+        return bool(self._core.items.find(dated))
+
+    def _noted(self, placed: New, record: ItemRow | None, made: Placed) -> Placed:
+        """Remember which download the file is."""
+        if self._core is None:
+            return made
+        try:
+            changed = Path(made.path).stat().st_mtime_ns
+        except OSError as error:
+            raise StoreError(f"cannot look at {made.path}: {error.strerror}") from error
+        attrs = {**made.attrs, "mtime_ns": changed}
+        if record is None:
+            record = self._core.create(placed)
+        self._core.update([record], {"attrs": attrs, "date": moment(now())})
+        return made
+
+    def _copy(self, new: New, order: Order, target: Path) -> Placed | None:
+        """The file from the cache, if that has it."""
+        row = self._cached.find(new, order) if self._cached is not None else None
+        if row is None or row.digest is None or row.size is None:
+            return None
+        assert self._core is not None
+        with self._core.library.stores.blobs.open(row.digest, row.size) as source:
+            draft = Draft(target, new.key[:16])
+            try:
+                draft.reset()
+                draft.begin(Representation((), row.size, order.url, now() / 1e6))
+                assert draft.part is not None
+                while block := source.read(_BLOCK):
+                    draft.part.put(draft.part.size, block)
+                draft.finish()
+            finally:
+                draft.drop()
+        return Placed("hit", "it is in the cache, and was copied from there", str(target), load(row.details.attrs))
+
+
+_UNCHANGED = "the server says that it has not changed"
+
+
+def _is_at(target: Path, attrs: dict[str, object]) -> bool:
+    """Whether the file at a path is still the one that was put there."""
+    try:
+        with target.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size != attrs.get("size"):
+                return False
+            if status.st_mtime_ns == attrs.get("mtime_ns"):
+                return True
+            return hashlib.file_digest(file, "sha256").hexdigest() == attrs.get("sha256")
+    except OSError:
+        return False
+
+
+def _head_of(attrs: dict[str, object]) -> Representation | None:
+    """The head that a server may confirm, as far as it was recorded."""
+    named = (("ETag", attrs.get("etag")), ("Last-Modified", attrs.get("last_modified")))
+    fields = tuple((name, str(value)) for name, value in named if value is not None)
+    size = attrs.get("size")
+    return Representation(fields, size if isinstance(size, int) else None, str(attrs.get("url")), 0.0) if fields else None
+
+
+def headers_in(attrs: dict[str, object]) -> Headers:
+    """The fields of an answer, as they were recorded."""
+    recorded = attrs.get("resp_headers")
+    return Headers(tuple((str(name), str(value)) for name, value in recorded.items()) if isinstance(recorded, dict) else ())
