@@ -225,6 +225,7 @@ class _Handler(socketserver.BaseRequestHandler):
             while (text := reader.readline().decode("latin-1").strip()) != "":
                 name, _, value = text.partition(":")
                 fields[name.strip().lower()] = value.strip()
+            reader.read(int(fields.get("content-length", 0)))
             asked = Asked(method, target, fields)
             with self.server.guard:
                 self.server.asked.append(asked)
