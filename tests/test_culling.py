@@ -522,6 +522,21 @@ def look(shelf: Shelf) -> None:
             assert not mine or mine[0].status is not Status.READY, f"{entry.key} {entry.version} has no file"
 
 
+def test_what_took_the_place_of_a_purged_version_stays(shelf: Shelf) -> None:
+    shelf.put("/a.tar", b"a" * 10)
+    shelf.inventory.discard(Key("/a.tar"))
+    (found,) = shelf.removal.trashed(Place(), time.time())
+    shelf.removal.remove([found])
+    shelf.put("/b.tar", b"b" * 10)
+    shelf.inventory.discard(Key("/b.tar"))
+    (other,) = shelf.removal.trashed(Place(), time.time())
+    assert other.id == found.id, "the place of the one is that of the other"
+    (fate,) = shelf.removal.remove([found])
+    assert fate.entries == 0
+    assert shelf.removal.trashed(Place(), time.time()) == [other]
+    shelf.check()
+
+
 def test_no_entry_is_ever_without_its_file_whoever_commits_and_removes_at_once(shelf: Shelf) -> None:
     deeds = ["commit", "commit", "commit", "cull", "trash", "look"]
     processes = [

@@ -580,6 +580,16 @@ def test_a_version_that_is_gone_cannot_be_confirmed(registry: Registry, tmp_path
     assert registry.best(KEY) is None
 
 
+def test_a_confirmation_does_not_reach_the_entry_that_took_the_place_of_its_own(registry: Registry, tmp_path: Path) -> None:
+    entry = registry.commit(KEY, digest_of("a"), head())
+    with closing(sqlite3.connect(tmp_path / "registry-v1.db")) as connection, connection:
+        connection.execute("DELETE FROM entry")
+    newer = registry.commit(KEY, digest_of("b"), head())
+    assert newer.id == entry.id, "the place of the one is that of the other"
+    assert registry.confirm(entry, head(ETag='"old"')) is None
+    assert registry.best(KEY) == newer
+
+
 def test_the_time_of_last_use_never_goes_back(registry: Registry) -> None:
     entry = registry.commit(KEY, digest_of("a"), head())
     registry.touch({entry.id: entry.used + 100, 12345: 1.0})

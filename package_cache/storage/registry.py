@@ -134,8 +134,9 @@ class Registry:
         text = records.dump(representation)
         row: Row | None = connection.execute(
             "UPDATE entry SET representation = ?, seal = ?, used = max(used, ?)"
-            f" WHERE id = ? AND key = ? AND status = 3 RETURNING {COLUMNS}",
-            (text, seal_of(*of, text), time.time(), number, of[0]),
+            # An id may be another entry's by now, where this one was removed.
+            f" WHERE id = ? AND (key, version, digest) = (?, ?, ?) AND status = 3 RETURNING {COLUMNS}",
+            (text, seal_of(*of, text), time.time(), number, *of),
         ).fetchone()
         return row
 

@@ -205,9 +205,9 @@ def doom(connection: sqlite3.Connection, digest: str) -> int:
 _CONDITIONS = {
     Kind.READY: "digest = :digest AND status = 3 AND used <= :used AND key NOT IN (SELECT key FROM pin)",
     Kind.DEAD: "digest = :digest AND status <> 3 AND used <= :used",
-    Kind.OLD: "id = :id AND status = 3 AND EXISTS (SELECT 1 FROM entry newer"
+    Kind.OLD: "id = :id AND digest = :digest AND status = 3 AND EXISTS (SELECT 1 FROM entry newer"
     " WHERE newer.key = entry.key AND newer.status = 3 AND newer.version > entry.version)",
-    Kind.TRASHED: "id = :id AND status <> 3",
+    Kind.TRASHED: "id = :id AND digest = :digest AND status <> 3",
 }
 """Which rows go; what changed since a `Removable` was found does not."""
 
