@@ -1,11 +1,13 @@
 """The benchmark runs with what is installed, says what went wrong, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mirror import poll, require
 
 COMPARE = Path(__file__).parents[1] / "contrib" / "benchmarks" / "compare.py"
@@ -57,3 +59,10 @@ def test_interrupting_it_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     assert run.returncode == 130
     poll(lambda: not processes(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("case", "figure"), [("items", "ms"), ("search", "ten"), ("import", "import")])
+def test_the_library_is_measured(tmp_path: Path, case: str, figure: str) -> None:
+    program = [sys.executable, str(COMPARE.with_name("library_runs.py")), "new", case, str(tmp_path), "20", "60"]
+    run = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)[figure] > 0

@@ -373,7 +373,7 @@ class Cache:
         return cleaning.autoclean(self._core)
 
     def fsck(self, *, repair: bool = False) -> Report:
-        """What does not fit together; with `repair`, `clean_db` and `clean_disk` follow."""
+        """What does not fit together; with `repair`, it is deleted, but for files that were begun."""
         return cleaning.check(self._core, repair=repair)
 
     @property

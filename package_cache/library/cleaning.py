@@ -79,9 +79,9 @@ def _kept(core: Core, several: Sequence[ItemRow]) -> ItemRow | None:
 
 
 def check(core: Core, *, repair: bool) -> Report:
-    """Compare records and files; with `repair`, do then what `clean_db` and `clean_disk` do."""
+    """Compare records and files; with `repair`, delete then what was found, but for files that were begun."""
     items, files = core.items.find(_ALL), _strays(core)
-    missing = without_file(core, (item for item in items if item.status not in _UNFINISHED))
+    missing = without_file(core, (item for item in items if item.status not in (*_UNFINISHED, Status.DELETED)))
     abandoned = [item for item in items if item.status in _UNFINISHED and not core.is_written(item)]
     report = Report(
         tuple(CacheItem(core, item) for item in missing),
@@ -89,6 +89,7 @@ def check(core: Core, *, repair: bool) -> Report:
         tuple(str(path) for path in files),
     )
     if repair:
-        clean_db(core)
-        clean_disk(core)
+        core.remove([*missing, *without_file(core, abandoned)], keep_record=False)
+        for path in files:
+            remove_stray(path)
     return report
