@@ -136,6 +136,14 @@ def test_with_any_byte_of_a_header_changed_a_tar_is_an_error_or_plain(flip: int)
 
 
 @pytest.mark.parametrize("kind", PACKERS)
+def test_compressed_tar_is_checked_to_its_end_before_anything_is_given(kind: str) -> None:
+    data = PACKERS[kind](tar(FILES) + bytes(1_000_000))
+    assert contents(data) == (f"tar.{kind}", FILES)
+    with pytest.raises(BrokenArchive):
+        open_archive(io.BytesIO(data[:-3]))
+
+
+@pytest.mark.parametrize("kind", PACKERS)
 def test_junk_behind_the_last_stream_is_an_error(kind: str) -> None:
     for junk in (b"x", b"\0\0\0x", PACKERS[kind](SMALL)[:-1], PACKERS[kind](SMALL)[1:]):
         with pytest.raises(BrokenArchive):
