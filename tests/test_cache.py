@@ -1,5 +1,6 @@
 """The library's cache: versions, states, files, and what the older system got wrong."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -254,6 +255,22 @@ def test_reads_are_counted_and_written_in_the_end(tmp_path: Path) -> None:
         assert item.read_count == 2
         assert item.last_read is not None
         assert before <= item.last_read <= datetime.now(UTC)
+
+
+def test_reading_one_version_is_not_reading_the_others(cache: Cache) -> None:
+    one, other = written(cache), written(cache)
+    one.accessed()
+    cache.reload()
+    assert [item.read_count for item in cache.search(URI)] == [1, 0]
+    assert other.last_read is None
+
+
+def test_what_was_read_is_written_though_nobody_closes_the_cache(tmp_path: Path) -> None:
+    item = written(Cache(tmp_path / "cache"))
+    assert Cache(tmp_path / "cache").best(URI) == item
+    gc.collect()
+    with Cache(tmp_path / "cache") as cache:
+        assert cache.search(URI)[0].read_count == 1
 
 
 def test_contents_names_every_item_and_its_file(cache: Cache) -> None:

@@ -221,6 +221,13 @@ def test_newer_and_older_are_of_the_items_date(cache: Cache) -> None:
     assert cache.search(newer_than=datetime(2020, 1, 1, tzinfo=UTC), older_than="2021-01-01") == []
 
 
+def test_attributes_count_among_removed_items_too(cache: Cache) -> None:
+    item = cache.create("x", attrs={"a": 1})
+    item.remove()
+    assert cache.search(attrs={"a": 2}, include_removed=True) == []
+    assert cache.search(attrs={"a": 1}, include_removed=True) == [item]
+
+
 def test_an_empty_set_is_met_by_nothing(cache: Cache) -> None:
     cache.create("x")
     assert cache.search(ids=set()) == cache.search(status=set()) == cache.search(version=[]) == []

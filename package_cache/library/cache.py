@@ -32,8 +32,11 @@ class Cache:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, pkg: str | None = None) -> None:
-        self._core = Core(directory(path, pkg))
-        finalize(self, self._core.reads.flush)
+        self._open(directory(path, pkg))
+
+    def _open(self, root: Path) -> None:
+        self._core = Core(root)
+        finalize(self, self._core.rest)
 
     def __repr__(self) -> str:
         return f"Cache({self.dir!r})"
@@ -51,7 +54,7 @@ class Cache:
     def reload(self) -> None:
         """Close what is open, and look at the directory anew."""
         self._core.close()
-        self._core = Core(self._core.root)
+        self._open(self._core.root)
 
     def __len__(self) -> int:
         """How many items there are, removed ones too."""
@@ -316,7 +319,7 @@ class Cache:
             raise ArgumentError("which item? Give its uri, and params if it has any, or its key")
         return self._core.items.find(criteria(uri, params, version=version, key=key))
 
-    # -- removing
+    # -- removing and cleaning
 
     def remove(
         self,
@@ -355,8 +358,6 @@ class Cache:
         wanted["status"] = Status.TRASH
         return self._core.items.find(criteria(uri, params, **wanted))
 
-    # -- cleaning
-
     def clean_db(self) -> int:
         """Delete the records of items without a file, but not of those that are being written; how many there were."""
         return cleaning.clean_db(self._core)
@@ -384,8 +385,6 @@ class Cache:
     def does_it_fit(self, size: int) -> bool:
         """Whether so many bytes are free."""
         return size <= self._core.free_space
-
-    # -- of this class
 
     def _read(self, row: ItemRow) -> CacheItem:
         if row.status == Status.READY:

@@ -38,9 +38,13 @@ class Core:
         self.reads = Reads(self.items)
 
     def close(self) -> None:
-        """Write what is left, give leases back, and close what is open."""
-        self.reads.flush()
+        """Give leases back, and `rest`."""
         self.writers.close()
+        self.rest()
+
+    def rest(self) -> None:
+        """Write what is left, and close what is open until it is needed again."""
+        self.reads.flush()
         self.library.stores.registry.close()
 
     # -- finding

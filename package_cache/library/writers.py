@@ -24,7 +24,7 @@ class Writers(Generic[_T]):
         self._locks = NameLocks(path)
         self._guard = threading.Lock()
         self._given_up: deque[str] = deque()
-        self._threads: dict[str, int] = {}
+        self._threads: dict[str, threading.Thread] = {}
         self._holders: WeakValueDictionary[str, _T] = WeakValueDictionary()
         _forget_in_children(ref(self))
 
@@ -35,7 +35,7 @@ class Writers(Generic[_T]):
             with self._guard:
                 taken = self._locks.take(_lock_of(name))
                 if taken:
-                    self._threads[name] = threading.get_ident()
+                    self._threads[name] = threading.current_thread()
         except OSError as error:
             raise StoreError(f"cannot lock an item: {error.strerror}") from error
         self._collect()
@@ -49,7 +49,7 @@ class Writers(Generic[_T]):
 
     def mine(self, name: str) -> _T | None:
         """The holder of a lease that the thread that calls has taken."""
-        return self._holders.get(name) if self._threads.get(name) == threading.get_ident() else None
+        return self._holders.get(name) if self._threads.get(name) is threading.current_thread() else None
 
     def is_written(self, name: str) -> bool:
         """Whether anybody has the lease."""

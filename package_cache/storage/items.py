@@ -137,12 +137,6 @@ class Items:
             take(row.name)
             return Outcome.MINE, row
 
-    @mended
-    def describe(self, number: int, details: Details) -> None:
-        """Make an item of an entry of the library that was committed by other means, or describe it anew."""
-        with self._database.writing() as connection:
-            write_item(connection, number, details, (load(details.params), load(details.attrs)))
-
     # -- changing
 
     @mended
