@@ -352,6 +352,10 @@ def test_a_proxy_is_asked_where_one_is_given(make: Make, origin: Origin) -> None
     assert body(ask(proxied, "http://mirror.example/a")) == b"1"
     origin.put("/a", b"2")
     assert body(ask(proxied, origin.url + "a")) == b"2"
+    assert "proxy-authorization" not in origin.requests()[0].fields
+    with_login = make(proxies=(("all", origin.url.replace("//", "//me:pw@")),))
+    assert body(ask(with_login, "http://mirror.example/a")) == b"1"
+    assert origin.requests()[-1].fields["proxy-authorization"] == "Basic bWU6cHc="
 
 
 def test_a_proxy_of_the_environment_is_asked_where_none_is_given(

@@ -1,11 +1,16 @@
 """The download manager: destinations, what a later call finds, mirrors, errors, freshness, what is recorded."""
 
+import fcntl
 import gzip
 import hashlib
 import io
 import json
 import os
 import stat
+import struct
+import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -641,6 +646,67 @@ def test_eight_threads_that_want_the_same_file_make_one_request(make: Make, orig
     assert len(found) == 8
     assert {one.path for one in found} == {found[0].path}  # type: ignore[attr-defined]
     assert len(origin.requests()) == 1
+
+
+def test_two_threads_that_want_the_same_file_at_the_same_path_make_one_request(
+    manager: DownloadManager, origin: Origin, tmp_path: Path
+) -> None:
+    gate, target = Gate(), tmp_path / "out"
+    origin.put("/a.bin", BODY, Serve(gate=gate, gate_at=50_000))
+    found: list[str] = []
+
+    def fetch() -> None:
+        found.append(manager.fetch(origin.url + "a.bin", target).verdict)
+
+    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    threads[0].start()
+    assert gate.reached.wait(30)
+    threads[1].start()
+    gate.open()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["downloaded", "hit"]
+    assert target.read_bytes() == BODY
+    assert len(origin.requests()) == 1
+
+
+def test_what_was_at_a_path_is_what_there_is_while_no_server_can_be_asked(
+    make: Make, origin: Origin, tmp_path: Path
+) -> None:
+    origin.put("/a.bin", BODY)
+    manager, target = make(retries=1), tmp_path / "out"
+    manager.fetch(origin.url + "a.bin", target)
+    origin.put("/a.bin", BODY[1:], Say(503))
+    assert manager.fetch(origin.url + "a.bin", target, refresh="check").verdict == "stale"
+    assert target.read_bytes() == BODY
+    with pytest.raises(DownloadError):
+        manager.fetch(origin.url + "a.bin", target, refresh="always")
+
+
+def test_one_url_that_may_be_there_later_is_enough_to_try_again(make: Make, origin: Origin, another: Origin) -> None:
+    origin.put("/a.bin", BODY, Say(404))
+    another.put("/a.bin", BODY, Say(503, fields=(("Retry-After", "0"),)), Serve())
+    result = make(retries=2).fetch(origin.url + "a.bin", fallback_urls=[another.url + "a.bin"])
+    assert [one.status for one in result.attempts] == [404, 503, 404, 200]
+
+
+def test_a_bar_is_drawn_on_a_terminal(origin: Origin, tmp_path: Path) -> None:
+    origin.put("/a.bin", BODY * 20, Serve(pace=1_500_000))
+    terminal, end = os.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    program = "import sys; from package_cache import DownloadManager; DownloadManager(proxies={}).download(sys.argv[1])"
+    process = subprocess.Popen([sys.executable, "-c", program, origin.url + "a.bin"], stderr=end)
+    os.close(end)
+    drawn = b""
+    try:
+        while data := os.read(terminal, 4096):
+            drawn += data
+    except OSError:  # the other end is closed
+        pass
+    os.close(terminal)
+    assert process.wait(60) == 0
+    assert b"a.bin:" in drawn
+    assert b"%|" in drawn
 
 
 def test_a_forked_child_downloads_for_itself(make: Make, origin: Origin, tmp_path: Path) -> None:

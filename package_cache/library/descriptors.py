@@ -195,6 +195,8 @@ class Descriptor(Mapping[str, object]):
         if isinstance(connect, float):
             limits = replace(limits, connect=connect)
         cafile = self._given.get("cainfo")
+        if cafile is not None and not Path(str(cafile)).is_file():
+            raise DescriptorError(f"cainfo={cafile!r} is not a file")
         return Reach(
             limits,
             Path(str(cafile)) if cafile is not None else reach.cafile,

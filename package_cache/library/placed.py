@@ -2,10 +2,10 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from package_cache.errors import StoreError
+from package_cache.errors import DownloadError, StoreError
 from package_cache.library.cached import CachedDownloads
 from package_cache.library.core import Core
 from package_cache.library.errands import attributes_of
@@ -20,7 +20,6 @@ from package_cache.library.transfers import into_file
 from package_cache.model import Representation, Status
 from package_cache.rules.attributes import load, moment
 from package_cache.rules.searching import criteria
-from package_cache.rules.steps import NotModified
 from package_cache.storage.drafts import Draft
 from package_cache.storage.item_rows import ItemRow
 from package_cache.storage.items import New
@@ -50,24 +49,56 @@ class PlacedDownloads:
         if not order.overwrite and os.path.lexists(target):
             return Placed("kept", "something is there, and overwrite=False", str(target), {})
         placed = self._item_of(order, target)
+        found = self._found(new, placed, order, target)
+        if isinstance(found, Placed):
+            return found
+        draft = Draft(target, new.key[:16])
+        try:
+            if draft.waited:
+                found = self._found(new, placed, order, target)
+                if isinstance(found, Placed):
+                    return found
+            return self._download(placed, order, offer, target, draft, found, progress)
+        finally:
+            draft.close()
+
+    def _found(self, new: New, placed: New, order: Order, target: Path) -> Placed | ItemRow | None:
+        """The file, if no server is to be asked for it; else what is recorded of the one that is there."""
         record = self._record(placed)
-        there = record is not None and _is_at(target, load(record.details.attrs))
-        if record is not None and there and order.refresh == "never" and self._is_wanted(record, order):
-            return Placed("hit", "the file is this download", str(target), load(record.details.attrs))
-        if order.refresh == "never" and (copied := self._copy(new, order, target)) is not None:
-            return self._noted(placed, record, copied)
-        held = _head_of(load(record.details.attrs)) if record is not None and there and order.refresh == "check" else None
-        started = now() / 1e6
-        sink, end, digest = into_file(offer, target, new.key[:16], held, order.retries, progress)
-        if isinstance(end, NotModified):
-            assert record is not None  # only that makes a request conditional
-            attrs = load(record.details.attrs)
-            return self._noted(placed, record, Placed("confirmed", _UNCHANGED, str(target), attrs))
-        assert sink.head is not None
-        head = replace(sink.head, size=end.size)
-        attrs = attributes_of(order.descriptor, offer, head, digest, started)
+        attrs = load(record.details.attrs) if record is not None else {}
+        there = record is not None and _is_at(target, attrs)
+        if order.refresh == "never":
+            if record is not None and there and self._is_wanted(record, order):
+                return Placed("hit", "the file is this download", str(target), attrs)
+            copied = self._copy(new, order, target)
+            if copied is not None:
+                return self._noted(placed, copied)
+        return record if there else None
+
+    def _download(
+        self,
+        placed: New,
+        order: Order,
+        offer: Offer,
+        target: Path,
+        draft: Draft,
+        record: ItemRow | None,
+        progress: Progress,
+    ) -> Placed:
+        attrs = load(record.details.attrs) if record is not None else {}
+        held = _head_of(attrs) if order.refresh == "check" else None
+        started, path = now() / 1e6, str(target)
+        try:
+            got = into_file(offer, draft, held, order.retries, progress)
+        except DownloadError as error:
+            if record is None or order.refresh != "check" or not error.retryable:
+                raise
+            return Placed("stale", str(error), path, attrs)
+        if got is None:
+            return self._noted(placed, Placed("confirmed", "the server says that it has not changed", path, attrs))
+        attrs = attributes_of(order.descriptor, offer, *got, started)
         reason = "the server has another version" if held else "the file was not there"
-        return self._noted(placed, record, Placed("downloaded", reason, str(target), attrs))
+        return self._noted(placed, Placed("downloaded", reason, path, attrs))
 
     @staticmethod
     def _item_of(order: Order, target: Path) -> New:
@@ -87,7 +118,7 @@ class PlacedDownloads:
         dated = criteria(ids=record.id, newer_than=order.newer_than, older_than=order.older_than)
         return bool(self._core.items.find(dated))
 
-    def _noted(self, placed: New, record: ItemRow | None, made: Placed) -> Placed:
+    def _noted(self, placed: New, made: Placed) -> Placed:
         """Remember which download the file is."""
         if self._core is None:
             return made
@@ -96,8 +127,7 @@ class PlacedDownloads:
         except OSError as error:
             raise StoreError(f"cannot look at {made.path}: {error.strerror}") from error
         attrs = {**made.attrs, "mtime_ns": changed}
-        if record is None:
-            record = self._core.create(placed)
+        record = self._record(placed) or self._core.create(placed)
         self._core.update([record], {"attrs": attrs, "date": moment(now())})
         return made
 
@@ -108,7 +138,7 @@ class PlacedDownloads:
             return None
         assert self._core is not None
         with self._core.library.stores.blobs.open(row.digest, row.size) as source:
-            draft = Draft(target, new.key[:16])
+            draft = Draft(target, f"{new.key[:16]}-copy")  # beside one that may be locked by this call
             try:
                 draft.reset()
                 draft.begin(Representation((), row.size, order.url, now() / 1e6))
@@ -119,9 +149,6 @@ class PlacedDownloads:
             finally:
                 draft.drop()
         return Placed("hit", "it is in the cache, and was copied from there", str(target), load(row.details.attrs))
-
-
-_UNCHANGED = "the server says that it has not changed"
 
 
 def _is_at(target: Path, attrs: dict[str, object]) -> bool:

@@ -1,7 +1,7 @@
 """Downloads into a file or into memory, and what all downloads of the library share: attempts, pauses, errors."""
 
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Protocol
 
 from package_cache.engine.destinations import BufferSink, FileSink
@@ -16,8 +16,6 @@ from package_cache.storage.drafts import Draft
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
-_WORTH_TRYING = frozenset({408, 425, 429, *range(500, 600)})
-"""What may be another answer in a while; what else is refused is refused."""
 
 
 class Keeping(Sink, Protocol):
@@ -34,15 +32,10 @@ class Keeping(Sink, Protocol):
         ...
 
 
-def is_retryable(answered: int | None) -> bool:
-    """Whether trying again may help where servers answered this, or, with None, did not answer."""
-    return answered is None or answered in _WORTH_TRYING
-
-
-def error_of(url: str, reason: str, answered: int | None, *, hopeless: bool = False) -> DownloadError:
+def error_of(url: str, reason: str, answered: int | None, *, hopeless: bool) -> DownloadError:
     """The error of a download that came to nothing; `reason` tells what each URL said."""
     text = reason if reason.startswith(url) else f"{url}: {reason}"
-    return DownloadError(text, url=url, status=answered, retryable=not hopeless and is_retryable(answered))
+    return DownloadError(text, url=url, status=answered, retryable=not hopeless)
 
 
 def pause(number: int, retry_after: int | None) -> None:
@@ -91,25 +84,22 @@ def into_memory(offer: Offer, retries: int, progress: Progress) -> BufferSink:
 
 
 def into_file(
-    offer: Offer, target: Path, tag: str, held: Representation | None, retries: int, progress: Progress
-) -> tuple[FileSink, Finish | NotModified, str]:
-    """Download to a path, in the place of what is there; or leave that, if a server says that it is what it has.
+    offer: Offer, draft: Draft, held: Representation | None, retries: int, progress: Progress
+) -> tuple[Representation, str] | None:
+    """Download what is to take its place at a path, its head and SHA-256; None if a server says that `held` is what it has.
 
-    What broke off before, for the same `tag`, is gone on with. Returns also the SHA-256 of what was downloaded.
     Raises DownloadError and StoreError.
     """
-    draft = Draft(target, tag)
     try:
         sink = FileSink(draft)
         end = receive(offer, sink, held, retries, progress)
-        digest = ""
-        if isinstance(end, Finish):
-            digest = sink.digest()
-            draft.finish()
-        return sink, end, digest
     except DownloadError as error:
         if not error.retryable:
             draft.drop()
         raise
-    finally:
-        draft.close()
+    if isinstance(end, NotModified):
+        return None
+    digest = sink.digest()
+    draft.finish()
+    assert sink.head is not None  # of what came whole
+    return replace(sink.head, size=end.size), digest

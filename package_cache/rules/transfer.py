@@ -44,6 +44,8 @@ _MISSING = frozenset({404, 410})
 _REFUSALS = frozenset({403, 404, 410, 451})
 _FAULTS = frozenset({429, *range(500, 1000)})
 """What a source says that cannot serve anybody now."""
+_LATER = frozenset({408, 425})
+"""What it says where the same request may do better in a while."""
 
 
 def proof_for(known: Representation) -> str | None:
@@ -151,8 +153,11 @@ class Transfer:
 
     @property
     def hopeless(self) -> bool:
-        """Whether every source sent what cannot be right, so that asking them again would be in vain."""
-        return all(mirror.lied for mirror in self._mirrors)
+        """Whether every source refused for good, or sent what cannot be right: asking them again would be in vain."""
+        return all(
+            mirror.lied or not (mirror.refused is None or mirror.refused in _FAULTS or mirror.refused in _LATER)
+            for mirror in self._mirrors
+        )
 
     def start(self) -> Action:
         """The first action."""

@@ -26,7 +26,7 @@ _LONGEST = 200
 class Draft:
     """What is to be the file `target`, of the download named `tag`, under a lock that dies with the process.
 
-    Waits for another download of the same to the same place. Raises StoreError.
+    Waits for another download of the same to the same place; then `waited` is set. Raises StoreError.
     """
 
     def __init__(self, target: Path, tag: str) -> None:
@@ -35,7 +35,7 @@ class Draft:
         self._notes = self.target.with_name(f".{stem}.{tag}.head")
         self._bytes = self.target.with_name(f".{stem}.{tag}.part")
         with translated(f"write beside {self.target}"):
-            self._descriptor = _locked(self._notes)
+            self._descriptor, self.waited = _locked(self._notes)
             self.part: Part | None = None
             self.head: Representation | None = self._recover()
 
@@ -75,15 +75,18 @@ class Draft:
         self._close_part()
 
     def finish(self) -> None:
-        """Put the file in its place, durably, in the place of what was there. Raises StoreError."""
+        """Put the file in its place, durably, in the place of what was there. Raises StoreError.
+
+        Who waits for it goes on after `close`.
+        """
         assert self.part is not None
         with translated(f"put a finished download at {self.target}"):
             os.fchmod(self.part.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
             os.fsync(self.part.fileno())
             self._bytes.rename(self.target)
             sync_directory(self.target.parent)
-            self._notes.unlink(missing_ok=True)
-        self.close()
+            os.ftruncate(self._descriptor, 0)
+        self._close_part()
 
     def drop(self) -> None:
         """Remove all of it. May be called again, and after `finish`."""
@@ -129,8 +132,9 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
         raise StoreError(f"{path} is not a file of this user alone: remove it")
 
 
-def _locked(path: Path) -> int:
-    """The file, made if there is none, once nobody else has it locked."""
+def _locked(path: Path) -> tuple[int, bool]:
+    """The file, made if there is none, once nobody else has it locked; and whether somebody had."""
+    waited = False
     while True:
         # The mode is what the user's mask leaves of it, and is given to the finished file.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -138,11 +142,12 @@ def _locked(path: Path) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 _check_owner(os.fstat(descriptor), path)
-                return descriptor
+                return descriptor, waited
         except (BlockingIOError, FileNotFoundError):
             pass
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+        waited = True
         time.sleep(_TURN)
