@@ -100,7 +100,7 @@ def test_cut_anywhere_it_is_an_error_or_whole(kind: str) -> None:
             assert not data[length:].strip(b"\0")
 
 
-@pytest.mark.parametrize("flip", [0x01, 0x20, 0x80, 0xFF])
+@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tar"])
 def test_with_any_byte_changed_it_is_an_error_or_right(kind: str, flip: int) -> None:
     make, true = KINDS[kind]
