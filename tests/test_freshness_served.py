@@ -348,15 +348,15 @@ def test_a_document_under_the_name_of_a_file_is_asked_for_each_time(
 def test_a_file_that_takes_the_place_of_a_document_is_a_hit_as_soon_as_its_bytes_are_here(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:
-    origin.put("/foo-1.0.tar.gz", b"please log in", content_type="text/html")
+    origin.put("/foo-1.0.dat", b"please log in", content_type="text/html")
     proxy = start(origin.url)
-    assert proxy.get("/foo-1.0.tar.gz").body == b"please log in"
-    until(lambda: best(proxy, "/foo-1.0.tar.gz"))
-    origin.put("/foo-1.0.tar.gz", b"the file")
+    assert proxy.get("/foo-1.0.dat").body == b"please log in"
+    until(lambda: best(proxy, "/foo-1.0.dat"))
+    origin.put("/foo-1.0.dat", b"the file")
     with closing(sqlite3.connect(proxy.cache / "registry-v1.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")  # so that it is not stored yet
-        assert proxy.get("/foo-1.0.tar.gz").body == b"the file"
-        answer = proxy.get("/foo-1.0.tar.gz")
+        assert proxy.get("/foo-1.0.dat").body == b"the file"
+        answer = proxy.get("/foo-1.0.dat")
         assert (answer.body, answer.cache_status) == (b"the file", "package-cache; hit")
         connection.execute("ROLLBACK")
     assert len(origin.requests()) == 2
