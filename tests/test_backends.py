@@ -6,6 +6,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -429,6 +430,14 @@ def closed_port() -> int:
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"urllib3, requests, curl.*Did you mean 'requests'"):
         backend_of("request")
+
+
+@pytest.mark.parametrize("name", ["requests", "curl"])
+def test_a_backend_whose_extra_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, MODULES[name], None)
+    monkeypatch.delitem(sys.modules, f"package_cache.upstream.with_{name}", raising=False)
+    with pytest.raises(ConfigError, match=rf"needs {MODULES[name]}: pip install 'package-cache\[{name}\]'"):
+        backend_of(name)
 
 
 def test_a_header_that_is_ours_to_send_is_refused() -> None:

@@ -49,7 +49,7 @@ from package_cache.rules.culling import (
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.parts import Part
-from package_cache.storage.registry import Registry
+from package_cache.storage.registry import News, Registry
 from package_cache.storage.removal import Kind, Place, Removal
 from package_cache.units import Share
 
@@ -503,7 +503,7 @@ def commit_some(shelf: Shelf, dice: random.Random) -> None:
         part.put(0, body)
         shelf.blobs.seal(part)
         digest, key = hashlib.sha256(body).hexdigest(), f"/{dice.randrange(3)}.tar"
-        jobs.append(Job(Key(key), digest, head(key, 100), part, errors.append))
+        jobs.append(Job(News(Key(key), digest, head(key, 100)), part, errors.append))
     committer = Committer(shelf.registry, shelf.blobs)
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(committer.commit, jobs))

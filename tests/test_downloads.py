@@ -23,6 +23,7 @@ from package_cache.errors import ArgumentError, ConfigError, DownloadError, Stor
 from package_cache.library.descriptors import Descriptor
 from package_cache.library.downloads import DownloadManager
 from package_cache.model import Status
+from package_cache.upstream.backends import NAMES
 
 BODY = bytes(range(256)) * 400
 Make = Callable[..., DownloadManager]
@@ -237,6 +238,19 @@ def test_a_broken_transfer_goes_on_where_it_stopped(make: Make, origin: Origin, 
     assert result.sha256 == hashlib.sha256(BODY).hexdigest()
     assert [one.status for one in result.attempts] == [200, 206]
     assert origin.requests("/a.bin")[1].fields["range"].startswith("bytes=5")
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_every_backend_serves_every_destination(make: Make, origin: Origin, tmp_path: Path, backend: str) -> None:
+    pytest.importorskip({"urllib3": "urllib3", "requests": "requests", "curl": "pycurl"}[backend])
+    manager = make(backend=backend)
+    for number, dest in enumerate((None, tmp_path / "out", False)):
+        url = f"a.bin?{number}"
+        origin.put(f"/{url}", BODY, Serve(cut=60_000), Serve())
+        result = manager.fetch(origin.url + url, dest)
+        assert result.sha256 == hashlib.sha256(BODY).hexdigest()
+        assert [one.status for one in result.attempts] == [200, 206]
+    assert manager.fetch(origin.url + "a.bin?0", refresh="check").verdict == "confirmed"
 
 
 @pytest.mark.parametrize("where", ["cache", "path"])
@@ -626,6 +640,16 @@ def test_without_a_terminal_nothing_is_shown(
     make(progress=True).fetch(origin.url + "a.bin")
     make(retries=1).fetch(origin.url + "b.bin", check=False)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_import_is_light_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    program = "import sys, package_cache; package_cache.DownloadManager(backend='requests'); print(*sys.modules)"
+    pytest.importorskip("requests")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"requests", "pycurl", "tqdm", "urllib3", "gunicorn", "yaml"}
+    assert not list(tmp_path.iterdir())
+    assert not done.stderr
 
 
 # --- many at once

@@ -27,6 +27,8 @@ from package_cache.storage.journals import Failed
 
 logger = logging.getLogger(__name__)
 
+_DOWNLOADS = 1 << 12
+"""Downloads at once: as many as callers have threads for, since each waits for its own."""
 _ATTEMPTS = 5
 """How often a download starts over because what it found was gone when it looked."""
 
@@ -48,7 +50,7 @@ class CachedDownloads:
         room: Reserving = FreeSpace(core.root)
         self._core = core
         self._registry = stores.registry
-        self._fills = Fills(stores.parts)
+        self._fills = Fills(stores.parts, _DOWNLOADS)
         self._leader = Leader(stores.registry, stores.blobs, Storing(time.monotonic), room)
 
     def find(self, new: New, order: Order) -> ItemRow | None:
@@ -119,6 +121,7 @@ class CachedDownloads:
 
     def _follow(self, errand: Errand, progress: Progress) -> Failed | None:
         """Wait for the fill of an errand, led here or elsewhere, to its end; how it failed, if it did."""
+        errand.offer.prepare()
         fill, _ = self._fills.join(errand.key, partial(self._leader.lead, errand))
         try:
             state = fill.progress()

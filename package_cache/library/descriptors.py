@@ -191,7 +191,7 @@ class Descriptor(Mapping[str, object]):
         limits = reach.timeouts
         silence, connect = self._given.get("timeout"), self._given.get("connecttimeout")
         if isinstance(silence, float):
-            limits = replace(limits, head=silence, stall=silence)
+            limits = replace(limits, head=silence, stall=silence, crawl=max(limits.crawl, silence))
         if isinstance(connect, float):
             limits = replace(limits, connect=connect)
         cafile = self._given.get("cainfo")

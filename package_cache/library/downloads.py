@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -29,6 +30,7 @@ from package_cache.rules.attributes import load
 from package_cache.rules.documents import INTERVAL
 from package_cache.rules.naming import filename_of
 from package_cache.upstream.agent import software
+from package_cache.upstream.backends import backend_of
 from package_cache.upstream.calls import Backend, Reach
 
 Destination = str | os.PathLike[str] | bool | None
@@ -83,6 +85,7 @@ class DownloadManager:
         self.options: Options = options_of(config, given)
         has_cache = self.options.path is not None or self.options.pkg is not None
         self.cache: Cache | None = Cache(self.options.path, self.options.pkg) if has_cache else None
+        self._reach = self.options.reach
         self._agent = self.options.user_agent or software()
         self._guard = threading.Lock()
         self._owner = os.getpid()
@@ -192,14 +195,14 @@ class DownloadManager:
             private=(*call.private, *(mirror.private for mirror in order.mirrors)),
             ranges=call.ranges and order.check is None,
         )
-        reach = order.descriptor.reach(self.options.reach)
+        reach = order.descriptor.reach(self._reach)
         limits = Limits(reach.timeouts.crawl, order.max_size, order.sha256, order.check)
-        return Offer(self._backend(reach), call, order.urls, limits)
+        return Offer(partial(self._backend, reach), call, order.urls, limits)
 
     def _backend(self, reach: Reach) -> Backend:
         with self._own():
             if reach not in self._backends:
-                self._backends[reach] = self.options.make_backend(reach)
+                self._backends[reach] = backend_of(self.options.backend)(reach)
             return self._backends[reach]
 
     def _downloads(self) -> CachedDownloads | None:

@@ -33,7 +33,7 @@ class Limits:
 class Offer:
     """A call at each of `urls`. Notes what was answered. For one download at a time."""
 
-    def __init__(self, backend: Backend, call: Call, urls: tuple[str, ...], limits: Limits) -> None:
+    def __init__(self, backend: Callable[[], Backend], call: Call, urls: tuple[str, ...], limits: Limits) -> None:
         self.urls = urls
         self.attempts: list[Attempt] = []
         self.retry_after: int | None = None
@@ -42,11 +42,15 @@ class Offer:
         self._limits = limits
         self._resolved: dict[str, str] = {}
 
+    def prepare(self) -> None:
+        """Load what sends the requests. Raises ConfigError if that cannot be done."""
+        self._backend()
+
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """Make the call. Raises UpstreamError."""
         assert method == "GET"
         try:
-            answer = open_call(self._backend, self._call, ask)
+            answer = open_call(self._backend(), self._call, ask)
         except UpstreamError as error:
             self.attempts.append(Attempt(ask.url, None, str(error)))
             raise

@@ -13,13 +13,15 @@ from package_cache.errors import ArgumentError, ConfigError, DescriptorError
 from package_cache.library.descriptors import Descriptor, seconds_of
 from package_cache.library.files import load_table
 from package_cache.library.progress import Wish
-from package_cache.upstream.backends import backend_of
-from package_cache.upstream.calls import Backend, Reach
+from package_cache.upstream.backends import check_backend
+from package_cache.upstream.calls import Reach
 
 Refresh = Literal["never", "check", "always"]
 """Whether a server is asked where the file is here: never; whether it has another one; for the file itself."""
 REFRESH = ("never", "check", "always")
 _CRAWL = 30.0
+_CRAWL = 30.0
+"""Seconds within which a KiB for each of them has to come."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -86,15 +88,10 @@ class Options:
     def reach(self) -> Reach:
         """How servers are reached."""
         silence = seconds_of(self.timeout, "timeout")
-        limits = Timeouts(seconds_of(self.connecttimeout, "connecttimeout"), silence, silence)
+        limits = Timeouts(seconds_of(self.connecttimeout, "connecttimeout"), silence, silence, crawl=max(_CRAWL, silence))
         # Through a description, which knows how these are written.
         given = {"cainfo": self.cainfo, "proxies": self.proxies}
         return Descriptor("http://any.example/", **given).reach(Reach(limits))  # type: ignore[arg-type]
-
-    @property
-    def make_backend(self) -> Callable[[Reach], Backend]:
-        """What makes the backend. Raises ConfigError."""
-        return backend_of(self.backend)
 
 
 KNOWN = tuple(one.name for one in fields(Options))
@@ -109,7 +106,7 @@ def options_of(config: Mapping[str, object] | str | os.PathLike[str] | None, giv
         refuse_unknown(name, KNOWN, "option")
     options = Options(**found)  # type: ignore[arg-type]
     try:
-        options.make_backend  # noqa: B018 - looked at
+        check_backend(options.backend)
         options.reach  # noqa: B018 - looked at
         refresh_of(options.refresh)
         whole_number("retries", options.retries)

@@ -90,13 +90,8 @@ def into_file(
 
     Raises DownloadError and StoreError.
     """
-    try:
-        sink = FileSink(draft)
-        end = receive(offer, sink, held, retries, progress)
-    except DownloadError as error:
-        if not error.retryable:
-            draft.drop()
-        raise
+    sink = FileSink(draft)
+    end = receive(offer, sink, held, retries, progress)
     if isinstance(end, NotModified):
         return None
     digest = sink.digest()
