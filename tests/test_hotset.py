@@ -21,6 +21,7 @@ from package_cache.storage.blobs import BlobStore
 from package_cache.storage.generation import Generation
 from package_cache.storage.parts import Part
 from package_cache.storage.registry import Registry
+from package_cache.storage.removal import Kind, Place, Removal
 
 BODY = random.Random(5).randbytes(200_000)
 ETAG = f'"{hashlib.md5(BODY).hexdigest()}"'
@@ -77,6 +78,26 @@ def test_a_file_that_left_the_hot_set_is_closed_when_nothing_is_sent_from_it(tmp
     hot.release()
     assert hot.file.closed
     hotset.clear()
+
+
+def test_a_file_that_was_removed_does_not_take_space_though_nobody_asks_for_it_again(origin: Origin, start: Start) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    proxy = start(origin.url)
+    assert proxy.get("/a-1.tar.gz").body == BODY
+    until(lambda: not parts(proxy.cache))
+    assert proxy.get("/a-1.tar.gz").body == BODY
+    until(lambda: open_blobs(proxy) == [False])
+    with contextlib.closing(Registry(proxy.cache / "registry-v1.db")) as registry:
+        removal = Removal(registry.database, BlobStore(proxy.cache / "blobs-v1"))
+        (fate,) = removal.remove(removal.by_use(Kind.READY, Place()))
+    assert fate.files == 1
+    until(lambda: open_blobs(proxy) == [])
+
+
+def open_blobs(proxy: Proxy) -> list[bool]:
+    """The blobs that the process has open: whether each of them has no name any more."""
+    names = [str(link.readlink()) for link in Path(f"/proc/{proxy.process.pid}/fd").iterdir()]
+    return [name.endswith(" (deleted)") for name in names if "/blobs-v1/" in name]
 
 
 def test_a_key_has_a_word_and_every_process_that_maps_it_sees_it_change(tmp_path: Path) -> None:

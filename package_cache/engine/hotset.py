@@ -116,6 +116,12 @@ class HotSet:
         if hot.users == 0:
             hot.file.close()
 
+    def drop_changed(self) -> None:
+        """Take out what changed since it was put in: a file that was culled takes space for as long as it is open."""
+        words = self._words
+        for target in [target for target, hot in self._files.items() if words[hot.word] != hot.generation]:
+            self.discard(target)
+
     def clear(self) -> None:
         """Take everything out."""
         for target in list(self._files):

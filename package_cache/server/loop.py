@@ -101,6 +101,7 @@ class Loop(Sender):
         used = self._hotset.recently_used()
         if used:
             self._service.note_use(used)
+        self._hotset.drop_changed()
 
     def close(self) -> None:
         """Cut whatever is left, and let go of the hot set."""
