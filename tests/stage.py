@@ -144,6 +144,12 @@ def spoil(nursery: Nursery, room: Path) -> None:
     blob.write_bytes(bytes(len(LARGE)))
 
 
+def lose_registry(nursery: Nursery, room: Path) -> None:
+    """Leave a stored file, and a registry that cannot be read."""
+    store(nursery, room, "/a.tar", LARGE)
+    (room / "cache" / "registry-v1.db").write_bytes(noise(10_000, 6))
+
+
 SCENES = {
     "a start in an empty directory, and a download": Scene("/a.tar", SMALL, from_start=True),
     "a first download of a small file": Scene("/a.tar", SMALL),
@@ -156,6 +162,8 @@ SCENES = {
     "a damaged file that is fetched again": Scene("/a.tar", LARGE, spoil),
 }
 
+LOST_REGISTRY = Scene("/a.tar", LARGE, lose_registry, from_start=True)
+
 
 # One run
 
@@ -163,10 +171,8 @@ SCENES = {
 class Stage:
     """Plays a scene, to its end or to a death within, each time on a copy of the same cache."""
 
-    def __init__(self, nursery: Nursery, name: str, room: Path) -> None:
-        scene = SCENES[name]
+    def __init__(self, nursery: Nursery, scene: Scene, room: Path) -> None:
         self.nursery = nursery
-        self.name = name
         self.scene = scene
         self.room = room
         self.prepared = room / "prepared"

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from nursery import Nursery
 from origin import Origin
-from stage import NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing, state_of
+from stage import LOST_REGISTRY, NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing, state_of
 
 OVERLAP = 4096
 """Bytes before the joint that are asked for again."""
@@ -190,7 +190,7 @@ def nursery() -> Iterator[Nursery]:
 
 @pytest.fixture(params=list(SCENES), scope="module")
 def stage(request: pytest.FixtureRequest, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return Stage(nursery, request.param, tmp_path_factory.mktemp("stage"))
+    return Stage(nursery, SCENES[request.param], tmp_path_factory.mktemp("stage"))
 
 
 @dataclass(frozen=True)
@@ -324,6 +324,22 @@ def test_what_a_download_leaves_for_its_successor_is_removed_after_the_commit_on
         return
     removed = [at for at in places(steps, "remove", "parts-v1/") if steps[at].path.endswith(".fill")]
     assert all(at > max(places(steps, "commit")) for at in removed)
+
+
+# A registry that is made again
+
+
+def test_death_at_any_step_of_making_the_registry_again_loses_no_name(nursery: Nursery, tmp_path: Path) -> None:
+    stage = Stage(nursery, LOST_REGISTRY, tmp_path)
+    places = places_to_die(stage.play().steps)
+    assert {"rename registry-v1.db", "rename registry-v1.db.new"} <= {name for name, _, _ in places}
+    with ThreadPoolExecutor(3) as pool:
+        table = list(pool.map(lambda place: Row(*place, stage.play(*place)), places))
+
+    def check(_: Row, cache: Path) -> None:
+        assert not stage.recover(cache), "it was fetched again"
+
+    judge(table, lambda row: row.run.cache, check)
 
 
 # What a killed process had verified

@@ -21,7 +21,7 @@ from faulty import DISK_ERRORS, Plan
 from nursery import Fork, Nursery
 from origin import Origin, until
 from product import Response, blobs, parts
-from stage import NEW, OLD, REPEATS, SMALL, Stage, State, ask, assert_sound, described, is_settled, noise, state_of
+from stage import NEW, OLD, REPEATS, SCENES, SMALL, Stage, State, ask, assert_sound, described, is_settled, noise, state_of
 
 REFUSED = [
     "a first download of a small file",
@@ -96,7 +96,7 @@ class Refusal:
 
 @pytest.mark.parametrize("scene", REFUSED)
 def test_a_step_that_is_refused_costs_nobody_anything(nursery: Nursery, tmp_path: Path, scene: str) -> None:
-    stage = Stage(nursery, scene, tmp_path)
+    stage = Stage(nursery, SCENES[scene], tmp_path)
     rows = [
         Refusal(step.name, step.ordinal, number)
         for step in stage.play().steps

@@ -135,7 +135,7 @@ def test_what_could_not_be_fetched_is_fetched_when_the_source_has_it_again(stock
 def test_what_came_anew_meanwhile_is_not_lost(stock: Stock, origin: Origin, start: Callable[..., Proxy]) -> None:
     spoil(stock.cache)
     assert fsck(stock.cache, "--repair", "--source", origin.url).returncode == 1
-    newer = origin.put(A, b"newer" * 1000)
+    newer = origin.put(A, random.Random(8).randbytes(5000))
     proxy = start(origin.url, cache=stock.cache)
     assert proxy.get(A).body == newer
     until(lambda: names(stock.cache) == len(BODIES))

@@ -173,17 +173,17 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
         connection.execute("BEGIN")
         _settle(connection, path.with_name("blobs-v1"), count)
         if aside is not None or count != _Count():
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('recovered', ?)", (str(int(time.time())),))
+            _put_side(connection, "meta", ("recovered", str(int(time.time()))))
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
-        [instance] = connection.execute("SELECT value FROM meta WHERE name = 'instance'").fetchone()
+        meta = connection.execute("SELECT * FROM meta").fetchall()
     descriptor = os.open(new, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    if ledger.size() == 0:
-        ledger.append(side_line("meta", ("instance", instance)))
+    if ledger.size() == 0 or len(meta) > 1:
+        ledger.append(b"".join(side_line("meta", row) for row in meta))
     new.rename(path)
     sync_directory(path.parent)
     return count
