@@ -52,9 +52,8 @@ def prepare(config: Config) -> Totals:
     return totals
 
 
-@contextmanager
-def opened(config: Config) -> Iterator[Stores]:
-    """The cache that is there already, for the length of a with-block. Raises StoreError."""
+def require_cache(config: Config) -> Path:
+    """The directory of the cache, which is there already. Raises StoreError."""
     root = cache_directory(config)
     try:
         found = (root / "blobs-v1").is_dir()
@@ -62,6 +61,13 @@ def opened(config: Config) -> Iterator[Stores]:
         raise StoreError(f"cannot look into {root}: {error.strerror}") from error
     if not found:
         raise StoreError(f"there is no cache in {root}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is")
+    return root
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[Stores]:
+    """The cache that is there already, for the length of a with-block. Raises StoreError."""
+    require_cache(config)
     stores = _open_stores(config)
     try:
         yield stores

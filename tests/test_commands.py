@@ -103,7 +103,7 @@ def test_each_command_has_a_help_with_its_exit_codes(name: str) -> None:
     [
         (("gcc",), "'gcc' is not a command; the nearest is 'gc'"),
         (("remove",), "'remove' is not a command; "),
-        (("http://mirror.example/",), "known are ls, show, "),
+        (("http://mirror.example/",), "known are get, cat, "),
         (("--verbose", "gc"), "'gc' is a command: write it first, as in package-cache gc"),
         (("ls", "--jason"), "--jason: there is no such option; the nearest is --json"),
         (("gc", "--max-size", "2X"), "--max-size: '2X' is not a size above 0; a size is a number with K, M, G or T"),
@@ -123,7 +123,7 @@ def test_a_wrong_variable_is_named_in_a_line() -> None:
 
 
 def test_a_command_makes_no_cache_where_there_is_none(tmp_path: Path) -> None:
-    for name in COMMANDS:
+    for name in COMMANDS.keys() - {"get", "add"}:
         words = [name, *(["--all"] if name == "purge" else [] if name in ("ls", "gc", "fsck") else ["/a"])]
         line = failed(1, run(tmp_path / "none", *words))
         assert line == f"there is no cache in {tmp_path / 'none'}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is"
@@ -134,11 +134,11 @@ def test_a_command_makes_no_cache_where_there_is_none(tmp_path: Path) -> None:
     ("name", "path"),
     [
         *((name, "/a b") for name in ("why", "rm", "restore", "pin", "unpin", "purge")),
-        *(("show", path) for path in ("a.tar", "/../a", "http://[/", "/%zz", "/\x1b[2J")),
+        *(("show", path) for path in ("/../a", "/%zz", "/\x1b[2J")),
     ],
 )
 def test_a_path_that_no_client_would_ask_for_is_told_so(tmp_path: Path, name: str, path: str) -> None:
-    assert f"{path!r} is not what a client would ask for: " in failed(1, run(tmp_path, name, path))
+    assert f"{path!r} is not what a client would ask for: " in failed(2, run(tmp_path, name, path))
 
 
 def test_who_reads_only_the_beginning_of_a_list_is_no_error(proxy: Proxy) -> None:
@@ -170,7 +170,7 @@ def test_what_root_does_leaves_no_file_that_the_server_cannot_use(proxy: Proxy) 
 def test_ls_lists_names_sizes_and_last_uses(proxy: Proxy) -> None:
     lines = done(proxy.cache, "ls").splitlines()
     assert [line.split() for line in lines] == [
-        [size, *time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(used)).split(), key]
+        [size, *time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(used)).split(), "ready", "-", key]
         for size, used, key in ((shown(entry), entry["used"], entry["key"]) for entry in entries(proxy))
     ]
     assert [entry["size"] for entry in entries(proxy)] == [1000, 2000, 3000]
@@ -307,12 +307,12 @@ def test_a_name_in_the_trash_is_fetched_anew_and_can_be_restored(origin: Origin,
 
 @pytest.mark.parametrize("words", [(), ("/a", "--all"), ("--all", "--older", "1d")])
 def test_purge_wants_to_know_exactly_what(tmp_path: Path, words: tuple[str, ...]) -> None:
-    assert failed(1, run(tmp_path, "purge", *words)).startswith("purge what? ")
+    assert failed(2, run(tmp_path, "purge", *words)).startswith("purge what? ")
 
 
 def test_a_wrong_version_or_time_is_told(tmp_path: Path) -> None:
-    assert failed(1, run(tmp_path, "rm", "/a", "--version", "one")).startswith("--version: 'one' is not a number")
-    assert failed(1, run(tmp_path, "purge", "--older", "yes")).startswith("--older: 'yes' is not a time")
+    assert failed(2, run(tmp_path, "rm", "/a", "--version", "one")).startswith("--version: 'one' is not a number")
+    assert failed(2, run(tmp_path, "purge", "--older", "yes")).startswith("--older: 'yes' is not a time")
 
 
 def test_what_is_pinned_is_neither_removed_nor_culled(proxy: Proxy) -> None:

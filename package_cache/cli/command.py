@@ -1,5 +1,6 @@
 """What a command beside serving is: `package-cache ls`, and so on."""
 
+import signal
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from package_cache.config import Config
 DONE = 0
 FAILED = 1
 WRONG_OPTIONS = 2
+INTERRUPTED = 128 + signal.SIGINT
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,34 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, deleting, explaining, freeing, fsck, listing, logs, pinning
-from package_cache.cli.command import DONE, FAILED, WRONG_OPTIONS, Command
+from package_cache.cli import (
+    adding,
+    arguments,
+    deleting,
+    explaining,
+    freeing,
+    fsck,
+    getting,
+    listing,
+    logs,
+    owners,
+    pinning,
+    reading,
+    showing,
+)
+from package_cache.cli.command import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config, build
-from package_cache.errors import ConfigError, PackageCacheError
+from package_cache.errors import ArgumentError, ConfigError, PackageCacheError
 
 COMMANDS: Mapping[str, Command] = {
+    "get": getting.GET,
+    "cat": reading.CAT,
+    "add": adding.ADD,
     "ls": listing.LS,
-    "show": listing.SHOW,
+    "show": showing.SHOW,
     "why": explaining.WHY,
     "gc": freeing.GC,
     "fsck": fsck.FSCK,
@@ -31,7 +46,7 @@ COMMANDS: Mapping[str, Command] = {
 _EPILOG = """\
 Settings can be given in the environment instead: PACKAGE_CACHE_CACHE for --cache, and so on. The command line wins.
 
-exit codes: 0 done, 1 failed or nothing found, 2 wrong options"""
+exit codes: 0 done, 1 failed or nothing found, 2 wrong options or arguments, 130 interrupted"""
 
 
 def summaries() -> dict[str, str]:
@@ -50,32 +65,25 @@ def run(words: Sequence[str]) -> int:
         namespace, config = _read(name, rest)
     except ConfigError as error:
         return fail(WRONG_OPTIONS, *error.problems)
+    return _perform(COMMANDS[name], namespace, config)
+
+
+def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:
     try:
         logs.configure(config)
-        try:
-            code = COMMANDS[name].run(namespace, config)
-        finally:
-            _leave_to_owner(compose.cache_directory(config))
+        with owners.left_to_owner(compose.cache_directory(config)):
+            code = command.run(namespace, config)
         sys.stdout.flush()
     except PackageCacheError as error:
-        return fail(WRONG_OPTIONS if isinstance(error, ConfigError) else FAILED, str(error))
-    except BrokenPipeError:  # whoever reads has seen enough
+        return fail(WRONG_OPTIONS if isinstance(error, ConfigError | ArgumentError) else FAILED, str(error))
+    except OSError as error:  # those of the cache and of servers come as PackageCacheError
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
+            return DONE
+        return fail(FAILED, f"cannot write the output: {error.strerror or error}")
     except KeyboardInterrupt:
-        return fail(FAILED, "interrupted")
+        return fail(INTERRUPTED, "interrupted")
     return code
-
-
-def _leave_to_owner(root: Path) -> None:
-    """Give what root made in the cache to its owner: the server could not use it otherwise."""
-    if os.geteuid() != 0:
-        return
-    with suppress(OSError):
-        owner = root.stat()
-        for path in root.iterdir():
-            if path.stat().st_uid == 0:
-                os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _read(name: str, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:

@@ -6,12 +6,13 @@ from argparse import ArgumentParser, Namespace
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 
-from package_cache import compose
-from package_cache.cli import arguments, output
+from package_cache.cli import arguments, holdings, output
 from package_cache.cli.command import DONE, Command
-from package_cache.cli.listing import STATES
-from package_cache.cli.paths import Named, add_path, named
+from package_cache.cli.names import name_of
+from package_cache.cli.paths import CannotDo, Named, add_accept
+from package_cache.cli.showing import STATES
 from package_cache.config import Config
+from package_cache.errors import ArgumentError
 from package_cache.model import Entry, Status
 from package_cache.rules.freshness import Freshness, decided_by, freshness_of
 from package_cache.rules.targets import candidates
@@ -22,7 +23,8 @@ from package_cache.units import duration_text, size_text
 
 
 def _add(it: ArgumentParser) -> None:
-    add_path(it)
+    it.add_argument("name", metavar="PATH", help="what a client asks for: /file or a URL")
+    add_accept(it)
     it.add_argument("--json", action="store_true", help="one JSON object, with times as seconds")
     arguments.add_source(it)
 
@@ -46,9 +48,14 @@ class _Explanation:
 
 
 def _run(given: Namespace, config: Config) -> int:
-    name = named(given)
-    with compose.opened(config) as stores:
-        explanation = _explain(name, stores, config)
+    given.kind = None
+    name = name_of(given)
+    with holdings.opened(config) as held:
+        if not name.entries(held) and name.items(held):
+            raise CannotDo(f"why tells what a client of the proxy would get; {name.text} is in the library: see show")
+        if name.file is None:
+            raise ArgumentError(f"{name.text!r} is not what a client would ask for; that is /file or a URL")
+        explanation = _explain(name.file, held.stores, config)
     if given.json:
         output.document(_as_json(explanation))
     else:
@@ -198,7 +205,9 @@ def _as_json(it: _Explanation) -> dict[str, object]:
 
 WHY = Command(
     "explain what would happen if a client asked for a path",
-    "Which rule holds and why, what is stored, what would be asked of which source, and who pinned it.",
+    """
+Which rule holds and why, what is stored, what would be asked of which source, and who pinned it. Items of the library are
+never served.""",
     _add,
     _run,
 )

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from package_cache import compose
 from package_cache.cli import arguments, output
-from package_cache.cli.command import DONE, FAILED, Command
+from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
 from package_cache.config import Config
 from package_cache.engine.check import Problem, Progress
 from package_cache.errors import StoreError
 
-INTERRUPTED = 128 + signal.SIGINT
 _SHOW_SECONDS = 0.2
 _SAVE_SECONDS = 5.0
 _LOCK = "upkeep:fsck"

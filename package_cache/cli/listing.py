@@ -1,117 +1,87 @@
-"""`ls` and `show`: what the cache holds."""
+"""`ls`: the names of what the cache holds."""
 
+import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import replace
 
-from package_cache import compose
-from package_cache.cli import output
+from package_cache.cli import holdings, output
 from package_cache.cli.command import DONE, FAILED, Command
-from package_cache.cli.paths import add_path, named, nothing
+from package_cache.cli.conditions import VALUES, add_criteria, criteria_of
+from package_cache.cli.describing import entry_as_json, item_as_json
+from package_cache.cli.holdings import Holdings, item_id, title
+from package_cache.cli.names import ITEM, PROXY, add_kind
 from package_cache.config import Config
 from package_cache.model import Entry, Status
-from package_cache.storage.inventory import Inventory, Pin
+from package_cache.rules.searching import Criteria
+from package_cache.storage.item_rows import ItemRow
 from package_cache.units import size_text
 
 
-def _add_ls(it: ArgumentParser) -> None:
+def _add(it: ArgumentParser) -> None:
     it.add_argument("glob", metavar="GLOB", nargs="?", default="*", help="which names to list (default: all)")
     it.add_argument("--trash", action="store_true", help="list what is in the trash, and since when")
+    add_kind(it)
+    add_criteria(it)
     it.add_argument("--json", action="store_true", help="a JSON object a line, with sizes in bytes and times as seconds")
 
 
-def _ls(given: Namespace, config: Config) -> int:
+def _run(given: Namespace, config: Config) -> int:
+    given.status = [*(given.status or ()), "trash"] if given.trash else given.status
+    wanted = criteria_of(given)
     glob = given.glob + "*" if given.glob.endswith("/") else given.glob
-    with compose.opened(config) as stores:
-        inventory = Inventory(stores.registry.database)
-        pins = inventory.pins()
+    of_items = given.kind == ITEM or given.attr is not None or given.label is not None
+    with holdings.opened(config) as held:
+        pins = held.inventory.pins()
         found = False
-        for entry in inventory.trash(glob) if given.trash else inventory.entries(glob):
-            if given.json:
-                output.document(_summary(entry, pins.get(entry.key)))
-            else:
-                pinned = "pinned" if entry.key in pins else ""
-                output.line(f"{size_text(entry.size):>6}  {output.moment(entry.used)}  {pinned:6}  {entry.key}")
+        for one in _all(held, glob, wanted, given.kind, of_items=of_items):
+            if not found and not given.json and sys.stdout.isatty():
+                output.line(_HEAD)
             found = True
+            if given.json:
+                pin = pins.get(one.key)
+                output.document(entry_as_json(one, pin) if isinstance(one, Entry) else item_as_json(one, pin, held))
+            else:
+                output.line(_row(one, is_pinned=one.key in pins))
     return DONE if found else FAILED
+
+
+def _all(held: Holdings, glob: str, wanted: Criteria, kind: str | None, *, of_items: bool) -> Iterator[Entry | ItemRow]:
+    statuses = wanted.status or {Status.READY}
+    if not of_items:
+        if Status.READY in statuses:
+            yield from held.inventory.entries(glob)
+        if Status.TRASH in statuses:
+            yield from held.inventory.trash(glob)
+    if kind != PROXY:
+        like = None if glob == "*" else glob
+        # What is in the trash is listed one by one, as it may be restored.
+        found = held.core.items.find(replace(wanted, called_like=like, latest=Status.TRASH not in statuses))
+        yield from sorted(found, key=lambda row: (title(row), row.key, row.version))
+
+
+_HEAD = f"{'SIZE':>6}  {'LAST USE':19}  {'STATUS':8}  {'ITEM':15}  NAME"
+
+
+def _row(one: Entry | ItemRow, *, is_pinned: bool) -> str:
+    size = "-" if one.size is None else size_text(one.size)
+    status = "pinned" if is_pinned and one.status == Status.READY else Status(one.status).name.lower()
+    number, name = ("-", one.key) if isinstance(one, Entry) else (item_id(one), title(one))
+    return f"{size:>6}  {output.moment(one.used)}  {status:8}  {number:15}  {name}"
 
 
 LS = Command(
     "list what is stored",
-    """
-One line a name: size, last use, whether it is pinned, name. In GLOB, * stands for anything (slashes too), ? for one
-character and [...] for one of several; a GLOB that ends with a slash means all below it. Quote it for the shell.""",
-    _add_ls,
-    _ls,
+    f"""
+One line a name: size, last use, status, item, name. Of a file of the proxy, for which the item is -, the newest version
+that can be served; of an item of the library the highest that meets all criteria, with its ID, by which other commands
+know it too. In GLOB, * stands for anything (slashes too), ? for one character and [...] for one of several; a GLOB that
+ends with a slash means all below it. It is for the path, or for the uri, URL or ID of an item. Quote it for the shell.
+
+--attr and --label list items only; --attr may be repeated, and all must hold. Operators are >= <= > < = != and ~, for texts
+that match a pattern.
+
+{VALUES}""",
+    _add,
+    _run,
 )
-
-
-def _summary(entry: Entry, pin: Pin | None) -> dict[str, object]:
-    return {
-        "key": entry.key,
-        "version": entry.version,
-        "status": entry.status.name,
-        "size": entry.size,
-        "sha256": entry.digest,
-        "stored": entry.created,
-        "used": entry.used,
-        "source": entry.representation.source,
-        "pinned": pin is not None,
-    }
-
-
-def _add_show(it: ArgumentParser) -> None:
-    add_path(it)
-    it.add_argument("--json", action="store_true", help="one JSON object, with sizes in bytes and times as seconds")
-
-
-def _show(given: Namespace, config: Config) -> int:
-    name = named(given)
-    with compose.opened(config) as stores:
-        inventory = Inventory(stores.registry.database)
-        versions = inventory.versions(name.key)
-        pin = inventory.pins().get(name.key)
-        if not versions:
-            raise nothing(name, inventory)
-    if given.json:
-        details = [
-            {**_summary(entry, pin), "received": entry.representation.received, "fields": entry.representation.fields}
-            for entry in versions
-        ]
-        output.document({"key": name.key, "pin": asdict(pin) if pin else None, "versions": details})
-        return DONE
-    output.line(name.key)
-    if pin is not None:
-        output.line(f"pinned by {pin.who} on {output.moment(pin.since)}")
-    for entry in versions:
-        _show_version(entry)
-    return DONE
-
-
-def _show_version(entry: Entry) -> None:
-    head = entry.representation
-    output.line()
-    output.line(f"version {entry.version}: {STATES[entry.status]}")
-    for name, value in (
-        ("size", f"{entry.size} bytes"),
-        ("sha256", entry.digest),
-        ("source", head.source),
-        ("stored", output.moment(entry.created)),
-        ("confirmed", output.moment(head.received)),
-        ("last use" if entry.status is Status.READY else "since", output.moment(entry.used)),
-    ):
-        output.line(f"  {name:10} {value}")
-    for name, value in head.fields:
-        output.line(f"  {name}: {value}")
-
-
-STATES = {
-    Status.READY: "ready",
-    Status.TRASH: "in the trash",
-    Status.FAILED: "damaged, taken out of service",
-    Status.WRITE: "being written",
-    Status.UNINITIALIZED: "not begun",
-    Status.DELETED: "deleted",
-}
-"""The state of a version, in words."""
-
-SHOW = Command("show every version of a name", "With digests, header fields, sources and times.", _add_show, _show)

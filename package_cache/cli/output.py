@@ -1,8 +1,19 @@
 """What commands print: columns for people, JSON for scripts. Nothing that a client or a source said steers the terminal."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
+
+CHUNK = 1 << 18
+"""Bytes to be read at a time, for `pour`."""
+
+
+def pour(pieces: Iterable[bytes]) -> None:
+    """Write bytes as they are to standard output."""
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
 
 
 def line(text: str = "") -> None:

@@ -1,10 +1,10 @@
-"""How a command is told which file it is about: as a client would ask for it."""
+"""Files of the proxy, named as a client would ask for them."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from package_cache.errors import PackageCacheError, RequestError
+from package_cache.errors import ArgumentError, PackageCacheError, RequestError
 from package_cache.model import Key, Target
 from package_cache.rules.freshness import accept_of
 from package_cache.rules.targets import key_of, parse_target
@@ -17,28 +17,26 @@ class CannotDo(PackageCacheError):
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What PATH and --accept name."""
+    """What a path or URL and --accept name."""
 
     target: Target
     accept: str | None
     key: Key
 
 
-def add_path(it: ArgumentParser, *, optional: bool = False) -> None:
-    """Add PATH and --accept."""
-    it.add_argument("path", metavar="PATH", nargs="?" if optional else None, help="what a client asks for: /file or a URL")
+def add_accept(it: ArgumentParser) -> None:
+    """Add --accept."""
     it.add_argument("--accept", metavar="TYPES", help="the Accept field of the client, for documents that depend on it")
 
 
-def named(given: Namespace) -> Named:
-    """What PATH and --accept name. Raises CannotDo."""
-    text: str = given.path
+def parse(text: str, accept: str | None) -> Named:
+    """What a client asks for with this path or URL, and this Accept field. Raises ArgumentError."""
     try:
         host = urlsplit(text).hostname
         target = parse_target(text, frozenset({host} if host else ()))
     except (RequestError, ValueError) as error:
-        raise CannotDo(f"{text!r} is not what a client would ask for: {error}") from error
-    accept = accept_of(target, given.accept)
+        raise ArgumentError(f"{text!r} is not what a client would ask for: {error}") from error
+    accept = accept_of(target, accept)
     return Named(target, accept, key_of(target, accept))
 
 

@@ -57,6 +57,10 @@ class Sink(Protocol):
         """Whether the bytes kept are what these digests are of."""
         ...
 
+    def digest(self) -> str:
+        """SHA-256 of the bytes kept, in hex."""
+        ...
+
 
 End = Finish | NotModified | GiveUp
 
@@ -143,5 +147,13 @@ def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, actio
 def _ended(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
     action = transfer.next(Eof())
     if isinstance(action, Finish) and not sink.agrees(answer.head.digests):
-        return transfer.next(Lied("sent bytes that are not those of the digest it declares"))
+        return transfer.next(Lied(_disagreement(sink.digest(), answer.head.digests)))
     return action
+
+
+def _disagreement(digest: str, digests: tuple[Digest, ...]) -> str:
+    wanted = [one.value.hex() for one in digests if one.algorithm == "sha256"]
+    unlike = next((one for one in wanted if one != digest), None)
+    if unlike is None:
+        return "sent bytes that are not those of the digest it declares"
+    return f"sent bytes with another digest: their SHA-256 is {digest}, not {unlike}"

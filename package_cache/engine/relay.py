@@ -178,6 +178,10 @@ class _Passing:
     def _is_named_by(self, digest: Digest) -> bool:
         return digest.algorithm == self._hash.name and self.start == 0
 
+    def digest(self) -> str:
+        """SHA-256 of the file, in hex."""
+        return self._hash.hexdigest()
+
     def agrees(self, digests: tuple[Digest, ...]) -> bool:
         """Whether the file is what these digests are of; unless one was declared only when the first bytes were gone."""
         for digest in digests:

@@ -15,7 +15,7 @@ from package_cache.storage.items import Items
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.stores import Stores, default_directory, open_stores
 
-_REMEDY = "Give a directory that this user may write: path=..."
+_REMEDY = "Give a directory that this user may write: --cache PATH, or path=... in Python"
 
 
 def directory(path: str | os.PathLike[str] | None, pkg: str | None) -> Path:

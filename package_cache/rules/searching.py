@@ -67,7 +67,8 @@ class Criteria:
     """Which items are meant. What is None, or not set, restricts nothing; an empty set is met by no item.
 
     `params` is canonical JSON. Dates are in microseconds of the epoch. `latest` keeps the highest version of each key, of
-    those that meet the rest.
+    those that meet the rest. `called` is the uri, or the URL that it was downloaded from; `called_like` a pattern for one
+    of these, or for key and version joined by a hyphen.
     """
 
     key: Key | None = None
@@ -84,6 +85,8 @@ class Criteria:
     condition: Condition | None = None
     ids: frozenset[int] | None = None
     include_removed: bool = False
+    called: str | None = None
+    called_like: str | None = None
 
     @property
     def is_open(self) -> bool:

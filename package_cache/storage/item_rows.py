@@ -43,7 +43,10 @@ class Details:
 
 @dataclass(frozen=True, slots=True)
 class ItemRow:
-    """An item. `size` is that of its blob in bytes, None without one; times are in microseconds of the epoch."""
+    """An item. `size` is that of its blob in bytes, None without one; times are in microseconds of the epoch.
+
+    But `used` is in seconds: when it was last read, or else made; of one in the trash, when it was put there.
+    """
 
     id: int
     key: Key
@@ -55,6 +58,7 @@ class ItemRow:
     before: int | None
     last_read: int | None
     read_count: int
+    used: float
 
     @property
     def name(self) -> str:
@@ -66,11 +70,11 @@ def item_of(row: Row) -> ItemRow:
     """The item in a row of `ROWS`. Raises DamagedRegistry if it is not what was written."""
     entry, (size, *details, before, last_read, read_count, seal) = row[:_COUNT], row[_COUNT:]
     check_seal(entry)
-    number, key, version, status, digest, *_ = entry
+    number, key, version, status, digest, _, _, used, _ = entry
     found = Details(*details)  # type: ignore[arg-type] # sealed as it was written
     if seal != seal_of_item(number, found):
         raise DamagedRegistry(f"the seal of item {number} is broken")
-    return ItemRow(number, key, version, status, digest, size, found, before, last_read, read_count)  # type: ignore[arg-type]
+    return ItemRow(number, key, version, status, digest, size, found, before, last_read, read_count, used)  # type: ignore[arg-type]
 
 
 def seal_of_item(number: object, details: Details) -> int:

@@ -295,7 +295,7 @@ def _insert(connection: Connection, new: New) -> ItemRow:
     ).fetchone()
     tell_new(connection, entry, 0)
     write_item(connection, entry[0], new.details, new.mappings)
-    return ItemRow(entry[0], new.key, version, new.status, None, None, new.details, None, None, 0)
+    return ItemRow(entry[0], new.key, version, new.status, None, None, new.details, None, None, 0, now)
 
 
 def _take_over(connection: Connection, item: ItemRow, new: New) -> ItemRow:

@@ -24,6 +24,12 @@ def where(wanted: Criteria) -> Clause:
     clauses = [Clause(f"{name} = ?", (value,)) for name, value in _equalities(wanted) if value is not None]
     if wanted.uri_glob is not None:
         clauses.append(Clause("item.uri GLOB ?", (wanted.uri_glob,)))
+    if wanted.called is not None:
+        clauses.append(_called("=", wanted.called))
+    if wanted.called_like is not None:
+        called = _called("GLOB", wanted.called_like)
+        text = f"({called.text} OR entry.key || '-' || entry.version GLOB ?)"
+        clauses.append(Clause(text, (*called.parameters, wanted.called_like)))
     if wanted.newer_than is not None:
         clauses.append(Clause("item.date > ?", (wanted.newer_than,)))
     if wanted.older_than is not None:
@@ -38,6 +44,11 @@ def where(wanted: Criteria) -> Clause:
     if wanted.condition is not None:
         clauses.append(_condition(wanted.condition))
     return _joined(clauses, " AND ", "1")
+
+
+def _called(operator: str, text: str) -> Clause:
+    urls = f"SELECT entry FROM attribute WHERE name = 'url' AND path = 'url' AND kind = ? AND value {operator} ?"
+    return Clause(f"(item.uri {operator} ? OR entry.id IN ({urls}))", (text, TEXT, text))
 
 
 def _equalities(wanted: Criteria) -> tuple[tuple[str, str | None], ...]:

@@ -43,9 +43,16 @@ def open_stores(root: Path, remedy: str) -> Stores:
     except OSError as error:
         raise StoreError(_unusable(root, error.strerror or str(error), remedy)) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
-        raise StoreError(_unusable(root, "not writable for this user", remedy))
+        raise StoreError(_unusable(root, f"it belongs to {_owner(root)}, and this user may not write it", remedy))
     return Stores(root, blobs, parts, Registry(root / "registry-v1.db"), Reports(root / "sources-v1"))
 
 
 def _unusable(root: Path, reason: str, remedy: str) -> str:
     return f"cannot use {root} as the cache: {reason}. {remedy}"
+
+
+def _owner(root: Path) -> str:
+    try:
+        return root.owner()
+    except (KeyError, OSError):
+        return "another user"

@@ -1,0 +1,96 @@
+"""How a command is told what it is about: a file of the proxy, as a client would ask for it, or items of the library."""
+
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from package_cache.cli import paths
+from package_cache.cli.holdings import Holdings
+from package_cache.cli.paths import CannotDo, Named, add_accept
+from package_cache.errors import ArgumentError
+from package_cache.model import Entry, Status
+from package_cache.rules.searching import Criteria
+from package_cache.storage.item_rows import ItemRow
+
+PROXY, ITEM = "proxy", "item"
+_ID = re.compile(r"([0-9a-f]{8,64})(?:-([1-9]\d{0,18}))?")
+_PATTERN = re.compile(r"[*?[]")
+
+NAMES = """\
+NAME is what a client of the proxy asks for (/file, or a URL of which only path and query count), or items of the library:
+their uri, the URL they were downloaded from, an ID as ls shows it (without -VERSION: all versions), or a pattern for one
+of these with * ? [...]. Quote it for the shell."""
+
+
+def add_name(it: ArgumentParser, *, optional: bool = False) -> None:
+    """Add NAME, --accept and --kind."""
+    it.add_argument(
+        "name", metavar="NAME", nargs="?" if optional else None, help="/file, URL, or uri, ID, pattern of items"
+    )
+    add_accept(it)
+    add_kind(it)
+
+
+def add_kind(it: ArgumentParser) -> None:
+    """Add --kind."""
+    it.add_argument("--kind", choices=(PROXY, ITEM), help="only files of the proxy, or only items of the library")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """What NAME, --accept and --kind name. `file` is None where no client of the proxy would ask so."""
+
+    text: str
+    file: Named | None
+    kind: str | None
+
+    def entries(self, held: Holdings, status: Status | None = None, version: int | None = None) -> list[Entry]:
+        """The versions of the file of the proxy, newest first: all, or those of a status, or that version."""
+        found = held.inventory.versions(self.file.key) if self.file is not None else []
+        return [one for one in found if status in (None, one.status) and version in (None, one.version)]
+
+    def items(self, held: Holdings, status: Collection[Status] | None = None, version: int | None = None) -> list[ItemRow]:
+        """The items, in the order in which they were made: all, or those of a status, or that version."""
+        if self.kind == PROXY:
+            return []
+        found = held.core.items.find(Criteria(called=self.text, include_removed=True))
+        if not found and (like := self._like) is not None:
+            found = held.core.items.find(Criteria(called_like=like, include_removed=True))
+        return [one for one in found if (status is None or one.status in status) and version in (None, one.version)]
+
+    @property
+    def _like(self) -> str | None:
+        match = _ID.fullmatch(self.text)
+        if match is not None:
+            return f"{match[1]}*-{match[2] or '*'}"
+        return self.text if _PATTERN.search(self.text) else None
+
+    def check_kind(self, has_file: object, has_items: object) -> None:
+        """Raise CannotDo if a change would be of both kinds, and nobody said that."""
+        if has_file and has_items and self.file is not None:
+            raise CannotDo(
+                f"{self.text} is {self.file.key} of the proxy and the name of items of the library;"
+                f" say which: --kind {PROXY} or --kind {ITEM}"
+            )
+
+    def nothing(self, held: Holdings, what: str = "is stored") -> CannotDo:
+        """The error that says there is nothing of that name."""
+        if self.file is None:
+            return CannotDo(f"nothing {what} for {self.text}")
+        return paths.nothing(self.file, held.inventory, what)
+
+
+def name_of(given: Namespace) -> Name:
+    """What NAME, --accept and --kind name. Raises ArgumentError."""
+    text: str = given.name
+    if not text:
+        raise ArgumentError("NAME is empty; ls lists the names")
+    if given.kind == ITEM:
+        return Name(text, None, ITEM)
+    try:
+        return Name(text, paths.parse(text, given.accept), given.kind)
+    except ArgumentError:
+        if text.startswith("/") or given.kind == PROXY:
+            raise
+        return Name(text, None, None)
