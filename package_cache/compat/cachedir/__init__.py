@@ -1,6 +1,6 @@
 """cachedir, that is cache-manager: its `Cache`, with files and registry of this package.
 
-In place of `import cachedir` or `import cache_manager` write `from package_cache.compat import cachedir`.
+In place of `import cachedir` or `import cache_manager` write `import package_cache.compat.cachedir as cachedir`.
 """
 
 from package_cache.compat.cachedir import _freshness, _item, _lock, _open, _status, utils

@@ -2,17 +2,15 @@
 
 from collections.abc import Collection
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from package_cache.compat.cachedir._open import Opener
 from package_cache.compat.gone import Vanished, gone
 from package_cache.library import items
+from package_cache.library.cache import Cache
 from package_cache.model import Status
 from package_cache.rules.attributes import load, moment
 from package_cache.rules.keys import library_key
-
-if TYPE_CHECKING:
-    from package_cache.compat.cachedir._cache import Cache
 
 _SEARCHES = "searches are not recorded; last_read and read_count tell of use"
 
@@ -24,7 +22,7 @@ class CacheItem(items.CacheItem):
         gone("making a CacheItem by hand", "Cache.create() makes one")
 
     @classmethod
-    def of(cls, cache: "Cache", item: items.CacheItem) -> "CacheItem":
+    def of(cls, cache: Cache, item: items.CacheItem) -> "CacheItem":
         """An item in this form."""
         one = cls.__new__(cls)
         items.CacheItem.__init__(one, item._core, item._row)
@@ -33,7 +31,7 @@ class CacheItem(items.CacheItem):
         one._first = item
         return one
 
-    cache: "Cache"
+    cache: Cache
     _first: items.CacheItem
     last_search = Vanished(_SEARCHES)
     search_count = Vanished(_SEARCHES)
