@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, deleting, explaining, freeing, fsck, listing, logs, pinning
+from package_cache.cli import arguments, deleting, explaining, freeing, fsck, importing, listing, logs, pinning
 from package_cache.cli.command import DONE, FAILED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config, build
 from package_cache.errors import ConfigError, PackageCacheError
@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, Command] = {
     "purge": deleting.PURGE,
     "pin": pinning.PIN,
     "unpin": pinning.UNPIN,
+    "import": importing.IMPORT,
 }
 
 _EPILOG = """\
