@@ -26,6 +26,7 @@ BELOW = {
     "engine": GROUND | {"rules", "storage", "upstream"},
     "server": GROUND | {"rules", "storage", "upstream", "engine"},
     "library": GROUND | {"rules", "storage", "upstream", "engine"},
+    "compat": GROUND | {"rules", "storage", "upstream", "engine", "library"},
     "cli": GROUND | {"rules", "storage", "upstream", "engine", "server", "library", "compose"},
     "compose": GROUND | {"rules", "storage", "upstream", "engine", "server", "library", "cli"},
     "__main__": {"cli"},

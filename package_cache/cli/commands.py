@@ -16,6 +16,7 @@ from package_cache.cli import (
     freeing,
     fsck,
     getting,
+    importing,
     listing,
     logs,
     owners,
@@ -41,6 +42,7 @@ COMMANDS: Mapping[str, Command] = {
     "purge": deleting.PURGE,
     "pin": pinning.PIN,
     "unpin": pinning.UNPIN,
+    "import": importing.IMPORT,
 }
 
 _EPILOG = """\

@@ -1,0 +1,122 @@
+"""`package-cache import`: take an older cache over."""
+
+import signal
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from package_cache import compose
+from package_cache.cli import output
+from package_cache.cli.command import DONE, FAILED, Command
+from package_cache.cli.paths import CannotDo
+from package_cache.config import Config
+from package_cache.errors import ArgumentError
+from package_cache.library.importing.finds import Older
+from package_cache.library.importing.importer import Importer, Tally
+from package_cache.library.importing.recognition import recognise
+from package_cache.library.opening import open_library
+from package_cache.units import size_text
+
+INTERRUPTED = 128 + signal.SIGINT
+_SHOW_SECONDS = 0.2
+
+
+def _add(it: ArgumentParser) -> None:
+    it.add_argument("directory", metavar="DIR", help="where the older cache is")
+    it.add_argument(
+        "--prefix", metavar="PATH", default="", help="of a tree: what clients put before its paths, such as /distfiles"
+    )
+    it.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def _run(given: Namespace, config: Config) -> int:
+    root, place = compose.cache_directory(config), Path(given.directory)
+    try:
+        older = recognise(place, root, given.prefix)
+    except ArgumentError as error:
+        raise CannotDo(str(error)) from error
+    library = open_library(root)
+    whole = False
+    try:
+        importer = Importer(library)
+        shown = _Shown(older, importer.tally)
+        try:
+            importer.run(older, shown.step)
+            whole = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            shown.clear()
+        _report(older, importer.tally, as_json=given.json, whole=whole)
+    finally:
+        library.stores.registry.close()
+    if not whole:
+        return INTERRUPTED
+    return FAILED if importer.tally.refused else DONE
+
+
+class _Shown:
+    """A line on the terminal that says how far it is; nothing where nobody looks."""
+
+    def __init__(self, older: Older, tally: Tally) -> None:
+        self._tally = tally
+        self._visible = sys.stderr.isatty()
+        self._total = older.count() if self._visible else 0
+        self._drawn = 0.0
+
+    def step(self) -> None:
+        """Something was done."""
+        now = time.monotonic()
+        if self._visible and now - self._drawn > _SHOW_SECONDS:
+            self._drawn = now
+            it = self._tally
+            share = min(100, 100 * it.seen // self._total) if self._total else 100
+            self._write(f"{share:3d} %  {it.imported} imported, {size_text(it.size)}, {it.here} here already")
+
+    def clear(self) -> None:
+        """Leave the terminal as it was."""
+        if self._visible:
+            self._write("")
+
+    @staticmethod
+    def _write(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+def _report(older: Older, tally: Tally, *, as_json: bool, whole: bool) -> None:
+    if as_json:
+        output.document(
+            {
+                "whole": whole,
+                "kind": older.title,
+                "imported": tally.imported,
+                "bytes": tally.size,
+                "here": tally.here,
+                "removed": tally.removed,
+                "refused": [{"name": one.name, "reason": one.reason} for one in tally.refused],
+            }
+        )
+        return
+    for one in tally.refused:
+        output.line(f"refused {one.name}: {one.reason}")
+    parts = [f"{tally.imported} imported, {tally.size} bytes"]
+    parts += [f"{tally.here} here already"] if tally.here else []
+    parts += [f"{tally.removed} removed here since"] if tally.removed else []
+    parts += [f"{len(tally.refused)} refused"] if tally.refused else []
+    output.line(f"{older.title}: {', '.join(parts)}")
+    if not whole:
+        output.line("interrupted: run it again to go on from here")
+
+
+IMPORT = Command(
+    "take an older cache over",
+    """
+DIR is recognised by what is in it: a cache of cachedir or dlmachine (cache.sqlite), a directory of UST-Download-Cache
+(file_cache.json), or else the tree of package-cache 0.2 (plain files by their paths). Everything is copied, and DIR stays
+as it is. What is here already is skipped, so it may be interrupted and run again, also beside the service.
+Exit codes: 0 all is here, 1 something was refused, or DIR is none of these, 130 interrupted.""",
+    _add,
+    _run,
+)

@@ -1,0 +1,9 @@
+"""The names that a request was described by, under the module's name in dlmachine."""
+
+DL_ATTRS = {"query", "post", "json", "multipart", "headers"}
+"""What makes the answer to a URL another one."""
+PARAMS = [
+    *("ssl_verifypeer", "ssl_verifyhost", "cainfo", "url", "followlocation", "connecttimeout", "timeout"),
+    *("tcp_keepalive", "tcp_keepidle", "ssl_enable_alpn", "http_version", "ignore_content_length"),
+]
+"""What a connection could be told."""

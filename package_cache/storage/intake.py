@@ -1,0 +1,247 @@
+"""Files from elsewhere into the store, with the versions that they are: copied, hashed, and committed in groups.
+
+Copies are made beside the parts of downloads, under names that the sweep knows for what nobody goes on with once the lock
+of their maker is free. One process at a time takes files in.
+"""
+
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from package_cache.errors import StoreError
+from package_cache.model import Key, Representation, Status
+from package_cache.rules.attributes import load
+from package_cache.storage import records
+from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.changes import tell_new
+from package_cache.storage.connections import Connection
+from package_cache.storage.database import Database, mended
+from package_cache.storage.item_rows import Details, write_item
+from package_cache.storage.parts import Part, translated
+from package_cache.storage.schema import COLUMNS, seal_of
+
+LOCK = "upkeep:import"
+"""No key begins like this."""
+_NAME = hashlib.sha256(LOCK.encode("ascii")).hexdigest()
+_FICLONE = 0x40049409
+_BLOCK = 1 << 20
+
+
+class Unfit(Exception):
+    """A file that cannot be taken in, and why; others can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A sealed copy of a file. `digest` is SHA-256 in hex, `size` in bytes."""
+
+    part: Part
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What is to be in the registry; `number` None is the next version of its key. Times are as in `ItemRow`."""
+
+    key: Key
+    number: int | None
+    status: Status
+    representation: Representation
+    details: Details | None = None
+    before: int | None = None
+    last_read: int | None = None
+    read_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A version that is here, or was: what it says of itself. `size` is in bytes, None if it has none."""
+
+    removed: bool
+    size: int | None
+
+
+class Intake:
+    """Takes files in, within a with-block. Methods raise StoreError."""
+
+    def __init__(self, root: Path, database: Database, blobs: BlobStore) -> None:
+        self._parts = root / "parts-v1"
+        self._database = database
+        self._blobs = blobs
+        self._count = 0
+        # Root makes files for whom the cache belongs to.
+        status = root.stat()
+        self._owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
+
+    def __enter__(self) -> Self:
+        with translated("lock the store"):
+            if not self._blobs.locks.take(LOCK):
+                raise StoreError("another import is at work in this cache")
+        self._clear()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._clear()
+        finally:
+            self._blobs.locks.free(LOCK)
+
+    def _clear(self) -> None:
+        with translated(f"tidy {self._parts}"):
+            for path in self._parts.glob(f"{_NAME}.*.part"):
+                path.unlink(missing_ok=True)
+
+    def own(self, *paths: str | Path) -> None:
+        """Give what was made to the owner of the cache."""
+        if self._owner is not None:
+            for path in paths:
+                os.chown(path, *self._owner, follow_symlinks=False)
+
+    # -- bytes
+
+    def copy(self, source: Path) -> Copy:
+        """A durable copy of a file, shared with it where the file system can do that. Raises Unfit."""
+        self._count += 1
+        descriptor = open_plain(source)
+        try:
+            before = os.fstat(descriptor)
+            with translated("copy a file into the cache"):
+                part = Part(self._parts / f"{_NAME}.{self._count}.part", create=True)
+            try:
+                size, digest = _copied(descriptor, part)
+                after = os.fstat(descriptor)
+                if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size != after.st_size:
+                    raise Unfit("it changed while it was read")
+                if self._owner is not None:
+                    os.fchown(part.fileno(), *self._owner)
+                self._blobs.seal(part)
+            except BaseException:
+                discard(part)
+                raise
+        finally:
+            os.close(descriptor)
+        return Copy(part, digest, size)
+
+    # -- versions
+
+    @mended
+    def standing(self, key: Key, number: int | None) -> Standing | None:
+        """What is here of a version, or was; without a number, what is to be served or in the trash of a key."""
+        with self._database.lent() as connection:
+            return _standing(connection, key, number)
+
+    def take_in(self, several: Sequence[tuple[Version, Copy | None]]) -> list[int | None]:
+        """Make copies blobs and record the versions, in one transaction; their numbers, None for what is here by now."""
+        copies = [copy for _, copy in several if copy is not None]
+        try:
+            with self._blobs.holding(copy.digest for copy in copies):
+                directories = {self._blobs.publish(copy.part, copy.digest) for copy in copies}
+                self.own(*directories)
+                self._blobs.settle(directories)
+                taken = self._record([(one, copy.digest if copy else None) for one, copy in several])
+        finally:
+            for copy in copies:
+                copy.part.close()
+        self._database.generation.bump_all()
+        return taken
+
+    @mended
+    def _record(self, several: Iterable[tuple[Version, str | None]]) -> list[int | None]:
+        with self._database.writing() as connection:
+            return [_insert(connection, one, digest) for one, digest in several]
+
+
+def discard(part: Part) -> None:
+    """Give a copy up."""
+    part.path.unlink(missing_ok=True)
+    part.close()
+
+
+def open_plain(source: Path) -> int:
+    """A descriptor of a plain file, not of what a link leads to. Raises Unfit."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Unfit("it is a symbolic link" if source.is_symlink() else f"it cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unfit("it is no plain file")
+    return descriptor
+
+
+def _copied(source: int, part: Part) -> tuple[int, str]:
+    """Copy all bytes; how many, and their digest."""
+    try:
+        fcntl.ioctl(part.fileno(), _FICLONE, source)
+    except OSError:  # another file system, or one that cannot share
+        digest = hashlib.sha256(usedforsecurity=False)
+        while block := _read(source):
+            digest.update(block)
+            part.put(part.size, block)
+        return part.size, digest.hexdigest()
+    size = os.fstat(part.fileno()).st_size
+    return size, hash_file(part.fileno(), size).hexdigest()
+
+
+def _read(source: int) -> bytes:
+    try:
+        return os.read(source, _BLOCK)
+    except OSError as error:
+        raise Unfit(f"it cannot be read: {error.strerror}") from error
+
+
+def _standing(connection: Connection, key: Key, number: int | None) -> Standing | None:
+    if number is None:
+        row = connection.execute(
+            "SELECT blob.size FROM entry JOIN blob USING (digest) WHERE key = ? AND status IN (3, -1)"
+            " ORDER BY version DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        return Standing(removed=False, size=row[0]) if row else None
+    row = connection.execute(
+        "SELECT blob.size FROM entry LEFT JOIN blob USING (digest) WHERE key = ? AND version = ?", (key, number)
+    ).fetchone()
+    if row:
+        return Standing(removed=False, size=row[0])
+    gone = connection.execute("SELECT version FROM gone WHERE key = ?", (key,)).fetchone()
+    return Standing(removed=True, size=None) if gone and gone[0] >= number else None
+
+
+def _insert(connection: Connection, one: Version, digest: str | None) -> int | None:
+    if _standing(connection, one.key, one.number) is not None:
+        return None
+    if digest is not None:
+        connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, one.representation.size))
+    number, now = one.number or _next(connection, one.key), time.time()
+    text = records.dump(one.representation)
+    row = connection.execute(
+        "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
+        f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
+        (one.key, number, one.status, digest, text, now, now, seal_of(one.key, number, digest, text)),
+    ).fetchone()
+    tell_new(connection, row, one.representation.size or 0)
+    if one.details is not None:
+        write_item(connection, row[0], one.details, (load(one.details.params), load(one.details.attrs)))
+        connection.execute(
+            "UPDATE item SET before = ?, last_read = ?, read_count = ? WHERE entry = ?",
+            (one.before, one.last_read, one.read_count, row[0]),
+        )
+    return number
+
+
+def _next(connection: Connection, key: Key) -> int:
+    return 1 + int(
+        connection.execute(
+            "SELECT max(coalesce((SELECT max(version) FROM entry WHERE key = ?1), 0),"
+            " coalesce((SELECT version FROM gone WHERE key = ?1), 0))",
+            (key,),
+        ).fetchone()[0]
+    )
