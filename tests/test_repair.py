@@ -349,7 +349,7 @@ def test_a_registry_of_an_earlier_version_is_taken_over(
     store.registry.close()
     (store.root / LEDGER).unlink()
     with closing(sqlite3.connect(store.root / REGISTRY)) as connection:
-        connection.execute("ALTER TABLE entry DROP COLUMN seal")
+        connection.executescript("ALTER TABLE entry DROP COLUMN seal; DROP TABLE item")
     proxy = start(stopped.origin.url, cache=store.root)
     serves_all(proxy)
     assert asked(stopped) == before

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,6 +26,7 @@ from package_cache.storage.connections import (
     FileId,
     MissingDatabase,
     file_id,
+    open_database,
 )
 from package_cache.storage.generation import Generation
 from package_cache.storage.ledger import Ledger
@@ -141,7 +142,8 @@ class Database:
         if file_id(self._path) is None:
             return "it was gone"
         try:
-            with self._connections.lend() as connection:
+            # Not one to work with: that needs the tables of this version.
+            with closing(open_database(self._path)) as connection:
                 return recovery.trouble(connection, self.ledger)
         except ERRORS as error:
             if _is_locked(error):
