@@ -596,7 +596,7 @@ def test_a_command_that_only_looks_makes_no_cache(tmp_path: Path) -> None:
 
 
 def test_what_fails_is_never_a_later_hit(origin: Origin, cache: Path) -> None:
-    origin.put("/a", BODY, Serve(cut=1_000_000), Say(500))
+    origin.put("/a", BODY, Serve(cut=1_000_000), Say(404))
     for _ in range(2):
         assert failed(1, cache, "get", origin.url + "a", "--retries", "1")
         assert run(cache, "ls", "--status", "ready").returncode == 1
