@@ -1,6 +1,7 @@
 """The commands of the library: what is downloaded, added, found, shown and removed from the shell."""
 
 import bz2
+import fcntl
 import gzip
 import hashlib
 import json
@@ -8,9 +9,11 @@ import os
 import pty
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -20,17 +23,19 @@ from pathlib import Path
 
 import pytest
 from origin import Gate, Origin, Say, Serve, until
+from shell import Shell
 
 from package_cache import Cache, Status
 
 TABLE = b"a\tb\n1\t2\n"
 PACKED = gzip.compress(TABLE, mtime=0)
+PROGRAM = (sys.executable, "-m", "package_cache")
 BODY = bytes(range(256)) * 8000
 
 
 def command(cache: Path | None, *words: str) -> list[str]:
     where = [] if cache is None else ["--cache", str(cache)]
-    return [sys.executable, "-m", "package_cache", *words, *where]
+    return [*PROGRAM, *words, *where]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -38,11 +43,20 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"no_proxy": "127.0.0.1"} | more
 
 
-def run(cache: Path | None, *words: str, user: int | None = None, **more: str) -> "subprocess.CompletedProcess[bytes]":
+_shells: list[Shell] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What runs commands."""
+    _shells.append(Shell(tmp_path_factory.mktemp("shell")))
+    yield
+    _shells.pop().close()
+
+
+def run(cache: Path | None, *words: str, user: int = 0, **more: str) -> "subprocess.CompletedProcess[bytes]":
     """A command, which is expected to end by itself."""
-    return subprocess.run(
-        command(cache, *words), capture_output=True, timeout=60, check=False, env=environment(**more), user=user
-    )
+    return _shells[-1].run(command(cache, *words)[len(PROGRAM) :], environment(**more), user)
 
 
 def done(cache: Path | None, *words: str, **more: str) -> str:
@@ -56,7 +70,7 @@ def poured(cache: Path | None, *words: str, **more: str) -> bytes:
     return result.stdout
 
 
-def failed(code: int, cache: Path | None, *words: str, user: int | None = None) -> str:
+def failed(code: int, cache: Path | None, *words: str, user: int = 0) -> str:
     """The one line in which a command said what is wrong."""
     result = run(cache, *words, user=user)
     assert (result.returncode, result.stdout) == (code, b""), result
@@ -97,7 +111,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_get_prints_the_path_of_what_it_downloaded_and_asks_no_server_again(origin: Origin, cache: Path) -> None:
-    origin.put("/table.tsv.gz?a=1&b=2%203", PACKED)
+    origin.put("/table.tsv.gz?a=1&b=2+3", PACKED)
     url = origin.url + "table.tsv.gz"
     first = run(cache, "get", url + "?a=1", "--query", "b=2 3", "--label", "mine", "-v")
     path = first.stdout.decode().removesuffix("\n")
@@ -105,10 +119,10 @@ def test_get_prints_the_path_of_what_it_downloaded_and_asks_no_server_again(orig
     assert path.endswith(".gz")
     assert "downloaded: it was not in the cache" in first.stderr.decode()
     assert done(cache, "get", url, "--query", "a=1", "--query", "b=2 3") == path + "\n"
-    assert poured(cache, "get", url + "?a=1&b=2%203", "-o", "-") == PACKED
+    assert poured(cache, "get", url + "?a=1&b=2+3", "-o", "-") == PACKED
     assert len(origin.requests()) == 1
     with Cache(cache) as found:
-        assert [item.attrs["url"] for item in found.search(label="mine")] == [url + "?a=1&b=2%203"]
+        assert [item.attrs["url"] for item in found.search(label="mine")] == [url + "?a=1&b=2+3"]
 
 
 def test_get_makes_the_cache_of_the_user_if_none_is_named(origin: Origin, tmp_path: Path) -> None:
@@ -249,7 +263,7 @@ def test_get_says_in_a_line_where_nothing_can_be_written(origin: Origin, cache: 
     url = origin.url + "a"
     assert "there is no directory" in failed(1, cache, "get", url, "-o", str(tmp_path / "none" / "a"))
     assert "it is a directory" in failed(1, cache, "get", url, "-o", str(tmp_path))
-    assert "more than" in failed(1, cache, "get", url, "--max-size", "4", "--retries", "1")
+    assert "has 5 bytes, and 4 are allowed" in failed(1, cache, "get", url, "--max-size", "4", "--retries", "1")
     (tmp_path / "file").write_bytes(b"")
     assert "is a file; give the directory of the cache" in failed(2, tmp_path / "file", "get", url)
     with Path("/dev/full").open("wb") as full:
@@ -284,19 +298,25 @@ def test_a_bar_is_drawn_on_a_terminal_only(origin: Origin, cache: Path) -> None:
     for path in ("/a", "/b"):
         origin.put(path, BODY, Serve(pace=2_000_000))
     assert done(cache, "get", origin.url + "a")
+    path, said = on_terminal(command(cache, "get", origin.url + "b"), "stderr")
+    assert Path(path.strip()).read_bytes() == BODY
+    assert "%|" in said
+
+
+def on_terminal(words: Sequence[str], stream: str) -> tuple[str, str]:
+    """What a command said to standard output, and to a terminal at that stream."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command(cache, "get", origin.url + "b"), stdout=subprocess.PIPE, stderr=theirs, env=environment()
-    )
-    os.close(theirs)
-    said = b""
-    while data := _read(ours):
-        said += data
-    os.close(ours)
-    path, _ = process.communicate(timeout=60)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    streams = {"stdout": subprocess.PIPE, stream: theirs}
+    with subprocess.Popen(words, **streams, env=environment()) as process:
+        os.close(theirs)
+        said = b""
+        while data := _read(ours):
+            said += data
+        os.close(ours)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert Path(path.decode().strip()).read_bytes() == BODY
-    assert b"%|" in said
+    return (out or b"").decode(), said.decode()
 
 
 def _read(terminal: int) -> bytes:
@@ -353,7 +373,7 @@ def test_add_says_in_a_line_what_cannot_be_stored(cache: Path, words: tuple[str,
 
 def test_add_wants_a_file_and_a_name(cache: Path) -> None:
     assert failed(2, cache, "add", "/none", "--uri", "u") == "path: /none is not a file"
-    assert "uri: a text that names the item is needed" in failed(2, cache, "add", __file__, "--uri", "")
+    assert "--uri is empty" in failed(2, cache, "add", __file__, "--uri", "")
     result = run(cache, "add", __file__)
     assert (result.returncode, result.stdout) == (2, b"")
     assert b"--uri" in result.stderr
@@ -406,20 +426,8 @@ def test_ls_is_a_table_for_people_and_json_for_programs(stock: Path) -> None:
     assert Path(str(one["path"])).read_bytes() == b"x" * 200
     assert (one["kind"], one["status"], one["size"]) == ("item", "READY", 200)
     assert objects(stock, "ls", "other")[0]["attrs"] == {"code": "100", "nan": "nan"}
-    text = _on_terminal(command(stock, "ls", "my/table"))
+    _, text = on_terminal(command(stock, "ls", "my/table"), "stdout")
     assert text.split()[:7] == ["SIZE", "LAST", "USE", "STATUS", "ITEM", "NAME", "200"]
-
-
-def _on_terminal(words: Sequence[str]) -> str:
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(words, stdout=theirs, env=environment()) as process:
-        os.close(theirs)
-        said = b""
-        while data := _read(ours):
-            said += data
-        os.close(ours)
-    assert process.returncode == 0
-    return said.decode()
 
 
 def test_show_tells_all_versions_of_all_that_is_called_so(stock: Path) -> None:
@@ -578,7 +586,7 @@ def test_a_cache_of_another_user_is_refused_in_a_line_and_root_leaves_it_to_its_
         target = Path(public) / "out"
         done(cache, "get", origin.url + "a.gz", "-o", str(target))
         assert target.stat().st_uid == 0
-        assert failed(1, cache, "rm", "none", user=65534) == "nothing is stored for none"
+        assert failed(1, cache, "show", "none", user=65534) == "nothing is stored for none"
 
 
 def test_a_command_that_only_looks_makes_no_cache(tmp_path: Path) -> None:
@@ -588,10 +596,11 @@ def test_a_command_that_only_looks_makes_no_cache(tmp_path: Path) -> None:
 
 
 def test_what_fails_is_never_a_later_hit(origin: Origin, cache: Path) -> None:
-    origin.put("/a", BODY, Serve(cut=10), Say(500), Serve())
-    assert failed(1, cache, "get", origin.url + "a", "--retries", "1")
-    assert run(cache, "ls", "--status", "ready").returncode == 1
-    assert run(cache, "get", origin.url + "a", "--retries", "1").returncode == 1
+    origin.put("/a", BODY, Serve(cut=1_000_000), Say(404))
+    for _ in range(2):
+        assert failed(1, cache, "get", origin.url + "a", "--retries", "1")
+        assert run(cache, "ls", "--status", "ready").returncode == 1
+    origin.script("/a", Serve())
     assert poured(cache, "get", origin.url + "a", "-o", "-") == BODY
     with Cache(cache) as items:
         assert [item.rstatus for item in items.search()] == [Status.READY]

@@ -7,6 +7,7 @@ from package_cache.cli import output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.conditions import VALUES, assignments
 from package_cache.config import Config
+from package_cache.errors import ArgumentError
 from package_cache.library.cache import Cache
 from package_cache.model import Status
 
@@ -21,6 +22,8 @@ def _add(it: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, config: Config) -> int:
+    if not given.uri:
+        raise ArgumentError("--uri is empty; it is a URL, or any other text, by which the item is found")
     params, attrs = assignments("--param", given.param or ()), assignments("--attr", given.attr or ())
     with Cache(compose.cache_directory(config)) as cache:
         item = cache.move_in(given.file, given.uri, params, attrs, Status.READY, given.ext, given.label)

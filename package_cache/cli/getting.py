@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from package_cache import compose
-from package_cache.cli import output
+from package_cache.cli import logs, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.conditions import pairs, value_of
 from package_cache.config import Config
@@ -51,6 +51,7 @@ def _add(it: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, config: Config) -> int:
+    logs.leave_failures_to_the_command(config)
     if given.output == "":
         raise ArgumentError("-o: the name of the file is empty; - is standard output")
     descriptor, terms = _descriptor(given), _terms(given)

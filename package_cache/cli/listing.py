@@ -10,7 +10,7 @@ from package_cache.cli.command import DONE, FAILED, Command
 from package_cache.cli.conditions import VALUES, add_criteria, criteria_of
 from package_cache.cli.describing import entry_as_json, item_as_json
 from package_cache.cli.holdings import Holdings, item_id, title
-from package_cache.cli.names import ITEM, PROXY, add_kind
+from package_cache.cli.names import ITEM, PROXY, add_kind, pattern_of
 from package_cache.config import Config
 from package_cache.model import Entry, Status
 from package_cache.rules.searching import Criteria
@@ -54,7 +54,7 @@ def _all(held: Holdings, glob: str, wanted: Criteria, kind: str | None, *, of_it
         if Status.TRASH in statuses:
             yield from held.inventory.trash(glob)
     if kind != PROXY:
-        like = None if glob == "*" else glob
+        like = None if glob == "*" else pattern_of(glob) or glob
         # What is in the trash is listed one by one, as it may be restored.
         found = held.core.items.find(replace(wanted, called_like=like, latest=Status.TRASH not in statuses))
         yield from sorted(found, key=lambda row: (title(row), row.key, row.version))

@@ -50,6 +50,12 @@ def configure(config: Config) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
+def leave_failures_to_the_command(config: Config) -> None:
+    """Do not log why a download failed, unless more is to be logged: a command says it at its end."""
+    if not config.verbose:
+        logging.getLogger("package_cache.engine").setLevel(logging.ERROR)
+
+
 def _system_log() -> logging.Handler:
     address = _SOCKET if Path(_SOCKET).exists() else ("localhost", logging.handlers.SYSLOG_UDP_PORT)
     try:

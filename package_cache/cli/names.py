@@ -23,6 +23,14 @@ their uri, the URL they were downloaded from, an ID as ls shows it (without -VER
 of these with * ? [...]. Quote it for the shell."""
 
 
+def pattern_of(text: str) -> str | None:
+    """The pattern that a text is, or stands for, if it is an ID; else None."""
+    match = _ID.fullmatch(text)
+    if match is not None:
+        return f"{match[1]}*-{match[2] or '*'}"
+    return text if _PATTERN.search(text) else None
+
+
 def add_name(it: ArgumentParser, *, optional: bool = False) -> None:
     """Add NAME, --accept and --kind."""
     it.add_argument(
@@ -55,16 +63,9 @@ class Name:
         if self.kind == PROXY:
             return []
         found = held.core.items.find(Criteria(called=self.text, include_removed=True))
-        if not found and (like := self._like) is not None:
+        if not found and (like := pattern_of(self.text)) is not None:
             found = held.core.items.find(Criteria(called_like=like, include_removed=True))
         return [one for one in found if (status is None or one.status in status) and version in (None, one.version)]
-
-    @property
-    def _like(self) -> str | None:
-        match = _ID.fullmatch(self.text)
-        if match is not None:
-            return f"{match[1]}*-{match[2] or '*'}"
-        return self.text if _PATTERN.search(self.text) else None
 
     def check_kind(self, has_file: object, has_items: object) -> None:
         """Raise CannotDo if a change would be of both kinds, and nobody said that."""

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import BinaryIO
 
 from package_cache import compose
-from package_cache.cli import holdings, output
+from package_cache.cli import holdings, logs, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.holdings import Holdings, item_id
 from package_cache.cli.names import NAMES, Name, add_name, name_of
@@ -46,6 +46,7 @@ def _run(given: Namespace, config: Config) -> int:
 
 
 def _of_url(url: str, config: Config, *, raw: bool, most: int | None) -> None:
+    logs.leave_failures_to_the_command(config)
     with DownloadManager(compose.cache_directory(config)) as manager:
         assert manager.cache is not None
         item = manager.cache.best(url)

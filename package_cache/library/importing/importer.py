@@ -123,7 +123,7 @@ class Importer:
     def _place(self, find: Find, version: Version, details: Details, number: int, copy: Copy | None) -> None:
         """Have the path of an item lead to its bytes, or hold what was being written."""
         digest, size = (copy.digest, copy.size) if copy is not None else (None, None)
-        row = ItemRow(0, find.key, number, version.status, digest, size, details, None, None, 0)
+        row = ItemRow(0, find.key, number, version.status, digest, size, details, None, None, 0, 0.0)
         files = self._library.files
         path = Path(files.path(row))
         if copy is not None and version.status == Status.READY:
