@@ -27,7 +27,7 @@ from package_cache.compat.cachedir._item import CacheItem
 from package_cache.compat.cachedir._lock import Lock
 from package_cache.compat.cachedir._open import Opener
 from package_cache.compat.cachedir._status import Status
-from package_cache.compat.dlmachine import _misc
+from package_cache.compat.dlmachine import _constants, _misc
 from package_cache.compat.gone import Gone
 from package_cache.errors import ArgumentError, ConfigError, PackageCacheError
 
@@ -70,7 +70,7 @@ def test_items_have_the_attributes_that_they_had(cache: Cache) -> None:
     assert time.strptime(item.date, "%Y-%m-%d %H:%M:%S")
     assert (item.last_read, item.read_count, item.rstatus, item.status) == (None, 0, 3, 3)
     assert (item.cache_fname, item.size, item.cache) == (f"{item.key}-1.tsv", 4, cache)
-    assert CacheItem.serialize(item.params) == item.key
+    assert CacheItem.serialize(item.params) == utils.hash(item.params) == item.key
     assert repr(item) == f"CacheItem[{URI} V:1 READY]"
     assert cache.by_attrs({"rows": 3}) == {item._id}
     item.update(attrs={"rows": 4}, file_name="e.tsv", last_read="2020-01-02")
@@ -269,6 +269,8 @@ def test_the_manager_takes_what_it_took(origin: Origin, tmp_path: Path) -> None:
     assert manager.download(url) == path
     assert isinstance(manager.cache, Cache)
     [item] = manager.cache.search(attrs={"http_code": 200})
+    assert dm.Descriptor(**item.attrs[_constants.DL_DESC_KEY]) == dm.Descriptor(url)  # type: ignore[arg-type]
+    assert item.params[_constants.DL_PARAMS_KEY] == {}
     assert (item.path, item.params["_uri"], item.attrs["size"]) == (path, url, 3)
     assert manager.download(url, check_freshness=True, check_method="etag") == path
     assert len(origin.requests()) == 2
