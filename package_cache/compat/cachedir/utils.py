@@ -19,7 +19,7 @@ __getattr__ = missing(
 )
 
 
-def hash(params: Mapping[str, object]) -> str:  # noqa: A001 - its old name
+def hash(params: object) -> str:  # noqa: A001 - its old name
     """The key of parameters that have the uri among them as `_uri`; another one than cachedir's. Raises Gone for others."""
     if not isinstance(params, Mapping) or "_uri" not in params:
         gone(f"utils.hash({params!r})", _KEY)
