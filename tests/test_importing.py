@@ -1,6 +1,7 @@
 """Older caches are taken over whole, as they are, without being touched; and again at no cost."""
 
 import hashlib
+import io
 import json
 import os
 import pty
@@ -9,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,30 @@ from origin import Origin, until
 from product import Proxy, blobs
 
 from package_cache import Cache, DownloadManager
+from package_cache.cli import commands
+from package_cache.library.importing.importer import Importer
+from package_cache.library.importing.trees import Tree
+from package_cache.library.opening import open_library
+from package_cache.storage.leftovers import dead_fills
+from package_cache.storage.locks import NameLocks
 
 KEY = "0123456789abcdef0123456789abcdef"
 OTHER = "fedcba9876543210fedcba9876543210"
 THIRD = "00000000000000000000000000000000"
 
 
-def take_over(place: Path, cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "package_cache", "import", str(place), "--cache", str(cache), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@dataclass
+class Run:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def take_over(place: Path, cache: Path, *options: str) -> Run:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = commands.run(["import", str(place), "--cache", str(cache), *options])
+    return Run(code, out.getvalue(), err.getvalue())
 
 
 def imported(place: Path, cache: Path, *options: str) -> str:
@@ -394,67 +412,102 @@ def test_the_report_is_one_json_object(tmp_path: Path) -> None:
     assert report == {"whole": True, "kind": title, "imported": 3, "bytes": 9, "here": 0, "removed": 0}
 
 
-def large_tree(root: Path, count: int = 400, size: int = 200_000) -> Path:
+def more_than_a_group(root: Path) -> Path:
+    """A tree of which 200 files are committed before the others."""
     root.mkdir()
-    for number in range(count):
-        (root / f"{number:04}.tar").write_bytes(number.to_bytes(4) * (size // 4))
+    for number in range(205):
+        (root / f"{number:03}.tar").write_bytes(b"%d" % number)
     return root
 
 
-def test_an_interrupted_import_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None:
-    tree, cache = large_tree(tmp_path / "old"), tmp_path / "cache"
+@contextmanager
+def waiting(tree: Path, cache: Path, **streams: Any) -> Iterator[tuple[subprocess.Popen[str], Callable[[], None]]]:
+    """An import that has committed its first 200 files, and waits for the store; what lets it go on. Killed at the end."""
+    Cache(cache).close()
+    locks = NameLocks(cache / "leases-v1")
+    name = f"blob:{hashlib.sha256(b'203').hexdigest()}"
+    assert locks.take(name)
     command = [sys.executable, "-m", "package_cache", "import", str(tree), "--cache", str(cache)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    until(lambda: list((cache / "parts-v1").glob("*.part")))
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, said
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **streams) as process:
+        try:
+            until(lambda: len(entries(cache)) == 200 and len(list((cache / "parts-v1").glob("*.part"))) == 5)
+            yield process, lambda: locks.free(name)
+        finally:
+            locks.free(name)
+            if process.poll() is None:
+                process.kill()
+
+
+def test_an_interrupted_import_goes_on_where_it_was(tmp_path: Path) -> None:
+    tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
+    with waiting(tree, cache) as (process, let_go):
+        process.send_signal(signal.SIGINT)
+        let_go()
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
     count = len(entries(cache))
+    assert count >= 200
     assert f"{count} imported" in said
     assert said.endswith("interrupted: run it again to go on from here\n")
-    assert 0 < count < 400
-    assert f"{400 - count} imported" in imported(tree, cache)
     assert list((cache / "parts-v1").iterdir()) == []
+    assert f"{205 - count} imported" in imported(tree, cache)
+
+
+def test_what_was_copied_before_an_interruption_is_kept(tmp_path: Path) -> None:
+    tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
+    steps = iter(range(3))
+
+    def step() -> None:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+
+    importer = Importer(open_library(cache))
+    with pytest.raises(KeyboardInterrupt):
+        importer.run(Tree(tree, cache), step)
+    assert importer.tally.imported == len(entries(cache)) == 4
 
 
 def test_a_killed_import_leaves_nothing_wrong_and_goes_on(tmp_path: Path) -> None:
-    tree, cache = large_tree(tmp_path / "old"), tmp_path / "cache"
-    command = [sys.executable, "-m", "package_cache", "import", str(tree), "--cache", str(cache)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    until(lambda: list((cache / "blobs-v1").glob("*/*")))
-    process.kill()
-    process.wait()
-    run = take_over(tree, cache)
-    assert run.returncode == 0
-    assert len(entries(cache)) == len(blobs(cache)) == 400
+    tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
+    with waiting(tree, cache) as (process, _):
+        process.kill()
+        process.wait()
+    assert "5 imported, 15 bytes, 200 here already" in imported(tree, cache)
+    assert list((cache / "parts-v1").iterdir()) == []
+    assert len(entries(cache)) == len(blobs(cache)) == 205
     fsck = [sys.executable, "-m", "package_cache", "fsck", "--cache", str(cache)]
     assert subprocess.run(fsck, capture_output=True, text=True, check=True).stdout.endswith("no problems\n")
 
 
+def test_what_a_killed_import_left_is_swept(tmp_path: Path) -> None:
+    tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
+    with waiting(tree, cache) as (process, _):
+        locks = NameLocks(cache / "leases-v1")
+        assert list(dead_fills(cache / "parts-v1", locks, time.time())) == []
+        process.kill()
+        process.wait()
+        [left] = dead_fills(cache / "parts-v1", locks, time.time())
+        assert len(left.paths) == 5
+
+
 def test_one_import_at_a_time(tmp_path: Path) -> None:
-    tree, cache = large_tree(tmp_path / "old"), tmp_path / "cache"
-    command = [sys.executable, "-m", "package_cache", "import", str(tree), "--cache", str(cache)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    until(lambda: list((cache / "parts-v1").glob("*.part")))
-    run = take_over(tree, cache)
-    process.kill()
-    process.wait()
+    tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
+    with waiting(tree, cache):
+        run = take_over(tree, cache)
     assert (run.returncode, run.stderr) == (1, "package-cache: another import is at work in this cache\n")
 
 
 def test_how_far_it_is_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
-    tree = large_tree(tmp_path / "old")
+    tree = more_than_a_group(tmp_path / "old")
     inner, outer = pty.openpty()
-    command = [sys.executable, "-m", "package_cache", "import", str(tree), "--cache", str(tmp_path / "cache")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=outer)
-    os.close(outer)
+    with waiting(tree, tmp_path / "cache", stderr=outer) as (process, let_go):
+        os.close(outer)
+        let_go()
+        process.wait()
     said = b""
-    try:
+    with suppress(OSError):  # its other end is closed
         while block := os.read(inner, 4096):
             said += block
-    except OSError:  # its other end is closed
-        pass
     os.close(inner)
-    assert process.wait() == 0
     assert re.search(rb"\d+ %  \d+ imported, ", said)
     assert said.endswith(b"\r\x1b[K")

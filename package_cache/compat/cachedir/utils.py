@@ -1,10 +1,10 @@
 """Helpers of cachedir that other programs used."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from package_cache.compat.cachedir._item import written
-from package_cache.compat.gone import missing
+from package_cache.compat.cachedir._item import CacheItem, written
+from package_cache.compat.gone import gone, missing
 from package_cache.rules.attributes import moment
 from package_cache.rules.searching import date
 
@@ -13,11 +13,17 @@ __getattr__ = missing(
     __name__,
     {
         "serialize": _KEY,
-        "hash": _KEY,
         "parse_attr": "attributes keep their types by themselves",
         "parse_attr_search": "Cache.by_attrs() and search(attrs=) read the same language",
     },
 )
+
+
+def hash(params: object) -> str:  # noqa: A001 - its old name
+    """The key of parameters that have the uri among them as `_uri`; another one than cachedir's. Raises Gone for others."""
+    if not isinstance(params, Mapping) or "_uri" not in params:
+        gone(f"utils.hash({params!r})", _KEY)
+    return CacheItem.serialize(dict(params))
 
 
 def list_like(value: object) -> bool:
