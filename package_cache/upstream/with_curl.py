@@ -16,7 +16,7 @@ from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Fields
 from package_cache.upstream.calls import Body, BodyReader, Reach
 
-_BUFFER = 1 << 19
+_BUFFER = 1 << 17
 _IDLE = 16
 """Handles, each with its connections, that are kept for the next request."""
 _TURN = 1.0
