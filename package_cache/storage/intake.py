@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,8 @@ LOCK = "upkeep:import"
 _NAME = hashlib.sha256(LOCK.encode("ascii")).hexdigest()
 _FICLONE = 0x40049409
 _BLOCK = 1 << 20
+_AT_ONCE = 16
+"""How many files are made durable at once."""
 
 
 class Unfit(Exception):
@@ -40,7 +43,7 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A sealed copy of a file. `digest` is SHA-256 in hex, `size` in bytes."""
+    """A copy of a file. `digest` is SHA-256 in hex, `size` in bytes."""
 
     part: Part
     digest: str
@@ -108,7 +111,7 @@ class Intake:
     # -- bytes
 
     def copy(self, source: Path) -> Copy:
-        """A durable copy of a file, shared with it where the file system can do that. Raises Unfit."""
+        """A copy of a file, shared with it where the file system can do that. Raises Unfit."""
         self._count += 1
         descriptor = open_plain(source)
         try:
@@ -122,7 +125,6 @@ class Intake:
                     raise Unfit("it changed while it was read")
                 if self._owner is not None:
                     os.fchown(part.fileno(), *self._owner)
-                self._blobs.seal(part)
             except BaseException:
                 discard(part)
                 raise
@@ -142,6 +144,9 @@ class Intake:
         """Make copies blobs and record the versions, in one transaction; their numbers, None for what is here by now."""
         copies = [copy for _, copy in several if copy is not None]
         try:
+            # One after the other each would wait for a turn of the disk of its own.
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(self._blobs.seal, [copy.part for copy in copies]))
             with self._blobs.holding(copy.digest for copy in copies):
                 directories = {self._blobs.publish(copy.part, copy.digest) for copy in copies}
                 self.own(*directories)
