@@ -27,7 +27,7 @@ from package_cache.cli import commands
 from package_cache.library.importing.importer import Importer
 from package_cache.library.importing.trees import Tree
 from package_cache.library.opening import open_library
-from package_cache.storage.leftovers import dead_fills
+from package_cache.storage.leftovers import DEAD_SECONDS, dead_fills
 from package_cache.storage.locks import NameLocks
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -482,11 +482,11 @@ def test_a_killed_import_leaves_nothing_wrong_and_goes_on(tmp_path: Path) -> Non
 def test_what_a_killed_import_left_is_swept(tmp_path: Path) -> None:
     tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
     with waiting(tree, cache) as (process, _):
-        locks = NameLocks(cache / "leases-v1")
-        assert list(dead_fills(cache / "parts-v1", locks, time.time())) == []
+        locks, tomorrow = NameLocks(cache / "leases-v1"), time.time() + 2 * DEAD_SECONDS
+        assert list(dead_fills(cache / "parts-v1", locks, tomorrow)) == []
         process.kill()
         process.wait()
-        [left] = dead_fills(cache / "parts-v1", locks, time.time())
+        [left] = dead_fills(cache / "parts-v1", locks, tomorrow)
         assert len(left.paths) == 5
 
 
