@@ -144,6 +144,7 @@ contents = download_cache.get_from_url(url)
 metadata = contents["metadata"] # used by USTDownloadCache
 data = contents["data"]
 """
+README = Path(__file__).parent.parent / "README.md"
 MODULES = {
     "cache_manager": "package_cache.compat.cachedir",
     "download_manager": "package_cache.compat.dlmachine",
@@ -203,6 +204,13 @@ def test_download_manager_downloads_to_buffer_file_and_cache(origin: Origin, tmp
     names, said = run(text.replace("/tmp", str(tmp_path)))
     assert said.startswith(f"b'a page\\n'\nDownloaded to {tmp_path}/google.html\nCached at {tmp_path}/")
     assert (tmp_path / "google.html").read_bytes() == Path(str(names["filepath"])).read_bytes() == b"a page\n"
+
+
+def test_the_import_lines_of_the_readme_import_these() -> None:
+    section = README.read_text(encoding="utf-8").partition("## Moving over\n")[2].partition("\n## ")[0]
+    names: dict[str, object] = {}
+    exec(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0], names)
+    assert {"cm", "dm", "Status", "USTDownloadCache"} <= set(names)
 
 
 def test_download_manager_is_configured(tmp_path: Path) -> None:
