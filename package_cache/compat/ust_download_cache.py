@@ -93,7 +93,7 @@ class USTDownloadCache:
 
     def __init__(self, logger: Logger, cache_dir: str | os.PathLike[str] | None = None) -> None:
         self.logger = logger
-        self.cache_dir = os.fspath(cache_dir) if cache_dir is not None else _default()
+        self.cache_dir: str | os.PathLike[str] = cache_dir if cache_dir is not None else _default()
         if Path(self.cache_dir).exists() and not Path(self.cache_dir).is_dir():
             raise FileExistsError(f"{self.cache_dir} is not a directory")
         try:

@@ -4,11 +4,11 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
-from package_cache.library.archives import Opened, open_archive
+from package_cache.library.archives import Members, Opened, open_archive
 
 
 class Opener:
-    """A file, opened at once: `result` is lines, the content, or the members by name.
+    """A file, opened at once: `result` is lines, the content, or the members in a dict.
 
     Members of a tar are bytes, of a zip text if `default_mode` is 'r'; what is not `large` is bytes, unless it is plain.
     `ext` means nothing: the content decides. Raises as `package_cache.open_archive` does.
@@ -31,6 +31,9 @@ class Opener:
             opened = open_archive(path, needed=needed, large=large, default_mode="r", encoding=encoding)
         self._opened: Opened = opened
         self.result: Any = opened.result
+        if isinstance(opened.result, Members):
+            # Links that lead to nothing were no members.
+            self.result = {name: opened.result[name] for name, size in opened.sizes.items() if size is not None}
 
     @property
     def type(self) -> str:

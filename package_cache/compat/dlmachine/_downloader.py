@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from package_cache.compat.cachedir import Opener
 from package_cache.compat.dlmachine._misc import parse_header
@@ -27,15 +27,17 @@ _PARSED = ("content-type", "content-disposition")
 
 
 class AbstractDownloader:
-    """What is common to the two. `destination` is a path, or None for memory, and then the buffer."""
+    """What is common to the two. `destination` is a path, or None or False for memory, and then the buffer."""
 
     backend: ClassVar[str]
 
-    def __init__(self, desc: Descriptor, destination: str | os.PathLike[str] | None = None, progress: bool = True) -> None:
+    def __init__(
+        self, desc: Descriptor, destination: str | os.PathLike[str] | Literal[False] | None = None, progress: bool = True
+    ) -> None:
         if not hasattr(self, "backend"):
             raise TypeError("AbstractDownloader is not made; RequestsDownloader and CurlDownloader are")
         self.desc = desc
-        self.destination: str | io.BytesIO | None = None if destination is None else os.fspath(destination)
+        self.destination: str | io.BytesIO | None = os.fspath(destination) if destination else None
         self._progress = progress
         self._result: Result | None = None
 
