@@ -230,8 +230,8 @@ def test_items_that_make_no_sense_are_refused_and_the_others_are_taken(tmp_path:
     old, cache = OldItems(tmp_path / "old"), tmp_path / "cache"
     old.add(KEY, None, b"x")
     old.add(KEY, "demo://status", b"x", version=2, status=9)
-    old.add(OTHER, "demo://trashed", b"x", status=-1)
-    old.add(OTHER, "demo://again", b"x")
+    old.add(OTHER, "demo://trashed", b"x", ("int", None, 0, "rows", 1), ("int", None, 0, "rows", 2), status=-1)
+    old.add(OTHER, None, b"y")  # as cachedir made the next one: version 1 again, and its attributes with the other
     old.add(THIRD, "demo://long", b"x", ("text", None, 0, "big", json.dumps(["x" * 300_000])))
     run = take_over(old.close(), cache)
     assert run.returncode == 1
@@ -240,6 +240,9 @@ def test_items_that_make_no_sense_are_refused_and_the_others_are_taken(tmp_path:
     assert "status 9" in run.stdout
     assert "demo://trashed version 1: it was removed, and its version given to another item" in run.stdout
     assert "demo://long version 1: attrs: " in run.stdout
+    with Cache(cache) as found:
+        [item] = found.search("demo://trashed")
+        assert (Path(item.path).read_bytes(), item.attrs, item.status) == (b"y", {"rows": 2}, 3)
 
 
 def test_a_version_that_is_another_one_here_is_not_touched(tmp_path: Path) -> None:

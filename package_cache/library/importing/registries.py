@@ -42,6 +42,7 @@ class ItemRegistry:
 
     def __init__(self, place: Path) -> None:
         self._place = place
+        self._removed: dict[str, tuple[Values, Values]] = {}
         try:
             with closing(self._connect()) as connection:
                 connection.execute(f"SELECT {_COLUMNS} FROM main LIMIT 0")  # noqa: S608 - constant names
@@ -75,6 +76,11 @@ class ItemRegistry:
     def _find(self, row: tuple[Any, ...], tables: list[list[_Attribute]]) -> Find | Refused:
         number, item_id, version_id, version, state, *_ = row
         params, attrs = _values(tables, keyvar=1), _values(tables, keyvar=0)
+        if version_id in self._doubled:
+            # What was made after its version was removed has its attributes with that.
+            if "_uri" not in params:
+                params, attrs = self._removed.get(version_id, (params, attrs))
+            self._removed[version_id] = dict(params), dict(attrs)
         uri = params.pop("_uri", None)
         name = f"{uri} version {version}" if uri else f"{item_id} version {version}"
         if not isinstance(uri, str):
