@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import quote
 
 from package_cache.errors import ArgumentError, BadRequest
@@ -12,6 +13,7 @@ from package_cache.model import Key
 from package_cache.rules.fields import format_date
 from package_cache.rules.targets import key_of, parse_target
 
+Entry: TypeAlias = "os.DirEntry[str] | Refused"
 _UNFINISHED = (".__download__", "._checksum_failure_.")
 """In names of files that Portage has not finished, or not found good."""
 
@@ -38,19 +40,25 @@ class Tree:
         for entry in self._files(self._root):
             yield self._find(entry)
 
-    def _files(self, directory: Path) -> Iterator["os.DirEntry[str] | Refused"]:
-        """What is below a directory and is no directory, in the order of names."""
-        try:
-            with os.scandir(directory) as entries:
-                several = sorted((one for one in entries if not one.name.startswith(".")), key=lambda one: one.name)
-        except OSError as error:
-            yield Refused(self._name(directory), f"it cannot be listed: {error.strerror}")
-            return
-        for entry in several:
-            if not entry.is_dir(follow_symlinks=False):
+    def _files(self, directory: Path) -> Iterator[Entry]:
+        """What is below a directory and is no directory itself, in the order of names."""
+        open_ones = [iter(self._listed(directory))]
+        while open_ones:
+            entry = next(open_ones[-1], None)
+            if entry is None:
+                open_ones.pop()
+            elif isinstance(entry, Refused) or not entry.is_dir(follow_symlinks=False):
                 yield entry
             elif not self._is_cache(entry.path):
-                yield from self._files(Path(entry.path))
+                open_ones.append(iter(self._listed(Path(entry.path))))
+
+    def _listed(self, directory: Path) -> list[Entry]:
+        try:
+            with os.scandir(directory) as entries:
+                found = (one for one in entries if not one.name.startswith("."))
+                return sorted(found, key=lambda one: one.name)
+        except OSError as error:
+            return [Refused(self._name(directory), f"it cannot be listed: {error.strerror}")]
 
     def _is_cache(self, path: str) -> bool:
         try:
@@ -58,7 +66,7 @@ class Tree:
         except OSError:
             return False
 
-    def _find(self, entry: "os.DirEntry[str] | Refused") -> Find | Refused:
+    def _find(self, entry: Entry) -> Find | Refused:
         if isinstance(entry, Refused):
             return entry
         path = Path(entry.path)
