@@ -96,7 +96,10 @@ def test_a_file_that_was_removed_does_not_take_space_though_nobody_asks_for_it_a
 
 def open_blobs(proxy: Proxy) -> list[bool]:
     """The blobs that the process has open: whether each of them has no name any more."""
-    names = [str(link.readlink()) for link in Path(f"/proc/{proxy.process.pid}/fd").iterdir()]
+    names = []
+    for link in Path(f"/proc/{proxy.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            names.append(str(link.readlink()))
     return [name.endswith(" (deleted)") for name in names if "/blobs-v1/" in name]
 
 

@@ -32,7 +32,6 @@ def _run(given: Namespace, config: Config) -> int:
 
 
 ADD = Command(
-    "store a file as the next version of an item",
     f"""
 Prints the path under which its bytes are from now on.
 

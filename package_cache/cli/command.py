@@ -15,13 +15,12 @@ INTERRUPTED = 128 + signal.SIGINT
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command. `summary` is its line in --help, `detail` what its own --help says after that.
+    """A command. `detail` is what its own --help says behind its summary.
 
     `add` adds its arguments and options to a parser. Those named like a setting are read as settings and reach `run` in the
     Config; the others reach it in the namespace. `run` gives the exit code and raises `PackageCacheError`.
     """
 
-    summary: str
     detail: str
     add: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Config], int]

@@ -5,45 +5,41 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 from package_cache import compose
-from package_cache.cli import (
-    adding,
-    arguments,
-    deleting,
-    explaining,
-    freeing,
-    fsck,
-    getting,
-    importing,
-    listing,
-    logs,
-    owners,
-    pinning,
-    reading,
-    showing,
-)
+from package_cache.cli import arguments, logs, owners
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config, build
 from package_cache.errors import ArgumentError, ConfigError, PackageCacheError
 
-COMMANDS: Mapping[str, Command] = {
-    "get": getting.GET,
-    "cat": reading.CAT,
-    "add": adding.ADD,
-    "ls": listing.LS,
-    "show": showing.SHOW,
-    "why": explaining.WHY,
-    "gc": freeing.GC,
-    "fsck": fsck.FSCK,
-    "rm": deleting.RM,
-    "restore": deleting.RESTORE,
-    "purge": deleting.PURGE,
-    "pin": pinning.PIN,
-    "unpin": pinning.UNPIN,
-    "import": importing.IMPORT,
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a command is: the module here that has it, under its name in capitals. `summary` is its line in --help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Home] = {
+    "get": Home("getting", "download a URL into the cache, or find it there"),
+    "cat": Home("reading", "write what is stored to standard output, decompressed"),
+    "add": Home("adding", "store a file as the next version of an item"),
+    "ls": Home("listing", "list what is stored"),
+    "show": Home("showing", "show every version of what is called so"),
+    "why": Home("explaining", "explain what would happen if a client asked for a path"),
+    "gc": Home("freeing", "remove what the bounds want removed, now"),
+    "fsck": Home("fsck", "check everything that is stored, and mend it"),
+    "rm": Home("deleting", "put a name into the trash"),
+    "restore": Home("deleting", "take a name out of the trash"),
+    "purge": Home("deleting", "remove what is in the trash for good"),
+    "pin": Home("pinning", "never cull a name"),
+    "unpin": Home("pinning", "undo a pin"),
+    "import": Home("importing", "take an older cache over"),
 }
+"""None is loaded before it is used: the others, and the server, start without what it needs."""
 
 _EPILOG = """\
 Settings can be given in the environment instead: PACKAGE_CACHE_CACHE for --cache, and so on. The command line wins.
@@ -53,7 +49,13 @@ exit codes: 0 done, 1 failed or nothing found, 2 wrong options or arguments, 130
 
 def summaries() -> dict[str, str]:
     """What each command does, in a line."""
-    return {name: command.summary for name, command in COMMANDS.items()}
+    return {name: home.summary for name, home in COMMANDS.items()}
+
+
+def load(name: str) -> Command:
+    """The command of a name in `COMMANDS`."""
+    command: Command = getattr(import_module(f"package_cache.cli.{COMMANDS[name].module}"), name.upper())
+    return command
 
 
 def run(words: Sequence[str]) -> int:
@@ -63,11 +65,12 @@ def run(words: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"the nearest is {near[0]!r}" if near else f"known are {', '.join(COMMANDS)}"
         return fail(WRONG_OPTIONS, f"{name!r} is not a command; {hint}. Without one, package-cache serves")
+    command = load(name)
     try:
-        namespace, config = _read(name, rest)
+        namespace, config = _read(parser(name, command), rest)
     except ConfigError as error:
         return fail(WRONG_OPTIONS, *error.problems)
-    return _perform(COMMANDS[name], namespace, config)
+    return _perform(command, namespace, config)
 
 
 def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:
@@ -88,8 +91,7 @@ def _perform(command: Command, namespace: argparse.Namespace, config: Config) ->
     return code
 
 
-def _read(name: str, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-    it = parser(name)
+def _read(it: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     namespace, unknown = it.parse_known_args(words)
     given = arguments.texts(namespace)
     problems = arguments.problems(unknown, it)
@@ -103,12 +105,12 @@ def _read(name: str, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     return namespace, replace(config, syslog=False)
 
 
-def parser(name: str) -> argparse.ArgumentParser:
+def parser(name: str, command: Command) -> argparse.ArgumentParser:
     """The parser of one command."""
-    command = COMMANDS[name]
+    summary = COMMANDS[name].summary
     it = argparse.ArgumentParser(
         prog=f"package-cache {name}",
-        description=f"{command.summary[0].upper()}{command.summary[1:]}.\n{command.detail.strip()}",
+        description=f"{summary[0].upper()}{summary[1:]}.\n{command.detail.strip()}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

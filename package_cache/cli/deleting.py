@@ -75,7 +75,6 @@ def _say(deed: str, entries: list[Entry], items: list[ItemRow]) -> None:
 
 
 RM = Command(
-    "put a name into the trash",
     f"""
 Of the proxy: clients do not get it from here any more; the next one has it fetched anew. It can be restored for 7 days,
 unless the space is needed before. Of the library: no search finds it. It stays in the trash until it is purged, or the
@@ -85,7 +84,7 @@ space is needed.
     _add_versions,
     _rm,
 )
-RESTORE = Command("take a name out of the trash", f"\n{NAMES}", _add_versions, _restore)
+RESTORE = Command(f"\n{NAMES}", _add_versions, _restore)
 
 
 def _add_purge(it: ArgumentParser) -> None:
@@ -150,7 +149,6 @@ def _behind(page: list[Removable]) -> Place:
 
 
 PURGE = Command(
-    "remove what is in the trash for good",
     f"""
 Without it, that happens to files of the proxy after 7 days, and to all when the space is needed.
 

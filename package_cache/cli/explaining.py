@@ -204,7 +204,6 @@ def _as_json(it: _Explanation) -> dict[str, object]:
 
 
 WHY = Command(
-    "explain what would happen if a client asked for a path",
     """
 Which rule holds and why, what is stored, what would be asked of which source, and who pinned it. Items of the library are
 never served.""",

@@ -76,7 +76,6 @@ def _cells(tally: Tally) -> tuple[str, str, str, str]:
 
 
 GC = Command(
-    "remove what the bounds want removed, now",
     """
 Removes, in this order: what was in the trash for a week, old versions (more than 2 besides the newest, or replaced 30 days
 ago), what was not used for --max-age, and what was used longest ago until --max-size and --min-free are kept. A running

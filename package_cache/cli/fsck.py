@@ -135,7 +135,6 @@ def _report(progress: Progress, *, as_json: bool, whole: bool) -> None:
 
 
 FSCK = Command(
-    "check everything that is stored, and mend it",
     """
 Reads every stored file and compares it with its digest, and the registry with what is there. With --repair, damaged and
 missing files are fetched again from the sources: only the very same bytes count. What nobody needs is removed, but for

@@ -134,7 +134,6 @@ def _number(option: str, text: str | None, kind: type[int] | type[float]) -> Any
 
 
 GET = Command(
-    "download a URL into the cache, or find it there",
     """
 Prints the path of the file, which stays the same. With -o nothing is printed: FILE is replaced in one step when all of the
 download is there. A download that broke off, or was killed, is gone on with by the next one. Whatever makes the answer

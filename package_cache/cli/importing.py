@@ -111,7 +111,6 @@ def _report(older: Older, tally: Tally, *, as_json: bool, whole: bool) -> None:
 
 
 IMPORT = Command(
-    "take an older cache over",
     """
 DIR is recognised by what is in it: a cache of cachedir or dlmachine (cache.sqlite), a directory of UST-Download-Cache
 (file_cache.json), or else the tree of package-cache 0.2 (plain files by their paths). Everything is copied, and DIR stays

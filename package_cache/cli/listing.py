@@ -71,7 +71,6 @@ def _row(one: Entry | ItemRow, *, is_pinned: bool) -> str:
 
 
 LS = Command(
-    "list what is stored",
     f"""
 One line a name: size, last use, status, item, name. Of a file of the proxy, for which the item is -, the newest version
 that can be served; of an item of the library the highest that meets all criteria, with its ID, by which other commands

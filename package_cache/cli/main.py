@@ -9,17 +9,11 @@ from typing import NoReturn
 
 from package_cache import compose
 from package_cache.cli import arguments, commands, logs
-from package_cache.cli.command import WRONG_OPTIONS
+from package_cache.cli.command import FAILED, WRONG_OPTIONS
 from package_cache.config import PREFIX, Config, build
 from package_cache.errors import ConfigError, PackageCacheError
-from package_cache.server import addresses, systemd
-from package_cache.server.gunicorn import GunicornServer, upgraded
-from package_cache.server.standalone import StandaloneServer
-from package_cache.upstream.agent import software
 
 logger = logging.getLogger(__name__)
-
-CANNOT_SERVE = 1
 
 
 class _Terminated(BaseException):
@@ -41,9 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)
-        _leave(_serve(config))
+        from package_cache.cli.serving import serve  # noqa: PLC0415 - the other commands start without a server
+
+        _leave(serve(config))
     except PackageCacheError as error:
-        return commands.fail(CANNOT_SERVE, str(error))
+        return commands.fail(FAILED, str(error))
     except _Terminated:
         return 0
 
@@ -66,72 +62,6 @@ def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
     if problems:
         raise ConfigError(problems)
     return config
-
-
-def _announce(config: Config, places: str) -> None:
-    """Say that clients are answered from now on: the line a person or a script waits for."""
-    sources = ", ".join(source.base + "/" for source in config.source)
-    text = f"serving {sources} at {places} (cache in {compose.cache_directory(config)})"
-    if config.syslog:
-        logging.getLogger("package_cache").warning("%s", text)
-    else:
-        print(f"package-cache: {text}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _serve(config: Config) -> int:
-    # Taken out: other programs, and the arbiter of Gunicorn, would take what is meant for this process.
-    notifier = systemd.Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
-    with _listen(config) as listening:
-        if config.server == "gunicorn":
-            return _serve_with_gunicorn(config, listening, notifier)
-        return _serve_alone(config, listening, notifier)
-
-
-def _listen(config: Config) -> addresses.Listening:
-    """On the sockets this process was started with, else where the settings say."""
-    sockets = systemd.inherited(os.environ)
-    if sockets:
-        return addresses.Listening(sockets)
-    return (config.server == "gunicorn" and upgraded(os.environ)) or addresses.listen(config)
-
-
-def _serve_alone(config: Config, listening: addresses.Listening, notifier: systemd.Notifier) -> int:
-    server = StandaloneServer(config, listening, compose.build_application(config), software())
-    try:
-        signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, config.timeouts.graceful))
-        signal.signal(signal.SIGINT, lambda *_: _stop(server, notifier, 0.0))
-        _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
-        notifier.ready()
-        server.serve()
-    finally:
-        server.close()
-    return 0
-
-
-def _stop(server: StandaloneServer, notifier: systemd.Notifier, patience: float) -> None:
-    server.stop(patience)
-    notifier.stopping()
-    # A second signal ends what the first one lets run.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop(0.0))
-
-
-def _serve_with_gunicorn(config: Config, listening: addresses.Listening, notifier: systemd.Notifier) -> int:
-    arbiter = os.getpid()
-    try:
-        GunicornServer(
-            config,
-            listening,
-            lambda: compose.build_application(config),
-            notifier,
-            lambda places: _announce(config, places),
-        ).run()
-    except SystemExit as end:
-        # The workers are forked in there; what their codes mean is between them and the arbiter.
-        if os.getpid() != arbiter:
-            raise
-        return CANNOT_SERVE if end.code else 0
-    return 0
 
 
 def _leave(code: int) -> NoReturn:

@@ -63,7 +63,6 @@ def _who() -> str:
 
 
 PIN = Command(
-    "never cull a name",
     f"""
 A pin holds for all versions to come. That of a file of the proxy may be set before there is one, and its old versions go
 all the same; of an item of the library all versions stay.
@@ -72,4 +71,4 @@ all the same; of an item of the library all versions stay.
     add_name,
     _pin,
 )
-UNPIN = Command("undo a pin", f"\n{NAMES}", add_name, _unpin)
+UNPIN = Command(f"\n{NAMES}", add_name, _unpin)

@@ -101,7 +101,6 @@ def _pour(file: BinaryIO, name: str, *, raw: bool, most: int | None) -> None:
 
 
 CAT = Command(
-    "write what is stored to standard output, decompressed",
     f"""
 gz, bz2, xz and zst are known by their first bytes; of a compressed tar comes the tar. A URL that is not in the library is
 downloaded into the cache, as get does; --kind proxy looks for it among the files of the proxy. Of several versions the

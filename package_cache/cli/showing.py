@@ -135,7 +135,6 @@ STATES = {
 """The state of a version, in words."""
 
 SHOW = Command(
-    "show every version of what is called so",
     f"""
 With digests, header fields, sources, attributes and times.
 

@@ -1,0 +1,77 @@
+"""Serving, from settings to the end of the server: where it listens, under which host, what it says when it is ready."""
+
+import logging
+import os
+import signal
+import sys
+
+from package_cache import compose
+from package_cache.cli.command import FAILED
+from package_cache.config import Config
+from package_cache.server import addresses, systemd
+from package_cache.server.standalone import StandaloneServer
+from package_cache.upstream.agent import software
+
+
+def serve(config: Config) -> int:
+    """Serve until the end; the exit code. Raises PackageCacheError where that cannot begin."""
+    # Taken out: other programs, and the arbiter of Gunicorn, would take what is meant for this process.
+    notifier = systemd.Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
+    sockets = systemd.inherited(os.environ)
+    inherited = addresses.Listening(sockets) if sockets else None
+    if config.server == "gunicorn":
+        return _serve_with_gunicorn(config, inherited, notifier)
+    return _serve_alone(config, inherited, notifier)
+
+
+def _announce(config: Config, places: str) -> None:
+    """Say that clients are answered from now on: the line a person or a script waits for."""
+    sources = ", ".join(source.base + "/" for source in config.source)
+    text = f"serving {sources} at {places} (cache in {compose.cache_directory(config)})"
+    if config.syslog:
+        logging.getLogger("package_cache").warning("%s", text)
+    else:
+        print(f"package-cache: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _serve_alone(config: Config, inherited: addresses.Listening | None, notifier: systemd.Notifier) -> int:
+    with inherited or addresses.listen(config) as listening:
+        server = StandaloneServer(config, listening, compose.build_application(config), software())
+        try:
+            signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, config.timeouts.graceful))
+            signal.signal(signal.SIGINT, lambda *_: _stop(server, notifier, 0.0))
+            _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
+            notifier.ready()
+            server.serve()
+        finally:
+            server.close()
+    return 0
+
+
+def _stop(server: StandaloneServer, notifier: systemd.Notifier, patience: float) -> None:
+    server.stop(patience)
+    notifier.stopping()
+    # A second signal ends what the first one lets run.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop(0.0))
+
+
+def _serve_with_gunicorn(config: Config, inherited: addresses.Listening | None, notifier: systemd.Notifier) -> int:
+    from package_cache.server.gunicorn import GunicornServer, upgraded  # noqa: PLC0415 - the bare command does without
+
+    arbiter = os.getpid()
+    with inherited or upgraded(os.environ) or addresses.listen(config) as listening:
+        try:
+            GunicornServer(
+                config,
+                listening,
+                lambda: compose.build_application(config),
+                notifier,
+                lambda places: _announce(config, places),
+            ).run()
+        except SystemExit as end:
+            # The workers are forked in there; what their codes mean is between them and the arbiter.
+            if os.getpid() != arbiter:
+                raise
+            return FAILED if end.code else 0
+    return 0
