@@ -56,9 +56,10 @@ def running() -> Iterator[list[Downloader]]:
     several: list[Downloader] = []
     yield several
     for one in several:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()
+        one.process.kill()
+        one.process.wait()
+        assert one.process.stdout is not None
+        one.process.stdout.close()
 
 
 def part_size(cache: Path) -> int:
