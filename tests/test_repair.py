@@ -367,8 +367,11 @@ def test_a_registry_of_an_earlier_version_is_taken_over(
 
 def spoil(cache: Path) -> None:
     """Let every page of the running database and of its log be noise."""
-    for path in (cache / REGISTRY, cache / f"{REGISTRY}-wal"):
-        overwrite(path, 0, random.Random(6).randbytes(path.stat().st_size))
+    with (cache / REGISTRY).open("r+b") as database, (cache / f"{REGISTRY}-wal").open("r+b") as log:
+        # Both are open before the first is spoilt: whoever notices that moves them away.
+        for file in (database, log):
+            file.write(random.Random(6).randbytes(os.fstat(file.fileno()).st_size))
+            file.flush()
 
 
 def remove(cache: Path) -> None:
