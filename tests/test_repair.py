@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from package_cache.model import Key, Representation, Status
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.bookkeeping import compare, keep_ledger
+from package_cache.storage.connections import MissingDatabase, open_database
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.leases import PartStore
 from package_cache.storage.ledger import Ledger, parse
@@ -365,8 +367,11 @@ def test_a_registry_of_an_earlier_version_is_taken_over(
 
 def spoil(cache: Path) -> None:
     """Let every page of the running database and of its log be noise."""
-    for path in (cache / REGISTRY, cache / f"{REGISTRY}-wal"):
-        overwrite(path, 0, random.Random(6).randbytes(path.stat().st_size))
+    with (cache / REGISTRY).open("r+b") as database, (cache / f"{REGISTRY}-wal").open("r+b") as log:
+        # Both are open before the first is spoilt: whoever notices that moves them away.
+        for file in (database, log):
+            file.write(random.Random(6).randbytes(os.fstat(file.fileno()).st_size))
+            file.flush()
 
 
 def remove(cache: Path) -> None:
@@ -400,6 +405,26 @@ def test_a_registry_lost_while_the_service_runs_is_made_again_once_and_used_by_e
     assert len(origin.requests()) == before + len(more)
     again.stop()
     assert is_sound(proxy.cache)
+
+
+def test_a_registry_that_is_replaced_while_it_is_opened_is_opened_or_gone(store: "Store") -> None:
+    """SQLite itself says that the disk failed, and a download that is told so is not stored."""
+    store.registry.close()
+    path = store.root / REGISTRY
+
+    def replace_it() -> None:
+        for number in range(500):
+            aside, new = store.root / f"aside-{number}.db", store.root / "new.db"
+            path.rename(aside)
+            shutil.copy(aside, new)
+            new.rename(path)
+
+    with ThreadPoolExecutor(1) as pool:
+        replacing = pool.submit(replace_it)
+        while not replacing.done():
+            with suppress(MissingDatabase), closing(open_database(path)) as connection:
+                assert connection.file
+        replacing.result()
 
 
 def test_a_process_that_knew_the_lost_registry_takes_nothing_from_the_new_one(

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
@@ -121,6 +123,18 @@ def test_it_keeps_the_rules_of_wsgi(application: Server, origin: Origin, wrapper
     refused = ask("/../file.tar")
     assert (refused.status, refused.cut) == (400, False)
     assert refused.body.endswith(b"\n")
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+def test_how_long_content_may_take_is_no_limit_on_the_answer(application: Server, limit: float | None) -> None:
+    broken = BytesIO()
+    broken.close()
+    for content, status in ((BytesIO(b"hello"), 405), (broken, 400)):
+        with socket.socket() as connection:
+            connection.settimeout(limit)
+            more = {"CONTENT_LENGTH": "5", "gunicorn.socket": connection, "wsgi.input": content}
+            assert call(application, "/file.tar", method="POST", **more).status == status
+            assert connection.gettimeout() == limit
 
 
 def test_it_needs_no_more_of_the_target_than_the_decoded_path(application: Server, origin: Origin) -> None:

@@ -154,11 +154,14 @@ def _read_content(environ: "WSGIEnvironment") -> None:
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return
+    limit = connection.gettimeout()
     connection.settimeout(_CONTENT_SECONDS)
     try:
         environ["wsgi.input"].read(MAX_CONTENT)
     except Exception as error:
         raise BadRequest("the content of the request is not framed as it should be, or did not arrive in time") from error
+    finally:
+        connection.settimeout(limit)  # the host's, for as long as the answer is sent
 
 
 def _is_known(environ: "WSGIEnvironment") -> bool:

@@ -58,22 +58,33 @@ def file_id(path: str | Path) -> FileId | None:
 def open_database(path: Path) -> Connection:
     """A connection to the file that is at the path now. Raises sqlite3.Error."""
     while (file := file_id(path)) is not None:
-        uri = f"{path.absolute().as_uri()}?mode=rw"
-        connection = sqlite3.connect(
-            uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True
-        )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
-            connection.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
-            connection.close()
-            raise
+            connection = _connect(path)
+        except sqlite3.Error:
+            # SQLite looks at the path more than once, and calls it any kind of error if the file is gone in between.
+            if file_id(path) == file:
+                raise
+            continue
         if file_id(path) == file:
             connection.file = file
             return connection
         connection.close()
     raise MissingDatabase("the file is gone")
+
+
+def _connect(path: Path) -> Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(
+        uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class Connections:
