@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _PROGRAM = """
-import contextlib, encodings.ascii, importlib, json, os, pkgutil, sys
+import contextlib, encodings.ascii, gc, importlib, json, os, pkgutil, sys
 import package_cache
 for module in pkgutil.walk_packages(package_cache.__path__, "package_cache."):
     if not module.name.endswith("__main__"):
@@ -17,6 +17,8 @@ for module in pkgutil.walk_packages(package_cache.__path__, "package_cache."):
             importlib.import_module(module.name)
 from package_cache.cli.main import main
 
+gc.collect()
+gc.freeze()  # or each fork would copy what its collector looks at
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -32,7 +34,10 @@ for number, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
 if order["user"]:
     os.setgid(order["user"])
     os.setuid(order["user"])
-sys.exit(main(order["words"]))
+code = main(order["words"])
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)  # to take an interpreter apart costs ten times what a command does
 """
 
 
