@@ -1,6 +1,9 @@
 """Fixtures: origins and products that end with their test."""
 
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,12 +14,20 @@ pytest.register_assert_rewrite("stage")
 
 from origin import Origin  # noqa: E402 - found by the line above
 from product import HOSTS, Proxy  # noqa: E402
+from shell import Shell, opened  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("model", "the model test")
     group.addoption("--model-seed", type=int, help="the number of its first schedule (default: another one each time)")
     group.addoption("--model-runs", type=int, default=40, help="how many schedules it plays (default: %(default)s)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what is compiled, even where nothing is to be written beside the sources: hundreds of products start."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
+        folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="package-cache-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture
@@ -32,6 +43,13 @@ def another() -> Iterator[Origin]:
     one = Origin()
     yield one
     one.stop()
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """What `shell.run` runs commands in."""
+    with opened(tmp_path_factory.mktemp("shell")) as one:
+        yield one
 
 
 @pytest.fixture(params=HOSTS)

@@ -7,6 +7,7 @@ SQLite) are wrapped. The product knows nothing of it.
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import re
@@ -292,6 +293,8 @@ def main() -> None:
     """Fork a product for each order that comes in on standard input, a socket, until that ends; then end them all."""
     control = socket.socket(fileno=0)
     running: set[int] = set()
+    gc.collect()
+    gc.freeze()  # or each fork would copy what its collector looks at
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 3)
         while running:

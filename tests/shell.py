@@ -1,15 +1,24 @@
 """The command in forks of one process that has imported it: the real one, without the time that its start takes."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _PROGRAM = """
-import encodings.ascii, json, os, sys
+import contextlib, encodings.ascii, gc, importlib, json, os, pkgutil, sys
+import package_cache
+for module in pkgutil.walk_packages(package_cache.__path__, "package_cache."):
+    if not module.name.endswith("__main__"):
+        with contextlib.suppress(ImportError):  # of what is optional
+            importlib.import_module(module.name)
 from package_cache.cli.main import main
 
+gc.collect()
+gc.freeze()  # or each fork would copy what its collector looks at
 for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
@@ -25,7 +34,10 @@ for number, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
 if order["user"]:
     os.setgid(order["user"])
     os.setuid(order["user"])
-sys.exit(main(order["words"]))
+code = main(order["words"])
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)  # to take an interpreter apart costs ten times what a command does
 """
 
 
@@ -53,3 +65,25 @@ class Shell:
     def close(self) -> None:
         """End the process."""
         self._process.communicate(timeout=30)
+
+
+_open: list[Shell] = []
+
+
+@contextlib.contextmanager
+def opened(room: Path) -> Iterator[Shell]:
+    """The one that `run` uses meanwhile."""
+    shell = Shell(room)
+    _open.append(shell)
+    try:
+        yield shell
+    finally:
+        _open.remove(shell)
+        shell.close()
+
+
+def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """A command in the shell of the fixture `shell`, without the settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
+    ended = _open[-1].run(words, kept | variables)
+    return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())

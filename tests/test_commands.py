@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from origin import Gate, Origin, Serve, until
 from product import HOSTS, Proxy, blobs, stored
+from shell import run as run_forked
 
 from package_cache.cli.commands import COMMANDS
 
@@ -22,8 +23,16 @@ DAY = 86400.0
 Start = Callable[..., Proxy]
 
 
+pytestmark = pytest.mark.usefixtures("shell")
+
+
 def run(cache: Path | None, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """A command, which is expected to end by itself."""
+    """A command, which is expected to end by itself, in a fork of a process that has imported it."""
+    return run_forked(*words, *([] if cache is None else ["--cache", str(cache)]), **variables)
+
+
+def run_anew(cache: Path | None, *words: str) -> "subprocess.CompletedProcess[str]":
+    """A command in an interpreter of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
     where = [] if cache is None else ["--cache", str(cache)]
     return subprocess.run(
@@ -32,7 +41,7 @@ def run(cache: Path | None, *words: str, **variables: str) -> "subprocess.Comple
         text=True,
         timeout=60,
         check=False,
-        env=kept | variables,
+        env=kept,
     )
 
 
@@ -82,7 +91,7 @@ def proxy(origin: Origin, start: Start) -> Proxy:
 
 
 def test_help_of_the_server_names_every_command() -> None:
-    result = run(None, "--help")
+    result = run_anew(None, "--help")
     assert result.returncode == 0
     for name in COMMANDS:
         assert f"\n  {name} " in result.stdout
@@ -125,7 +134,7 @@ def test_a_wrong_variable_is_named_in_a_line() -> None:
 def test_a_command_makes_no_cache_where_there_is_none(tmp_path: Path) -> None:
     for name in COMMANDS.keys() - {"get", "add", "import"}:
         words = [name, *(["--all"] if name == "purge" else [] if name in ("ls", "gc", "fsck") else ["/a"])]
-        line = failed(1, run(tmp_path / "none", *words))
+        line = failed(1, run_anew(tmp_path / "none", *words))
         assert line == f"there is no cache in {tmp_path / 'none'}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is"
     assert not (tmp_path / "none").exists()
 

@@ -47,11 +47,10 @@ _shells: list[Shell] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What runs commands."""
-    _shells.append(Shell(tmp_path_factory.mktemp("shell")))
+def keep_shell(shell: Shell) -> Iterator[None]:
+    _shells.append(shell)
     yield
-    _shells.pop().close()
+    _shells.pop()
 
 
 def run(cache: Path | None, *words: str, user: int = 0, **more: str) -> "subprocess.CompletedProcess[bytes]":

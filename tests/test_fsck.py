@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from origin import Gate, Origin, Serve, until
 from product import Proxy, blobs, parts
+from shell import run
 from stock import BODIES, Stock, blob_of, fill, make, names, rot, serves_all
 
 from package_cache.model import Key
@@ -23,6 +24,8 @@ from package_cache.storage.inventory import Inventory
 from package_cache.storage.registry import Registry
 
 A, B, *_ = BODIES
+
+pytestmark = pytest.mark.usefixtures("shell")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def command(cache: Path, *arguments: str) -> list[str]:
 
 
 def fsck(cache: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    ended = subprocess.run(command(cache, *arguments), capture_output=True, text=True, timeout=60, check=False)
+    ended = run("fsck", "--cache", str(cache), *arguments)
     assert "Traceback" not in ended.stderr
     return ended
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nursery import Fork, Nursery
 from origin import Origin, until
 from product import Proxy, blobs, parts
 from stock import BODIES, Stock, blob_of, fill, make, names, overwrite, rot, serves_all
@@ -65,6 +66,27 @@ def set_aside(cache: Path) -> list[Path]:
 def is_sound(cache: Path) -> bool:
     with closing(sqlite3.connect(cache / REGISTRY)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    one = Nursery()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def fork(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[[Stock, Path], Fork]]:
+    """Starts products on damaged copies, where there are many of them."""
+    running: list[Fork] = []
+
+    def _fork(stock: Stock, cache: Path) -> Fork:
+        running.append(nursery.start(cache, [stock.origin.url], tmp_path))
+        return running[-1]
+
+    yield _fork
+    for one in running:
+        one.kill()
 
 
 # What a start finds
@@ -133,13 +155,13 @@ def test_every_name_is_back_though_the_registry_is_lost(
 
 
 def test_every_name_is_back_wherever_the_registry_was_cut(
-    stopped: Stock, start: Callable[..., Proxy], tmp_path: Path
+    stopped: Stock, fork: Callable[[Stock, Path], Fork], tmp_path: Path
 ) -> None:
     size, before = (stopped.cache / REGISTRY).stat().st_size, asked(stopped)
     for pages in range(1, size // 4096):
         cache = stopped.copy(tmp_path / str(pages))
         truncate_to(4096 * pages)(cache)
-        proxy = start(stopped.origin.url, cache=cache)
+        proxy = fork(stopped, cache)
         serves_all(proxy)
         proxy.kill()
         assert is_sound(cache), pages
@@ -147,12 +169,12 @@ def test_every_name_is_back_wherever_the_registry_was_cut(
 
 
 def test_every_name_is_back_though_the_log_of_the_database_is_gone(
-    killed: Stock, start: Callable[..., Proxy], tmp_path: Path
+    killed: Stock, fork: Callable[[Stock, Path], Fork], tmp_path: Path
 ) -> None:
     cache, before = killed.copy(tmp_path / "cache"), asked(killed)
     assert (cache / f"{REGISTRY}-wal").stat().st_size > 0
     (cache / f"{REGISTRY}-wal").unlink()
-    serves_all(start(killed.origin.url, cache=cache))
+    serves_all(fork(killed, cache))
     assert asked(killed) == before
 
 
@@ -197,23 +219,23 @@ def test_a_damaged_ledger_is_made_good_from_the_registry(
 
 @pytest.mark.parametrize("damage", LEDGER_DAMAGES)
 def test_what_the_ledger_has_lost_is_taken_from_the_damaged_registry(
-    stopped: Stock, start: Callable[..., Proxy], tmp_path: Path, damage: Callable[[Path], None]
+    stopped: Stock, fork: Callable[[Stock, Path], Fork], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     cache, before = stopped.copy(tmp_path / "cache"), asked(stopped)
     damage(cache / LEDGER)
     lose_the_totals(cache)
-    serves_all(start(stopped.origin.url, cache=cache))
+    serves_all(fork(stopped, cache))
     assert asked(stopped) == before
 
 
 @pytest.mark.parametrize("damage", LEDGER_DAMAGES)
 def test_a_ledger_alone_gives_back_what_its_good_lines_tell(
-    stopped: Stock, start: Callable[..., Proxy], tmp_path: Path, damage: Callable[[Path], None]
+    stopped: Stock, fork: Callable[[Stock, Path], Fork], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     cache, before = stopped.copy(tmp_path / "cache"), asked(stopped)
     damage(cache / LEDGER)
     be_gone(cache)
-    serves_all(start(stopped.origin.url, cache=cache))
+    serves_all(fork(stopped, cache))
     lost = 1 if damage in (tear, lose_a_line) else len(BODIES)
     assert asked(stopped) == before + lost
 
@@ -233,7 +255,7 @@ def test_names_whose_files_are_gone_are_not_served_by_a_registry_made_again(
 
 
 def test_whatever_bytes_of_the_registry_change_what_is_served_is_right(
-    stopped: Stock, start: Callable[..., Proxy], tmp_path: Path
+    stopped: Stock, fork: Callable[[Stock, Path], Fork], tmp_path: Path
 ) -> None:
     choice = random.Random(4)
     size = (stopped.cache / REGISTRY).stat().st_size
@@ -241,7 +263,7 @@ def test_whatever_bytes_of_the_registry_change_what_is_served_is_right(
         cache = stopped.copy(tmp_path / str(number))
         for _ in range(choice.choice([1, 10, 100])):
             rot(cache / REGISTRY, choice.randrange(size))
-        proxy = start(stopped.origin.url, cache=cache)
+        proxy = fork(stopped, cache)
         serves_all(proxy)
         serves_all(proxy)
         proxy.kill()
@@ -281,12 +303,12 @@ def test_registries_that_were_set_aside_do_not_pile_up(stopped: Stock, tmp_path:
 
 
 def test_a_start_that_was_killed_while_it_made_the_registry_again_is_done_by_the_next(
-    stopped: Stock, start: Callable[..., Proxy], tmp_path: Path
+    stopped: Stock, fork: Callable[[Stock, Path], Fork], tmp_path: Path
 ) -> None:
     cache, before = stopped.copy(tmp_path / "cache"), asked(stopped)
     (cache / REGISTRY).rename(cache / f"{REGISTRY}.damaged-20260101T000000")
     (cache / f"{REGISTRY}.new").write_bytes(b"half a registry")
-    serves_all(start(stopped.origin.url, cache=cache))
+    serves_all(fork(stopped, cache))
     assert asked(stopped) == before
     assert not (cache / f"{REGISTRY}.new").exists()
 
