@@ -129,7 +129,8 @@ def _report(progress: Progress, *, as_json: bool, whole: bool) -> None:
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no problems"
     mended = sum(problem.mended is not None for problem in progress.problems)
     deeds = f", {mended} of them mended" if mended else ""
-    output.line(f"checked {progress.files} files, {progress.bytes} bytes: {found}{deeds}")
+    files = output.count(progress.files, "file", "files")
+    output.line(f"checked {files}, {progress.bytes} bytes: {found}{deeds}")
     if not whole:
         output.line("interrupted: run it again to go on from here")
 
