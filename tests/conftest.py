@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("stage")
+settings.register_profile("long", max_examples=2000)
 
 from origin import Origin  # noqa: E402 - found by the line above
 from product import HOSTS, Proxy  # noqa: E402
@@ -20,7 +22,7 @@ from shell import Shell, opened  # noqa: E402
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("model", "the model test")
     group.addoption("--model-seed", type=int, help="the number of its first schedule (default: another one each time)")
-    group.addoption("--model-runs", type=int, default=40, help="how many schedules it plays (default: %(default)s)")
+    group.addoption("--model-runs", type=int, default=24, help="how many schedules it plays (default: %(default)s)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

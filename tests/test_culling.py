@@ -479,7 +479,7 @@ def hammer(root: Path, deed: str, seed: int) -> None:
     """Commit or remove the same few files for a while."""
     shelf = Shelf(root, time.time() + 2 * DAY)
     dice = random.Random(seed)
-    end = time.monotonic() + 4
+    end = time.monotonic() + 2
     while time.monotonic() < end:
         match deed:
             case "commit":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from origin import MODIFIED, Gate, Origin, Serve, until
@@ -147,7 +148,7 @@ FIELDS = st.lists(  # most of them may be there twice
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["GET", "GET", "GET", "HEAD", "POST", "DELETE", "get"]),
     TARGETS,

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,7 +127,7 @@ def attributed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cache
         yield cache, [(cache.create(f"u{at}", attrs=attrs), attrs) for at, attrs in enumerate(several)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(conditions, modes)
 def test_a_search_finds_what_a_plain_filter_finds(
     attributed: tuple[Cache, list[tuple[CacheItem, dict[str, Any]]]], condition: dict[str, Any], mode: dict[str, Any]
@@ -147,7 +148,7 @@ def various(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cache, l
         yield cache, cache.search(include_removed=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.none() | st.integers(-2, 3) | st.sets(st.integers(-2, 3)),
     st.none() | st.integers(-1, 9).filter(bool) | st.sets(st.integers(1, 9)),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from examples import examples
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ParseException
 from gunicorn.http.parser import RequestParser
@@ -298,7 +299,7 @@ def mutate(data: bytes, changes: Sequence[tuple[float, str, bytes]]) -> bytes:
     return data
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.one_of(SOUND_REQUESTS, REQUESTS, st.builds(mutate, SOUND_REQUESTS, MUTATIONS)))
 @example(b"\r\n" + b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
 def test_whatever_head_the_loop_reads_gunicorn_reads_alike(cfg: Any, data: bytes) -> None:

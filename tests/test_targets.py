@@ -4,6 +4,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from examples import examples
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from urllib3.util import parse_url
@@ -45,7 +46,7 @@ def accepted(text: str) -> Target:
         raise
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.one_of(TEXTS, st.text(), st.builds("http://{}{}".format, st.sampled_from(["mirror.example", "x", ""]), TEXTS)))
 def test_any_text_is_a_target_or_refused(text: str) -> None:
     try:
@@ -57,7 +58,7 @@ def test_any_text_is_a_target_or_refused(text: str) -> None:
     assert "#" not in target.text
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(TEXTS)
 @example("/a/%2e%2e/b/../c/.")
 @example("//x/../y")
@@ -67,7 +68,7 @@ def test_normal_form_of_a_normal_form_is_itself(text: str) -> None:
     assert parse_target(target.text, HOSTS) == target
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(TEXTS)
 @example("/a/%2e%2e%2fb")
 @example("/a/..%5cb")
@@ -83,7 +84,7 @@ def test_no_target_climbs_or_holds_a_control_character(text: str) -> None:
     decoded.decode("utf-8")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(TEXTS, st.sampled_from(["http://mirror.example", "http://mirror.example:8080/a%20b", "http://[::1]:80/x"]))
 def test_url_means_the_same_after_the_client_library_normalised_it(text: str, base: str) -> None:
     target = accepted(text)
@@ -92,7 +93,7 @@ def test_url_means_the_same_after_the_client_library_normalised_it(text: str, ba
     assert parse_url(url).request_uri == meant + target.text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=4))
 def test_every_spelling_of_a_name_is_one_key(names: list[str]) -> None:
     """Each character bare where HTTP allows it, or escaped in either case."""

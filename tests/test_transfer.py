@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -1087,7 +1088,7 @@ def check_finish(world: World, size: int) -> None:
     )
 
 
-@settings(max_examples=1200, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_any_schedule_ends_with_one_whole_file_or_none(data: st.DataObject) -> None:
     world = data.draw(worlds())
@@ -1110,7 +1111,7 @@ def half_dead_worlds(draw: st.DrawFn) -> tuple[World, Version]:
     return World(draw(st.permutations([alive, *dead])), block=draw(st.sampled_from([700, 30_000]))), honest
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.data())
 def test_one_mirror_that_can_be_reached_is_enough(data: st.DataObject) -> None:
     world, honest = data.draw(half_dead_worlds())

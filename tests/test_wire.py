@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
+from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -451,14 +452,14 @@ def outcome(data: bytes, step: int = 0) -> tuple[Head, int] | type[RequestError]
         return type(error)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(DATA, st.sampled_from([1, 2, 7]))
 @example(head_of() + b"\n", 1)
 def test_any_bytes_have_the_same_outcome_however_they_arrive(data: bytes, step: int) -> None:
     assert outcome(data, step) == outcome(data)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(DATA)
 def test_accepted_head_has_no_other_reading(data: bytes) -> None:
     found = outcome(data)
