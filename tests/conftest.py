@@ -97,7 +97,8 @@ def start_fork(cradle: Nursery, start: Callable[..., Proxy], tmp_path: Path) -> 
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Proxy:
-        if host != "wsgiref" or "--port" in arguments:
+        is_for_interpreter = any(name.startswith("PYTHON") for name in environment or ())
+        if host != "wsgiref" or "--port" in arguments or is_for_interpreter:
             return start(*sources, host=host, cache=cache, arguments=arguments, environment=environment)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
         variables = {**kept, **(environment or {})}
