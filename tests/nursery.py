@@ -85,6 +85,11 @@ class Fork(Proxy):
             os.close(self._alive)
             self._alive = -1
 
+    @property
+    def log(self) -> list[str]:  # type: ignore[override]
+        """What it said so far."""
+        return self.log_file.read_text().splitlines(keepends=True)
+
     def log_lines(self) -> list[str]:
         """What it said, but for the line that it serves."""
         return [line for line in self.log_file.read_text().splitlines() if "serving " not in line]

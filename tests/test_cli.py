@@ -16,6 +16,7 @@ import pytest
 from origin import Gate, Origin, Serve, until
 from product import Proxy, parts
 from raw import Client
+from shell import run as run_forked
 
 from package_cache.config import NAMES
 
@@ -32,8 +33,16 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1", **more}
 
 
-def run(*arguments: str, program: Sequence[str] = MODULE, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """The command, which is expected to end by itself."""
+pytestmark = pytest.mark.usefixtures("shell")
+
+
+def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """The command, which is expected to end by itself, in a fork of a process that has imported it."""
+    return run_forked(*arguments, PYTHONUNBUFFERED="1", **variables)
+
+
+def run_anew(*arguments: str, program: Sequence[str] = MODULE, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """The command in an interpreter of its own."""
     return subprocess.run(
         [*program, *arguments], capture_output=True, text=True, timeout=60, check=False, env=environment(**variables)
     )
@@ -53,7 +62,7 @@ def running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator["s
 def test_the_command_tells_its_version_however_it_is_called(tmp_path: Path) -> None:
     expected = f"package-cache {importlib.metadata.version('package-cache')}\n"
     for program in (MODULE, SCRIPT):
-        result = run("--version", program=program)
+        result = run_anew("--version", program=program)
         assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
 
 

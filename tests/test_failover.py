@@ -19,6 +19,11 @@ OVERLAP = 4096
 """Bytes before the joint that are asked for again."""
 
 
+@pytest.fixture
+def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start_fork
+
+
 def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 

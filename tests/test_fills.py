@@ -28,6 +28,11 @@ HELD_BACK = 65536
 both = pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 
 
+@pytest.fixture
+def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start_fork
+
+
 def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 

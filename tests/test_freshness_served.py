@@ -26,6 +26,11 @@ NEWER = "Wed, 03 Jan 2024 03:04:05 GMT"
 LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}
 
 
+@pytest.fixture
+def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start_fork
+
+
 def best(proxy: Proxy, key: str) -> Entry | None:
     """What the registry holds of a key."""
     registry = Registry(proxy.cache / "registry-v1.db")

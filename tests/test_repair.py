@@ -606,6 +606,7 @@ def test_a_damaged_file_is_put_aside_and_named_in_the_log(origin: Origin, start:
     proxy = start(origin.url)
     assert proxy.get(A).body == body
     [aside] = (proxy.cache / "quarantine-v1").iterdir()
+    until(lambda: any(path.name in line for line in proxy.log))
     [line] = [line for line in proxy.log if path.name in line]
     assert A in line
     assert str(aside) in line

@@ -24,6 +24,11 @@ FEW = 3
 """Requests of one file that show whether a connection is used again."""
 
 
+@pytest.fixture
+def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start_fork
+
+
 def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
