@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep what is compiled, even where nothing is to be written beside the sources: hundreds of products start."""
+    """Make the products start as they would elsewhere, and quickly."""
+    # Whoever is started in the background by a shell ignores it, and so would all products.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Keep what is compiled, even where nothing is to be written beside the sources: hundreds of products start.
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
         folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="package-cache-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
