@@ -474,13 +474,13 @@ def test_readiness_is_told_once_every_worker_answers_and_not_before(
         else:
             until(lambda: "the cache holds" in one.log)
         assert told.nothing()
-        assert "serving" not in one.log
+        assert "package-cache: serving" not in one.log
         reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
         if server == "gunicorn":
             assert answers(place), "the other worker is up"
             looked(one)
             assert told.nothing()
-            assert "serving" not in one.log
+            assert "package-cache: serving" not in one.log
             os.kill(late, signal.SIGCONT)
         assert told.next() == "READY=1"
         assert one.places() == [place]
@@ -534,7 +534,7 @@ def test_a_server_that_cannot_start_is_never_ready(
     one = run("--server", server, "--listen", "127.0.0.1:0", "--access-log", log, variables=told.variables)
     assert one.process.wait(30) == 1
     assert f"cannot write the access log {log}" in one.log
-    assert "serving" not in one.log
+    assert "package-cache: serving" not in one.log
     if server == "gunicorn":
         assert told.next() == "STOPPING=1"
     assert told.nothing()

@@ -13,9 +13,9 @@ from package_cache.rules.wire import MAX_LINE, TOKEN, Head, parse_field
 MAX_CONTENT = 65536
 """Bytes of content, with its framing, that are waited for. What is longer is answered without having been read."""
 
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + _QUOTED + rb"))?"
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:" + _EXTENSION + rb")*+")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:" + _EXTENSION + rb")*")
 _NEVER_BEHIND = frozenset(
     {
         *("content-length", "transfer-encoding", "host", "content-type", "content-encoding", "content-range", "trailer"),

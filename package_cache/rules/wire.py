@@ -24,7 +24,7 @@ _METHOD = re.compile(TOKEN + rb" ")
 _VALUE = rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?"
 # The blanks in front are taken once and for all: trying every way to divide them costs the square of their number.
 _FIELD = re.compile(rb"(" + TOKEN + rb"):[ \t]*+(" + _VALUE + rb")[ \t]*")
-_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+;=\-]++|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+;=\-]++|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
 _BARE = "a line of the request does not end with CR LF"
 # A zero in front is legal, but some programs then count by eights.
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,18}")
