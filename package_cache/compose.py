@@ -26,7 +26,6 @@ from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
 from package_cache.storage.audit import Audit
-from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
 from package_cache.storage.reports import Reports
@@ -111,16 +110,12 @@ def _fetcher(config: Config, via: str, reports: Reports) -> Fetcher:
 
 
 def _damages(stores: Stores) -> Damages:
-    return Damages(stores.registry, Audit(stores.registry.database), stores.blobs, _quarantine(stores))
-
-
-def _quarantine(stores: Stores) -> Quarantine:
-    return Quarantine(stores.root / "quarantine-v1")
+    return Damages(stores.registry, Audit(stores.registry.database), stores.blobs, stores.quarantine)
 
 
 def _caretaker(config: Config, stores: Stores) -> Caretaker:
     database, damages = stores.registry.database, _damages(stores)
-    sweep = Sweep(stores.root, database, stores.blobs, damages, _quarantine(stores))
+    sweep = Sweep(stores.root, database, stores.blobs, damages, stores.quarantine)
     scrub = Scrub(stores.root, Audit(database), stores.blobs, damages, config.scrub) if config.scrub else None
     return Caretaker(stores.registry, stores.blobs.locks, sweep, scrub)
 

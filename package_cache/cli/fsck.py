@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
@@ -13,11 +12,11 @@ from pathlib import Path
 from package_cache import compose
 from package_cache.cli import arguments, output
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
+from package_cache.cli.status import StatusLine, percentage
 from package_cache.config import Config
 from package_cache.engine.check import Problem, Progress
 from package_cache.errors import StoreError
 
-_SHOW_SECONDS = 0.2
 _SAVE_SECONDS = 5.0
 _LOCK = "upkeep:fsck"
 """No key begins like this."""
@@ -35,10 +34,10 @@ def _run(options: Namespace, config: Config) -> int:
             raise StoreError("another fsck is at work in this cache")
         cursor = _Cursor(stores.root / "fsck-v1", repair=options.repair)
         progress = cursor.load()
-        shown = _Shown(progress, cursor, stores.registry.totals().bytes)
+        steps = _Steps(progress, cursor, stores.registry.totals().bytes)
         whole = False
         try:
-            checker.run(progress, shown.step)
+            checker.run(progress, steps.step)
             whole = True
             cursor.remove()
         except KeyboardInterrupt:
@@ -46,7 +45,7 @@ def _run(options: Namespace, config: Config) -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             cursor.save(progress)
         finally:
-            shown.clear()
+            steps.status.clear()
         _report(progress, as_json=options.json, whole=whole)
     if not whole:
         return INTERRUPTED
@@ -83,15 +82,15 @@ class _Cursor:
         self._path.unlink(missing_ok=True)
 
 
-class _Shown:
-    """A line on the terminal that says how far it is; nothing where nobody looks."""
+class _Steps:
+    """What is done with each step of a check: shown, and written down now and then."""
 
     def __init__(self, progress: Progress, cursor: _Cursor, total: int) -> None:
         self._progress = progress
         self._cursor = cursor
         self._total = total
-        self._visible = sys.stderr.isatty()
-        self._drawn, self._saved = 0.0, time.monotonic()
+        self._saved = time.monotonic()
+        self.status = StatusLine(self._text)
 
     def step(self) -> None:
         """Something was done."""
@@ -99,21 +98,12 @@ class _Shown:
         if now - self._saved > _SAVE_SECONDS:
             self._saved = now
             self._cursor.save(self._progress)
-        if self._visible and now - self._drawn > _SHOW_SECONDS:
-            self._drawn = now
-            it = self._progress
-            share = min(100, 100 * it.bytes // self._total) if self._total else 100
-            self._write(f"{share:3d} %  {it.files} files, {it.bytes >> 20} MiB, {len(it.problems)} problems")
+        self.status.step()
 
-    def clear(self) -> None:
-        """Leave the terminal as it was."""
-        if self._visible:
-            self._write("")
-
-    @staticmethod
-    def _write(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+    def _text(self) -> str:
+        it = self._progress
+        share = percentage(it.bytes, self._total)
+        return f"{share}  {it.files} files, {it.bytes >> 20} MiB, {len(it.problems)} problems"
 
 
 def _report(progress: Progress, *, as_json: bool, whole: bool) -> None:

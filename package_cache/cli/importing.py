@@ -1,15 +1,13 @@
 """`package-cache import`: take an older cache over."""
 
-import signal
-import sys
-import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from package_cache import compose
 from package_cache.cli import output
-from package_cache.cli.command import DONE, FAILED, Command
+from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
 from package_cache.cli.paths import CannotDo
+from package_cache.cli.status import StatusLine, percentage
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
 from package_cache.library.importing.finds import Older
@@ -17,9 +15,6 @@ from package_cache.library.importing.importer import Importer, Tally
 from package_cache.library.importing.recognition import recognise
 from package_cache.library.opening import open_library
 from package_cache.units import size_text
-
-INTERRUPTED = 128 + signal.SIGINT
-_SHOW_SECONDS = 0.2
 
 
 def _add(it: ArgumentParser) -> None:
@@ -40,14 +35,14 @@ def _run(given: Namespace, config: Config) -> int:
     whole = False
     try:
         importer = Importer(library)
-        shown = _Shown(older, importer.tally)
+        status = _status_line(older, importer.tally)
         try:
-            importer.run(older, shown.step)
+            importer.run(older, status.step)
             whole = True
         except KeyboardInterrupt:
             pass
         finally:
-            shown.clear()
+            status.clear()
         _report(older, importer.tally, as_json=given.json, whole=whole)
     finally:
         library.stores.registry.close()
@@ -56,33 +51,14 @@ def _run(given: Namespace, config: Config) -> int:
     return FAILED if importer.tally.refused else DONE
 
 
-class _Shown:
-    """A line on the terminal that says how far it is; nothing where nobody looks."""
+def _status_line(older: Older, tally: Tally) -> StatusLine:
+    def text() -> str:
+        share = percentage(tally.seen, total)
+        return f"{share}  {tally.imported} imported, {size_text(tally.size)}, {tally.here} here already"
 
-    def __init__(self, older: Older, tally: Tally) -> None:
-        self._tally = tally
-        self._visible = sys.stderr.isatty()
-        self._total = older.count() if self._visible else 0
-        self._drawn = 0.0
-
-    def step(self) -> None:
-        """Something was done."""
-        now = time.monotonic()
-        if self._visible and now - self._drawn > _SHOW_SECONDS:
-            self._drawn = now
-            it = self._tally
-            share = min(100, 100 * it.seen // self._total) if self._total else 100
-            self._write(f"{share:3d} %  {it.imported} imported, {size_text(it.size)}, {it.here} here already")
-
-    def clear(self) -> None:
-        """Leave the terminal as it was."""
-        if self._visible:
-            self._write("")
-
-    @staticmethod
-    def _write(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+    status = StatusLine(text)
+    total = older.count() if status.visible else 0
+    return status
 
 
 def _report(older: Older, tally: Tally, *, as_json: bool, whole: bool) -> None:

@@ -64,7 +64,8 @@ def autoclean(core: Core) -> int:
     for item in core.items.find(_ALL):
         if item.status != Status.TRASH:
             versions.setdefault(item.key, []).append(item)
-    doomed = [item for several in versions.values() for item in several if item is not _kept(core, several)]
+    kept = {key: _kept(core, several) for key, several in versions.items()}
+    doomed = [item for key, several in versions.items() for item in several if item is not kept[key]]
     count = core.remove([item for item in doomed if not core.is_written(item)], keep_record=False)
     clean_disk(core)
     return count

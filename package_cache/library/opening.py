@@ -12,7 +12,6 @@ from package_cache.storage.blobs import SEAL_NS, hash_file
 from package_cache.storage.item_files import ItemFiles
 from package_cache.storage.item_rows import ItemRow
 from package_cache.storage.items import Items
-from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.stores import Stores, default_directory, open_stores
 
 _REMEDY = "Give a directory that this user may write: --cache PATH, or path=... in Python"
@@ -90,7 +89,7 @@ def open_library(root: Path) -> Library:
     """Open a cache directory, made if it is not there. Raises StoreError."""
     stores = open_stores(root, _REMEDY)
     database = stores.registry.database
-    damages = Damages(stores.registry, Audit(database), stores.blobs, Quarantine(root / "quarantine-v1"))
+    damages = Damages(stores.registry, Audit(database), stores.blobs, stores.quarantine)
     return Library(stores, Items(database, stores.blobs), ItemFiles(root / "items-v1"), damages)
 
 

@@ -1,13 +1,13 @@
 """Who writes which item: a lease for each item in WRITE, which lasts as long as its object, and dies with the process."""
 
-import os
 import threading
 from collections import deque
 from pathlib import Path
 from typing import Generic, TypeVar
-from weakref import WeakValueDictionary, finalize, ref
+from weakref import WeakValueDictionary, finalize
 
 from package_cache.errors import StoreError
+from package_cache.storage.forks import forget_in_children
 from package_cache.storage.locks import NameLocks
 
 _T = TypeVar("_T")
@@ -26,7 +26,7 @@ class Writers(Generic[_T]):
         self._given_up: deque[str] = deque()
         self._threads: dict[str, threading.Thread] = {}
         self._holders: WeakValueDictionary[str, _T] = WeakValueDictionary()
-        _forget_in_children(ref(self))
+        forget_in_children(self)
 
     def take(self, name: str) -> bool:
         """Take the lease of an item, for the thread that calls, unless somebody has it. Never waits."""
@@ -89,12 +89,3 @@ class Writers(Generic[_T]):
 def _lock_of(name: str) -> str:
     """The name of an item's lock. No key, and nothing else that is locked, begins like this."""
     return f"item:{name}"
-
-
-def _forget_in_children(writers: "ref[Writers[_T]]") -> None:
-    def after() -> None:
-        alive = writers()
-        if alive is not None:
-            alive.forget()
-
-    os.register_at_fork(after_in_child=after)

@@ -11,7 +11,8 @@ import os
 import struct
 import threading
 from pathlib import Path
-from weakref import ref
+
+from package_cache.storage.forks import forget_in_children
 
 _SPACE = (1 << 63) - 2
 _FLOCK = "hhqqi0q"
@@ -27,7 +28,7 @@ class NameLocks:
         self._held: set[int] = set()
         self._shared: dict[int, int] = {}
         self._descriptor: int | None = None
-        _forget_in_children(ref(self))
+        forget_in_children(self)
 
     def take(self, name: str) -> bool:
         """Take the lock of a name, unless somebody holds or shares it, here or elsewhere. Never waits."""
@@ -114,12 +115,3 @@ def _hash(name: str) -> str:
 
 def _place(digest: str) -> int:
     return int(digest[:16], 16) % _SPACE
-
-
-def _forget_in_children(locks: "ref[NameLocks]") -> None:
-    def after() -> None:
-        alive = locks()
-        if alive is not None:
-            alive.forget()
-
-    os.register_at_fork(after_in_child=after)

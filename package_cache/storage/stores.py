@@ -9,6 +9,7 @@ import platformdirs
 from package_cache.errors import StoreError
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.leases import PartStore
+from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry
 from package_cache.storage.reports import Reports
 
@@ -24,6 +25,7 @@ class Stores:
     parts: PartStore
     registry: Registry
     reports: Reports
+    quarantine: Quarantine
 
 
 def default_directory(name: str = "package-cache") -> Path:
@@ -44,7 +46,8 @@ def open_stores(root: Path, remedy: str) -> Stores:
         raise StoreError(_unusable(root, error.strerror or str(error), remedy)) from error
     if not os.access(root / "parts-v1", os.W_OK | os.X_OK) or not os.access(root / "blobs-v1", os.W_OK | os.X_OK):
         raise StoreError(_unusable(root, f"it belongs to {_owner(root)}, and this user may not write it", remedy))
-    return Stores(root, blobs, parts, Registry(root / "registry-v1.db"), Reports(root / "sources-v1"))
+    registry, reports = Registry(root / "registry-v1.db"), Reports(root / "sources-v1")
+    return Stores(root, blobs, parts, registry, reports, Quarantine(root / "quarantine-v1"))
 
 
 def _unusable(root: Path, reason: str, remedy: str) -> str:
