@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from package_cache.config import Config, TcpAddress, build, parse_source
+from package_cache.config import Config, TcpAddress, parse_source
+from package_cache.config.files import configured
 from package_cache.engine.caretaker import Caretaker
 from package_cache.engine.check import Checker
 from package_cache.engine.culling import Culler
@@ -22,6 +22,7 @@ from package_cache.engine.sweep import Sweep
 from package_cache.engine.upkeep import LastUse
 from package_cache.errors import ConfigError, StoreError
 from package_cache.model import Source
+from package_cache.rules.routes import Routes
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
@@ -94,7 +95,14 @@ def build_service(config: Config) -> Service:
         _damages(stores),
         _caretaker(config, stores),
         via,
+        routes_of(config),
     )
+
+
+def routes_of(config: Config) -> Routes:
+    """Which repository a request is for."""
+    own = (address.host.lower() for address in config.addresses if isinstance(address, TcpAddress) and address.host)
+    return Routes(config.repositories, _LOCAL.union(own))
 
 
 def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
@@ -105,8 +113,8 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
 
 
 def _fetcher(config: Config, via: str, reports: Reports) -> Fetcher:
-    mirrors = Mirrors(config.source, time.monotonic, balance=config.balance, tell=reports.tell)
-    return Fetcher(HttpFetcher(config.source, config.timeouts, software(), via), mirrors, config.timeouts.crawl)
+    mirrors = Mirrors(config.sources, time.monotonic, balance=config.balance, tell=reports.tell)
+    return Fetcher(HttpFetcher(config.sources, config.timeouts, software(), via), mirrors, config.timeouts.crawl)
 
 
 def _damages(stores: Stores) -> Damages:
@@ -123,23 +131,21 @@ def _caretaker(config: Config, stores: Stores) -> Caretaker:
 @contextmanager
 def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]:
     """What checks the cache that is there, and with `repair` mends it. Raises ConfigError, StoreError."""
-    if repair and not config.source:
+    if repair and not config.sources:
         raise ConfigError(["--repair fetches damaged files again, but no source is given: name them with --source URL"])
     with opened(config) as stores:
         database = stores.registry.database
         audit, refetch = Audit(database), None
         if repair:
             fetcher = _fetcher(config, f"package-cache-{stores.registry.instance}", stores.reports)
-            refetch = Refetch(audit, stores.blobs, stores.parts, fetcher, Room(*build_culler(config, stores)))
+            room = Room(*build_culler(config, stores))
+            refetch = Refetch(audit, stores.blobs, stores.parts, fetcher, routes_of(config), room)
         yield Checker(stores.root, database, stores.blobs, _damages(stores), refetch, time.time), stores
 
 
 def build_application(config: Config) -> Application:
     """The WSGI callable of a configuration."""
-    named = (urlsplit(source.base).hostname for source in config.source)
-    own = (address.host for address in config.addresses if isinstance(address, TcpAddress))
-    hosts = _LOCAL | {host.lower() for host in (*own, *named) if host}
-    return Application(build_service(config), hosts, build_access_log(config), Admission(config.allow))
+    return Application(build_service(config), build_access_log(config), Admission(config.allow))
 
 
 def build_access_log(config: Config) -> AccessLog:
@@ -153,14 +159,14 @@ def build_access_log(config: Config) -> AccessLog:
 
 
 NO_SOURCE = (
-    "no source given: name at least one mirror, for example"
-    " --source http://distfiles.gentoo.org/ (or set PACKAGE_CACHE_SOURCE)"
+    "no source given: name at least one mirror, for example --source http://distfiles.gentoo.org/"
+    " (or set PACKAGE_CACHE_SOURCE, or write a config.toml: package-cache config init)"
 )
 
 
 def require_sources(config: Config) -> None:
     """Raise ConfigError if there is nothing to fetch from."""
-    if not config.source:
+    if not config.sources:
         raise ConfigError([NO_SOURCE])
 
 
@@ -176,7 +182,7 @@ class Server(Application):
         config = Config(source=_parsed(sources), cache=Path(cache))
         require_sources(config)
         application = build_application(config)
-        super().__init__(application.service, application.hosts, application.access)
+        super().__init__(application.service, application.access)
 
 
 def _parsed(sources: Iterable[str]) -> tuple[Source, ...]:
@@ -196,8 +202,8 @@ def create_app() -> Application:
     """The WSGI callable, configured by environment: `gunicorn 'package_cache:create_app()'`.
 
     Every option of the command is a variable: `PACKAGE_CACHE_SOURCE` (URLs separated by blanks), `PACKAGE_CACHE_CACHE`
-    and so on. Raises ConfigError or StoreError.
+    and so on; `PACKAGE_CACHE_CONFIG` names a file of configuration. Raises ConfigError or StoreError.
     """
-    config = build(os.environ, {})
+    config = configured(os.environ, {}).config
     require_sources(config)
     return build_application(config)

@@ -67,8 +67,14 @@ class NotAllowed(RequestError):
     http_status = 405
 
 
+class NoRepository(RequestError):
+    """A path that no repository has."""
+
+    http_status = 404
+
+
 class ForeignHost(RequestError):
-    """An absolute-form target for a host that is none of the sources."""
+    """An absolute-form target for a host of which there is nothing here."""
 
     http_status = 403
 
@@ -137,6 +143,10 @@ class DamagedBlob(StoreError):
 
 class NoRoom(StoreError):
     """A file does not fit into the cache, now or ever."""
+
+
+class NotKept(NoRoom):
+    """A file is not to be stored: a rule, or its source, says so."""
 
 
 class ExtractionError(PackageCacheError):

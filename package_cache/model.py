@@ -4,8 +4,8 @@ Nothing here does I/O or decides anything.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
 from typing import NewType
 
 Key = NewType("Key", str)
@@ -37,23 +37,103 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An upstream base URL without its final slash, and the credentials sent to its host only."""
+    """An upstream base URL without its final slash, and the fields, such as credentials, sent to its host only."""
 
     base: str
-    authorization: str | None = None
+    fields: Fields = field(default=(), repr=False)
+
+
+class Preset(Enum):
+    """Kinds of repositories of which it is known what is an index there and what is a package."""
+
+    GENTOO = "gentoo"
+    DEBIAN = "debian"
+    PYPI = "pypi"
+    NPM = "npm"
+    ARCH = "arch"
+    FEDORA = "fedora"
+    ALPINE = "alpine"
+    RAW = "raw"
+
+
+class Freshness(Enum):
+    """By what an answer is good without asking a source."""
+
+    IMMUTABLE = "immutable"
+    HTTP = "http"
+    REVALIDATE = "revalidate"
+    TIMED = "timed"
+    JSON_METADATA = "json-metadata"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """How long an answer is good: `text` as a person writes it, `seconds` where it is TIMED."""
+
+    how: Freshness
+    text: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What holds for the paths of a repository that a glob matches. None where the rule says nothing of it.
+
+    `largest` is how many bytes a file may have to be stored.
+    """
+
+    match: str
+    fresh: Fresh | None = None
+    largest: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where clients believe a repository to be: an authority in lower case, without its scheme's port, and a path."""
+
+    authority: str
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """Files of one kind, and the sources that have them.
+
+    `home` is what its keys begin with: its prefix without the final slash, and of one that is known by hosts alone
+    `/-/NAME`. `preset` is the table of what is an index there; None stands for all of them. `largest` is how many bytes a
+    file may have to be stored.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    home: str = ""
+    places: tuple[Place, ...] = ()
+    preset: Preset | None = None
+    rules: tuple[Rule, ...] = ()
+    largest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request names. `path` is absolute and percent-encoded in normal form; `query` None if there is none."""
+    """What a request names: a path in the repository that is at `home`.
+
+    `path` is absolute and percent-encoded in normal form; `query` None if there is none.
+    """
 
     path: str
     query: str | None = None
+    home: str = ""
+
+    @property
+    def asked(self) -> str:
+        """Path and query as they are sent to a source."""
+        return self.path if self.query is None else f"{self.path}?{self.query}"
 
     @property
     def text(self) -> str:
-        """Path and query as they are sent to a source."""
-        return self.path if self.query is None else f"{self.path}?{self.query}"
+        """Its name here."""
+        return self.home + self.asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +173,17 @@ class Validators:
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """What a source said about a body, apart from the body. `size` is None while nobody knows it (bytes)."""
+    """What a source said about a body, apart from the body. `size` is None while nobody knows it (bytes).
+
+    `good_until` is what the body itself says of that, in seconds of the epoch, where it was asked.
+    """
 
     fields: Fields
     size: int | None
     source: str
     received: float
     """When the head arrived, in seconds of the epoch."""
+    good_until: float | None = None
 
     def get(self, name: str) -> str | None:
         """The value of a field, by its name in lower case."""

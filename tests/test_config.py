@@ -94,7 +94,9 @@ def test_environment_sets_everything() -> None:
 
 
 def test_every_field_can_be_set() -> None:
-    named = {one.name for one in fields(Config)} - {"timeouts"} | {f"{one.name}_timeout" for one in fields(Timeouts)}
+    named = {one.name for one in fields(Config)} - {"timeouts", "repository"} | {
+        f"{one.name}_timeout" for one in fields(Timeouts)
+    }
     assert set(NAMES) == named
 
 
@@ -314,8 +316,9 @@ def test_source_is_a_base_without_its_last_slash(text: str, base: str) -> None:
 def test_credentials_of_a_source_become_basic_authorization(text: str, base: str, pair: bytes) -> None:
     source = parse_source(text)
     assert source.base == base
-    assert source.authorization is not None
-    scheme, _, credentials = source.authorization.partition(" ")
+    [(name, value)] = source.fields
+    assert name == "Authorization"
+    scheme, _, credentials = value.partition(" ")
     assert scheme == "Basic"
     assert b64decode(credentials, validate=True) == pair
 

@@ -6,15 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from package_cache.model import Target
-from package_cache.rules.freshness import Freshness, accept_of, freshness_of
+from package_cache.model import Freshness, Repository, Target
+from package_cache.rules.freshness import Policy
 from package_cache.rules.targets import parse_target
 
 HEX = "0123456789abcdef" * 4
 
 
+POLICY = Policy(Repository("root", ()))
+
+
 def target(text: str) -> Target:
-    return parse_target(text, frozenset())
+    return parse_target(text)[1]
+
+
+def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
+    return POLICY.freshness(target, content_type).how
+
+
+def accept_of(target: Target, accept: str | None) -> str | None:
+    return POLICY.accept_of(target, accept)
 
 
 PACKAGE_FILES = (

@@ -7,12 +7,13 @@ import pytest
 
 from package_cache.engine.failures import LONGEST, Failures
 from package_cache.errors import FillError
-from package_cache.model import Key, Source, Target
+from package_cache.model import Key, Source
 from package_cache.rules.pace import JUDGED, LEAST, Pace, Speed, by_speed, is_outrun
 from package_cache.upstream.mirrors import ASIDE_SECONDS, LONGEST_ASIDE, MEASURED_SECONDS, PROBE_SECONDS, Mirrors
 
 A, B, C = BASES = ("http://a.example", "http://b.example/gentoo", "http://b.example")
-FILE = Target("/f.tar")
+SOURCES = tuple(Source(base) for base in BASES)
+URLS = tuple(base + "/f" for base in BASES)
 MIB = 1 << 20
 
 
@@ -28,12 +29,12 @@ class World:
 
     def __init__(self, *, balance: bool = False) -> None:
         self.clock = Clock()
-        self.mirrors = Mirrors(tuple(Source(base) for base in BASES), self.clock, balance=balance)
+        self.mirrors = Mirrors(SOURCES, self.clock, balance=balance)
 
     @property
     def order(self) -> str:
         names = dict(zip(BASES, "ABC", strict=True))
-        return "".join(names[url.removesuffix(FILE.text)] for url in self.mirrors.urls(FILE))
+        return "".join(names[source.base] for source in self.mirrors.order(SOURCES))
 
     def fail(self, base: str, reason: str = "broke off") -> None:
         self.mirrors.failed(base + "/other.tar", reason)
@@ -199,13 +200,13 @@ def test_a_running_download_is_moved_where_that_spares_some_seconds() -> None:
 
 def test_a_rival_is_a_source_that_is_well_and_known_to_be_faster() -> None:
     world = World(balance=True)
-    assert world.mirrors.rival(A + "/f", 1e5, 1 << 30) is None
+    assert world.mirrors.rival(A + "/f", URLS, 1e5, 1 << 30) is None
     world.mirrors.sent(B + "/x", 10 * MIB, 1.0)
-    assert world.mirrors.rival(A + "/f", 1e5, 1 << 30) == B + "/f"
-    assert world.mirrors.rival(A + "/f", 1e7, 1 << 30) is None
-    assert world.mirrors.rival(B + "/f", 1e5, 1 << 30) is None
+    assert world.mirrors.rival(A + "/f", URLS, 1e5, 1 << 30) == B + "/f"
+    assert world.mirrors.rival(A + "/f", URLS, 1e7, 1 << 30) is None
+    assert world.mirrors.rival(B + "/f", URLS, 1e5, 1 << 30) is None
     world.fail(B)
-    assert world.mirrors.rival(A + "/f", 1e5, 1 << 30) is None
+    assert world.mirrors.rival(A + "/f", URLS, 1e5, 1 << 30) is None
 
 
 # The pace of one body

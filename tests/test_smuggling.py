@@ -26,8 +26,9 @@ from raw import Client
 
 from package_cache.config import Config
 from package_cache.errors import RequestError
+from package_cache.model import Repository, Source
 from package_cache.rules import wire
-from package_cache.rules.targets import parse_target
+from package_cache.rules.routes import Routes
 from package_cache.server.addresses import Listening
 from package_cache.server.app import read_head
 from package_cache.server.connections import head_again, simple
@@ -35,7 +36,7 @@ from package_cache.server.gunicorn import GunicornServer
 from package_cache.server.systemd import Notifier
 
 CLIENT, SERVER = ("203.0.113.9", 40000), ("127.0.0.1", 4000)
-HOSTS = frozenset({"mirror.example"})
+ROUTES = Routes((Repository("root", (Source("http://mirror.example"),)),), frozenset({SERVER[0]}))
 
 
 @pytest.fixture(scope="module")
@@ -147,15 +148,15 @@ def assert_the_application_is_asked_the_same(data: bytes, environ: dict[str, Any
     head, _ = wire.parse_head(data) or pytest.fail("it is no head")
     again = read_head(environ)
     wire.check(again)
-    asked = simple(head, HOSTS)
+    asked = simple(head, ROUTES)
     if asked is None:
         return
     assert not again.has_body
     repeated = wire.parse_head(head_again(asked))
     assert repeated is not None
     assert (repeated[0].method, repeated[0].target, tight(repeated[0])) == (head.method, head.target, tight(head))
-    assert (again.method, again.target) == (asked.request.method, asked.target)
-    assert parse_target(again.target, HOSTS | {SERVER[0]}) == asked.request.target
+    assert (again.method, again.target) == (asked.request.method, asked.said.target)
+    assert ROUTES.find(again.target, again.combined.get("host")) == asked.request.target
     # Of the type of a content, WSGI makes a variable of its own, and the application reads none.
     handed_on = {name: value for name, value in tight(head).items() if "_" not in name and name != "content-type"}
     assert tight(again) == handed_on

@@ -3,9 +3,9 @@
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
-from package_cache.config import ACCESS_FORMATS, PREFIX, SERVERS, Config, Timeouts
+from package_cache.config.files import SYSTEM
+from package_cache.config.settings import FILE, SETTINGS, TIMEOUTS
 from package_cache.upstream.agent import version_text
 
 _DESCRIPTION = """\
@@ -15,8 +15,8 @@ for Portage, GENTOO_MIRRORS="http://THIS-HOST:4000/" in make.conf."""
 
 _EPILOG = """\
 Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --port, PACKAGE_CACHE_SOURCE for --source
-(several URLs, addresses or networks separated by blanks), and so on. The command line wins. In the environment only, in
-seconds:
+(several URLs, addresses or networks separated by blanks), and so on; or in a file, config.toml, which can describe several
+repositories. The environment wins over the file, and the command line over both. Without options, in seconds:
 {timeouts}
 
 package-cache COMMAND does something else with the cache, also while it is served (package-cache COMMAND --help):
@@ -25,12 +25,13 @@ package-cache COMMAND does something else with the cache, also while it is serve
 exit codes: 0 ended by SIGTERM or SIGINT, 1 cannot serve (port taken, cache not writable), 2 wrong options"""
 
 
+_Holder = argparse._ActionsContainer
+"""A parser, or a group of its options."""
+
+
 def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the `package-cache` command that serves; `commands` are the others, with what they do."""
-    default = Config()
-    timeouts = "\n".join(
-        f"  {PREFIX}{name.upper()}_TIMEOUT (default: {value:g})" for name, value in asdict(Timeouts()).items()
-    )
+    timeouts = "\n".join(f"  {one.variable} (default: {one.default}): {one.text}" for one in TIMEOUTS.values())
     it = argparse.ArgumentParser(
         prog="package-cache",
         description=_DESCRIPTION,
@@ -42,101 +43,74 @@ def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     it.add_argument("--version", action="version", version=f"package-cache {version_text()}")
-    where = it.add_argument_group("what is served, and where it is kept")
-    add_source(where)
-    where.add_argument("--balance", action="store_true", help="ask quick sources first, instead of in the order given")
-    add_cache(where)
-    where.add_argument(
-        "--scrub",
-        metavar="TIME|never",
-        help="read every stored file through once in this time, to find damage (default: 30d; or 12h, 2w, 1y)",
-    )
-    add_bounds(it)
-    listen = it.add_argument_group("how it is served")
-    listen.add_argument(
-        "--listen",
-        metavar="ADDRESS",
-        action="append",
-        help="where to listen instead of --host and --port: HOST:PORT, :PORT (all addresses) or unix:/PATH (repeat it)",
-    )
-    listen.add_argument(
-        "--allow",
-        metavar="NETWORK",
-        action="append",
-        help="network or address whose clients are answered, such as 192.168.0.0/16 (repeat it; default: everybody)",
-    )
-    listen.add_argument("--host", metavar="HOSTNAME", help=f"address to listen on (default: {default.host})")
-    listen.add_argument("--port", metavar="INT", help=f"port to listen on (default: {default.port}; 0: any free one)")
-    listen.add_argument(
-        "--server",
-        metavar="|".join(SERVERS),
-        help=f"the server to run under (default: {default.server}, one process; gunicorn for production)",
-    )
-    listen.add_argument("--workers", metavar="INT", help=f"processes under gunicorn (default: {default.workers})")
-    listen.add_argument(
-        "--threads",
-        metavar="INT",
-        help=f"threads of a process, for what its event loop leaves (default: {default.threads})",
-    )
-    listen.add_argument(
-        "--connections", metavar="INT", help=f"connections at once in a process (default: {default.connections})"
-    )
-    listen.add_argument("--downloads", metavar="INT", help=f"downloads at once in a process (default: {default.downloads})")
-    log = it.add_argument_group("what is logged")
-    add_verbose(log)
-    log.add_argument("--access-log", metavar="PATH", help="write a line a request to this file (-: to standard error)")
-    log.add_argument(
-        "--access-format", metavar="|".join(ACCESS_FORMATS), help=f"form of that line (default: {default.access_format})"
-    )
-    log.add_argument("--syslog", action="store_true", help="log to the system log instead of standard error")
+    add_serving(it)
     return it
 
 
-_Holder = argparse._ActionsContainer
-"""A parser, or a group of its options."""
+_GROUPS = {
+    "what is served, and where it is kept": ("source", "balance", "cache", "scrub"),
+    "how much is kept (what was used longest ago goes first, what is pinned stays)": ("max_size", "min_free", "max_age"),
+    "how it is served": (*("listen", "allow", "host", "port", "server", "workers", "threads", "connections", "downloads"),),
+    "what is logged": ("verbose", "access_log", "access_format", "syslog"),
+}
+
+
+def add_serving(it: argparse.ArgumentParser) -> None:
+    """Add every option of the server."""
+    for number, (title, names) in enumerate(_GROUPS.items()):
+        group = it.add_argument_group(title)
+        if number == 0:
+            add_config(group)
+        for name in names:
+            _add(group, name)
+
+
+def _add(it: _Holder, name: str) -> None:
+    """Add the option of a setting; what it says of it is in the table of settings."""
+    setting = SETTINGS[name]
+    text = setting.text.replace("%", "%%")
+    if name == "verbose":
+        it.add_argument("--verbose", "-v", action="count", default=argparse.SUPPRESS, help=_VERBOSE)
+    elif not setting.looks:
+        it.add_argument(setting.option, action="store_true", default=argparse.SUPPRESS, help=text)
+    elif setting.several:
+        text += "" if setting.default == "none" else f" (default: {setting.default})"
+        it.add_argument(setting.option, metavar=setting.looks, action="append", default=argparse.SUPPRESS, help=text)
+    else:
+        text += f" (default: {setting.default})"
+        it.add_argument(setting.option, metavar=setting.looks, default=argparse.SUPPRESS, help=text)
+
+
+_VERBOSE = "log more: -v each request, -vv each decision"
+
+
+def add_config(it: _Holder) -> None:
+    """Add `--config`."""
+    it.add_argument(
+        f"--{FILE}",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"the file of configuration (default: that of the user, or {SYSTEM}; package-cache config init writes one)",
+    )
 
 
 def add_source(it: _Holder) -> None:
     """Add `--source`."""
-    it.add_argument(
-        "--source",
-        metavar="URL",
-        action="append",
-        default=argparse.SUPPRESS,
-        help="mirror to fetch from: http://, https:// or file:// (repeat it: they are tried in this order)",
-    )
+    _add(it, "source")
 
 
-def add_cache(it: _Holder) -> None:
-    """Add `--cache`."""
-    it.add_argument(
-        "--cache",
-        metavar="PATH",
-        default=argparse.SUPPRESS,
-        help="directory of the cache (default: the user's cache directory)",
-    )
+def add_common(it: _Holder) -> None:
+    """Add what every command takes."""
+    add_config(it)
+    _add(it, "cache")
+    _add(it, "verbose")
 
 
 def add_bounds(it: argparse.ArgumentParser) -> None:
     """Add the options that bound the cache."""
     bounds = it.add_argument_group("how much is kept (what was used longest ago goes first, what is pinned stays)")
-    for option, metavar, text in (
-        ("--max-size", "SIZE", "keep at most so many bytes, such as 200G (default: no bound)"),
-        ("--min-free", "SIZE", "leave so much of the file system free, such as 10G or 5%% (default: no bound)"),
-        ("--max-age", "TIME", "remove what was not used for so long, such as 365d (default: no bound)"),
-    ):
-        bounds.add_argument(option, metavar=metavar, default=argparse.SUPPRESS, help=text)
-
-
-def add_verbose(it: _Holder) -> None:
-    """Add `--verbose`."""
-    it.add_argument(
-        "--verbose",
-        "-v",
-        action="count",
-        default=argparse.SUPPRESS,
-        help="log more: -v each request, -vv each decision",
-    )
+    for name in ("max_size", "min_free", "max_age"):
+        _add(bounds, name)
 
 
 def read(words: Sequence[str], commands: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

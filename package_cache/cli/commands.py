@@ -11,7 +11,9 @@ from importlib import import_module
 from package_cache import compose
 from package_cache.cli import arguments, logs, owners
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
-from package_cache.config import NAMES, Config, build
+from package_cache.config import NAMES, Config
+from package_cache.config.files import configured
+from package_cache.config.settings import FILE
 from package_cache.errors import ArgumentError, ConfigError, PackageCacheError
 
 
@@ -97,7 +99,9 @@ def _read(it: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.N
     problems = arguments.problems(unknown, it)
     config = Config()
     try:
-        config = build(os.environ, {setting: text for setting, text in given.items() if setting in NAMES})
+        config = configured(
+            os.environ, {setting: text for setting, text in given.items() if setting in (*NAMES, FILE)}
+        ).config
     except ConfigError as error:
         problems.extend(error.problems)
     if problems:
@@ -116,8 +120,7 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     command.add(it)
-    arguments.add_cache(it)
-    arguments.add_verbose(it)
+    arguments.add_common(it)
     return it
 
 

@@ -35,7 +35,7 @@ def _version(given: Namespace) -> int | None:
 
 
 def _rm(given: Namespace, config: Config) -> int:
-    name, version = name_of(given), _version(given)
+    name, version = name_of(given, config), _version(given)
     with holdings.opened(config) as held:
         entries, items = name.entries(held, Status.READY, version), name.items(held, _THERE, version)
         name.check_kind(entries, items)
@@ -53,7 +53,7 @@ def _rm(given: Namespace, config: Config) -> int:
 
 
 def _restore(given: Namespace, config: Config) -> int:
-    name, version = name_of(given), _version(given)
+    name, version = name_of(given, config), _version(given)
     with holdings.opened(config) as held:
         entries, items = name.entries(held, Status.TRASH, version), name.items(held, _TRASH, version)
         name.check_kind(entries, items)
@@ -96,7 +96,7 @@ def _add_purge(it: ArgumentParser) -> None:
 def _purge(given: Namespace, config: Config) -> int:
     if sum((given.name is not None, given.all, given.older is not None)) != 1:
         raise ArgumentError("purge what? Give one of NAME, --all and --older TIME")
-    name = None if given.name is None else name_of(given)
+    name = None if given.name is None else name_of(given, config)
     try:
         until = time.time() - (parse_duration(given.older) if given.older is not None else 0.0)
     except ValueError as error:

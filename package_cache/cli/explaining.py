@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 
+from package_cache import compose
 from package_cache.cli import arguments, holdings, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.names import name_of
@@ -13,9 +14,7 @@ from package_cache.cli.paths import CannotDo, Named, add_accept
 from package_cache.cli.showing import STATES
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
-from package_cache.model import Entry, Status
-from package_cache.rules.freshness import Freshness, decided_by, freshness_of
-from package_cache.rules.targets import candidates
+from package_cache.model import Entry, Fresh, Freshness, Repository, Status
 from package_cache.storage.inventory import Inventory, Pin
 from package_cache.storage.reports import Report, Reports
 from package_cache.storage.stores import Stores
@@ -34,7 +33,8 @@ class _Explanation:
     """What there is to say. `asked` are the sources that would be, in this order."""
 
     name: Named
-    rule: Freshness
+    repository: Repository
+    rule: Fresh
     decided_by: str
     versions: list[Entry]
     pin: Pin | None
@@ -49,7 +49,7 @@ class _Explanation:
 
 def _run(given: Namespace, config: Config) -> int:
     given.kind = None
-    name = name_of(given)
+    name = name_of(given, config)
     with holdings.opened(config) as held:
         if not name.entries(held) and name.items(held):
             raise CannotDo(f"why tells what a client of the proxy would get; {name.text} is in the library: see show")
@@ -64,18 +64,19 @@ def _run(given: Namespace, config: Config) -> int:
 
 
 def _explain(name: Named, stores: Stores, config: Config) -> _Explanation:
-    inventory = Inventory(stores.registry.database)
+    inventory, policy = Inventory(stores.registry.database), compose.routes_of(config).policy(name.target)
     versions = inventory.versions(name.key)
     served = next((entry for entry in versions if entry.status is Status.READY), None)
     kind = served.representation.get("content-type") if served else None
     return _Explanation(
         name,
-        freshness_of(name.target, kind),
-        decided_by(name.target, kind),
+        policy.repository,
+        policy.freshness(name.target, kind),
+        policy.decided_by(name.target, kind),
         versions,
         inventory.pins().get(name.key),
         _download(name, stores),
-        _asked(name, stores.reports, config, versions),
+        _asked(name, stores.reports, policy.repository, versions),
     )
 
 
@@ -103,10 +104,10 @@ class _Asked:
         return f"{said}, so it is asked last for another {duration_text(self.aside)}" if self.aside else said
 
 
-def _asked(name: Named, reports: Reports, config: Config, versions: list[Entry]) -> list[_Asked]:
+def _asked(name: Named, reports: Reports, repository: Repository, versions: list[Entry]) -> list[_Asked]:
     asked = []
-    for source in config.source:
-        [url] = candidates(name.target, (source,))
+    for source in repository.sources:
+        url = source.base + name.target.asked
         asked.append(_Asked(url, _gave(versions, url), reports.last(source.base)))
     return sorted(asked, key=lambda one: one.aside > 0)
 
@@ -130,7 +131,7 @@ def _download(name: Named, stores: Stores) -> str | None:
 def _request(it: _Explanation) -> str:
     """What a request would lead to."""
     served = it.served
-    if served is not None and it.rule is Freshness.IMMUTABLE:
+    if served is not None and it.rule.how is Freshness.IMMUTABLE:
         return f"version {served.version} is served from the cache; no source is asked"
     if it.download is not None and it.download.startswith("is running"):
         return "the client gets what the running download brings"
@@ -156,7 +157,7 @@ def _gave(versions: list[Entry], url: str) -> str:
 
 def _print(it: _Explanation) -> None:
     output.line(f"key       {it.name.key}")
-    output.line(f"rule      {it.rule.value}: {it.decided_by}")
+    output.line(f"rule      {it.rule.text}: {it.decided_by}")
     output.line(f"request   {_request(it)}")
     if it.download:
         output.line(f"download  {it.download}")
@@ -181,7 +182,7 @@ def _print(it: _Explanation) -> None:
 def _as_json(it: _Explanation) -> dict[str, object]:
     return {
         "key": it.name.key,
-        "rule": it.rule.value,
+        "rule": it.rule.text,
         "decided_by": it.decided_by,
         "request": _request(it),
         "download": it.download,

@@ -10,7 +10,8 @@ from typing import NoReturn
 from package_cache import compose
 from package_cache.cli import arguments, commands, logs
 from package_cache.cli.command import FAILED, WRONG_OPTIONS
-from package_cache.config import PREFIX, Config, build
+from package_cache.config import PREFIX, Config, files
+from package_cache.config.files import configured
 from package_cache.errors import ConfigError, PackageCacheError
 
 logger = logging.getLogger(__name__)
@@ -46,20 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
     """Raises ConfigError with every problem of every kind."""
-    config = Config()
+    config = None
     try:
-        config = build(os.environ, options)
+        config = configured(os.environ, options).config
     except ConfigError as error:
         problems.extend(error.problems)
-
-    def text(name: str) -> str:
-        return options.get(name) or os.environ.get(PREFIX + name.upper()) or ""
-
-    if not text("source").strip():
+    if config is None:
+        named = files.named(os.environ, options) or options.get("source") or os.environ.get(f"{PREFIX}SOURCE")
+        is_bare = not (named or "").strip()
+    else:
+        is_bare = not config.sources
+    if is_bare:
         problems.append(compose.NO_SOURCE)
-    if (text("server") or config.server) == "wsgiref" and options.get("workers", "1") != "1":
+    server = config.server if config else options.get("server") or os.environ.get(f"{PREFIX}SERVER") or Config().server
+    if server == "wsgiref" and options.get("workers", "1") != "1":
         problems.append("--workers: wsgiref runs in one process; add --server gunicorn for several")
-    if problems:
+    if problems or config is None:
         raise ConfigError(problems)
     return config
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from package_cache.cli import paths
 from package_cache.cli.holdings import Holdings
 from package_cache.cli.paths import CannotDo, Named, add_accept
+from package_cache.compose import routes_of
+from package_cache.config import Config
 from package_cache.errors import ArgumentError
 from package_cache.model import Entry, Status
 from package_cache.rules.searching import Criteria
@@ -82,7 +84,7 @@ class Name:
         return paths.nothing(self.file, held.inventory, what)
 
 
-def name_of(given: Namespace) -> Name:
+def name_of(given: Namespace, config: Config) -> Name:
     """What NAME, --accept and --kind name. Raises ArgumentError."""
     text: str = given.name
     if not text:
@@ -90,7 +92,7 @@ def name_of(given: Namespace) -> Name:
     if given.kind == ITEM:
         return Name(text, None, ITEM)
     try:
-        return Name(text, paths.parse(text, given.accept), given.kind)
+        return Name(text, paths.parse(routes_of(config), text, given.accept), given.kind)
     except ArgumentError:
         if text.startswith("/") or given.kind == PROXY:
             raise

@@ -2,12 +2,11 @@
 
 from argparse import ArgumentParser
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from package_cache.errors import ArgumentError, PackageCacheError, RequestError
 from package_cache.model import Key, Target
-from package_cache.rules.freshness import accept_of
-from package_cache.rules.targets import key_of, parse_target
+from package_cache.rules.routes import Routes
+from package_cache.rules.targets import key_of
 from package_cache.storage.inventory import Inventory
 
 
@@ -29,14 +28,13 @@ def add_accept(it: ArgumentParser) -> None:
     it.add_argument("--accept", metavar="TYPES", help="the Accept field of the client, for documents that depend on it")
 
 
-def parse(text: str, accept: str | None) -> Named:
+def parse(routes: Routes, text: str, accept: str | None) -> Named:
     """What a client asks for with this path or URL, and this Accept field. Raises ArgumentError."""
     try:
-        host = urlsplit(text).hostname
-        target = parse_target(text, frozenset({host} if host else ()))
-    except (RequestError, ValueError) as error:
+        target = routes.named(text)
+    except RequestError as error:
         raise ArgumentError(f"{text!r} is not what a client would ask for: {error}") from error
-    accept = accept_of(target, accept)
+    accept = routes.policy(target).accept_of(target, accept)
     return Named(target, accept, key_of(target, accept))
 
 

@@ -14,7 +14,7 @@ from package_cache.model import Key
 
 
 def _pin(given: Namespace, config: Config) -> int:
-    name = name_of(given)
+    name = name_of(given, config)
     with holdings.opened(config) as held:
         entries, items = name.entries(held), name.items(held)
         name.check_kind(entries, items)
@@ -27,7 +27,7 @@ def _pin(given: Namespace, config: Config) -> int:
 
 
 def _unpin(given: Namespace, config: Config) -> int:
-    name = name_of(given)
+    name = name_of(given, config)
     with holdings.opened(config) as held:
         pins = held.inventory.pins()
         items = [item for item in name.items(held) if item.key in pins]

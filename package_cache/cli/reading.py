@@ -36,7 +36,7 @@ def _run(given: Namespace, config: Config) -> int:
         most = None if given.most is None else parse_size(given.most)
     except ValueError as error:
         raise ArgumentError(f"--max-size: {error}") from None
-    name = name_of(given)
+    name = name_of(given, config)
     if given.kind != "proxy" and name.text.lower().startswith(("http://", "https://")):
         _of_url(name.text, config, raw=given.raw, most=most)
         return DONE

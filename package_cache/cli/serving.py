@@ -26,7 +26,7 @@ def serve(config: Config) -> int:
 
 def _announce(config: Config, places: str) -> None:
     """Say that clients are answered from now on: the line a person or a script waits for."""
-    sources = ", ".join(source.base + "/" for source in config.source)
+    sources = ", ".join(source.base + "/" for source in config.sources)
     text = f"serving {sources} at {places} (cache in {compose.cache_directory(config)})"
     if config.syslog:
         logging.getLogger("package_cache").warning("%s", text)

@@ -24,7 +24,7 @@ def _add(it: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, config: Config) -> int:
-    name = name_of(given)
+    name = name_of(given, config)
     with holdings.opened(config) as held:
         pins = held.inventory.pins()
         entries, items = name.entries(held), _by_key(name.items(held))

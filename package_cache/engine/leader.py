@@ -1,8 +1,11 @@
 """What the leading thread of a fill does: downloads one key from the sources and puts it into the store."""
 
 import logging
+import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self
@@ -80,6 +83,18 @@ class Errand(Protocol):
         """What is to be written of a version with that head and those bytes besides."""
         ...
 
+    def refusal(self, head: Representation) -> str | None:
+        """Why an answer with that head is not to be stored; None if it is."""
+        ...
+
+    def largest(self) -> int | None:
+        """How many bytes may be stored of it; None if any number."""
+        ...
+
+    def examined(self, head: Representation, read: Callable[[], bytes], /) -> Representation:
+        """The head, with what the body says of it. Raises ValueError for a body that is not what it has to be."""
+        ...
+
 
 class Leader:
     """Leads fills. Safe for any number of threads."""
@@ -119,7 +134,7 @@ class Leader:
                 lease.done()
                 fill.publish(lease)
                 return True
-        sink = PartSink(lease, self._room, partial(fill.publish, lease))
+        sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.largest())
         try:
             over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink)
         except BaseException:
@@ -135,13 +150,19 @@ class Leader:
         fill.publish(lease)
         match pump(transfer, wanted.offer, sink):
             case Finish():
-                self.failures.forget(wanted.key)
-                self._store(wanted, fill, lease, sink)
-                return False
+                head = _examined(wanted, lease)
+                if isinstance(head, Failed):
+                    self.failures.note(wanted.key, head.status, head.reason)
+                    logger.warning("%s: %s", wanted.text, head.reason)
+                    lease.failed(head, keep=False)
+                else:
+                    self.failures.forget(wanted.key)
+                    self._store(wanted, fill, lease, sink, head)
+                    return False
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
                 self.failures.forget(wanted.key)
-                known = refreshed(seen.representation, head)
+                known = self._known(wanted, seen, refreshed(seen.representation, head))
                 if self._registry.confirm(seen, known, wanted.describe(known, seen.digest)) is None:
                     return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
                 lease.done()
@@ -153,6 +174,18 @@ class Leader:
                 lease.failed(Failed(status, reason, answered, transfer.hopeless), keep=not transfer.contradicted)
         fill.publish(lease)
         return True
+
+    def _known(self, wanted: Errand, seen: Entry, head: Representation) -> Representation:
+        """The head of a version that a source confirmed, with what its body says, if it was not asked before."""
+        if head.good_until is not None:
+            return head
+        with suppress(ValueError, StoreError):
+            return wanted.examined(head, lambda: self._read(seen))
+        return head
+
+    def _read(self, entry: Entry) -> bytes:
+        with self._blobs.open(entry.digest, entry.size) as file:
+            return file.read()
 
     def _look_again(self, wanted: Errand) -> Errand:
         mark = self._registry.mark(wanted.key)
@@ -191,10 +224,9 @@ class Leader:
         lease.whole(digest, size)
         fill.publish(lease)
 
-    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> None:
-        head, part = lease.journal.head, lease.part
-        assert head is not None  # a transfer finishes only after its head
-        assert part is not None
+    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, head: Representation) -> None:
+        part = lease.part
+        assert part is not None  # a transfer finishes only with one
         digest = sink.digest()
         news = _news(wanted, digest, head, part.size)
         self._unstored.acquire()
@@ -219,6 +251,17 @@ class Leader:
             fill.conclude(lease, error)
         finally:
             self._unstored.release()
+
+
+def _examined(wanted: Errand, lease: Lease) -> Representation | Failed:
+    """The head to store what has arrived with, or why it must not be."""
+    head, part = lease.journal.head, lease.part
+    assert head is not None  # a transfer finishes only after its head
+    assert part is not None
+    try:
+        return wanted.examined(head, lambda: os.pread(part.fileno(), part.size, 0))
+    except ValueError as error:
+        return Failed(502, f"{head.source} sent what is not to be stored: {error}", hopeless=True)
 
 
 def _news(wanted: Errand, digest: str, head: Representation, size: int) -> News:

@@ -4,9 +4,9 @@ from package_cache.engine.pump import pump
 from package_cache.engine.room import Room
 from package_cache.engine.sinks import PartSink
 from package_cache.errors import PackageCacheError
-from package_cache.model import Entry, Target
+from package_cache.model import Entry
+from package_cache.rules.routes import Routes
 from package_cache.rules.steps import Finish, GiveUp
-from package_cache.rules.targets import parse_target
 from package_cache.rules.transfer import Transfer
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
@@ -20,11 +20,14 @@ _OTHER = "the sources have other bytes by that name now"
 class Refetch:
     """Mends blobs that were taken out of service."""
 
-    def __init__(self, audit: Audit, blobs: BlobStore, parts: PartStore, fetcher: Fetcher, room: Room) -> None:
+    def __init__(
+        self, audit: Audit, blobs: BlobStore, parts: PartStore, fetcher: Fetcher, routes: Routes, room: Room
+    ) -> None:
         self._audit = audit
         self._blobs = blobs
         self._parts = parts
         self._fetcher = fetcher
+        self._routes = routes
         self._room = room
 
     def mend(self, digest: str) -> str | None:
@@ -54,7 +57,8 @@ class Refetch:
             raise
 
     def _download(self, entry: Entry, lease: Lease) -> str | None:
-        offer = self._fetcher.offer(*_asked_for(entry))
+        target, accept = self._routes.of_key(entry.key)
+        offer = self._fetcher.offer(self._routes.repository(target), target, accept)
         lease.reset()
         sink = PartSink(lease, self._room, lambda: None)
         try:
@@ -83,9 +87,3 @@ class Refetch:
             self._blobs.settle([self._blobs.publish(part, entry.digest)])
             self._audit.reinstate(entry.digest, part.size)
         lease.adopted()
-
-
-def _asked_for(entry: Entry) -> tuple[Target, str | None]:
-    """What was asked of the sources to have an entry."""
-    text, mark, accept = entry.key.partition("#accept=")
-    return parse_target(text, frozenset()), accept if mark else None

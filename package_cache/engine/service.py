@@ -36,7 +36,7 @@ from package_cache.errors import (
 )
 from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.answer import Serving, decide, problem
-from package_cache.rules.freshness import accept_of, is_fresh
+from package_cache.rules.routes import Routes
 from package_cache.rules.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.targets import key_of
 from package_cache.rules.transfer import Transfer
@@ -64,7 +64,9 @@ class Service:
         damages: Damages,
         caretaker: Caretaker,
         via: str,
+        routes: Routes,
     ) -> None:
+        self.routes = routes
         self._registry = registry
         self.generation = registry.generation
         self._blobs = blobs
@@ -109,7 +111,7 @@ class Service:
         wanted = self._wanted(request)
         try:
             wanted = self._look(wanted)
-            if wanted.seen is not None and is_fresh(wanted.seen, request.target):
+            if wanted.seen is not None and wanted.policy.is_kept(wanted.target, wanted.seen.representation):
                 with suppress(DamagedBlob):
                     file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
                     hot = HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
@@ -142,10 +144,11 @@ class Service:
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
 
     def _wanted(self, request: Request) -> Wanted:
-        accept = accept_of(request.target, request.fields.get("accept"))
-        return Wanted(
-            key_of(request.target, accept), request.target, self._fetcher.offer(request.target, accept), time.time()
-        )
+        target = request.target
+        policy = self.routes.policy(target)
+        accept = policy.accept_of(target, request.fields.get("accept"))
+        offer = self._fetcher.offer(policy.repository, target, accept)
+        return Wanted(key_of(target, accept), target, policy, offer, time.time(), policy.demanded(target, request.fields))
 
     def _look(self, wanted: Wanted) -> Wanted:
         mark = self._registry.mark(wanted.key)
@@ -172,7 +175,7 @@ class Service:
                     self._leader.failures.check(wanted.key)
                 except FillError as error:
                     return self._serve_stale(request, wanted, error)
-                if not self._storing.is_tried(wanted.key):
+                if not wanted.is_stored or not self._storing.is_tried(wanted.key):
                     return self._pass_on(request, wanted)
                 fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run, request.client)
                 return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
@@ -227,7 +230,7 @@ class Service:
 
     def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
-        if seen is None or error.http_status == 404:
+        if seen is None or error.http_status == 404 or not wanted.may_be_stale(seen.representation):
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")

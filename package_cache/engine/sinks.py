@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from package_cache.engine.hashes import Hashes
 from package_cache.engine.room import Refusal, Reservation
-from package_cache.errors import NoRoom, StoreError
+from package_cache.errors import NoRoom, NotKept, StoreError
 from package_cache.model import Representation
 from package_cache.rules.digests import Digest
 from package_cache.storage.leases import Lease
@@ -33,12 +33,29 @@ class Reserving(Protocol):
         ...
 
 
+Refusing = Callable[[Representation], str | None]
+"""Says why an answer with that head is not to be stored; None if it is."""
+
+
+def _nothing(_head: Representation) -> None:
+    pass
+
+
 class PartSink:
     """Writes to the part of a lease, as far as there is room, and tells readers after each block."""
 
-    def __init__(self, lease: Lease, room: Reserving, publish: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        room: Reserving,
+        publish: Callable[[], None],
+        refusal: Refusing = _nothing,
+        largest: int | None = None,
+    ) -> None:
         self._lease = lease
         self._room = room
+        self._refusal = refusal
+        self._largest = largest
         self._reservation: Reservation | None = None
         self._publish = publish
         self._hashes = Hashes()
@@ -47,6 +64,9 @@ class PartSink:
     def begin(self, head: Representation) -> None:
         """A source vouches for `head`. Readers hear of it with the first bytes. Raises NoRoom."""
         self.release()
+        reason = self._refusal(head)
+        if reason is not None:
+            raise NotKept(reason)
         self._reservation = _granted(self._room.reserve(head.size, self._lease.have))
         self._lease.begin(head)
 
@@ -61,6 +81,8 @@ class PartSink:
         part = self._lease.part
         assert part is not None  # a body is received only after `begin`
         before = part.size
+        if self._largest is not None and at + len(data) > self._largest:
+            raise NotKept(f"it has more than the {self._largest} bytes that are stored of a file there")
         if self._reservation is not None:
             _granted(self._reservation.wrote(max(before, at + len(data))))
         if not part.put(at, data):

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from package_cache.errors import NoRoom, StoreError
+from package_cache.errors import NoRoom, NotKept, StoreError
 from package_cache.model import Key
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class Storing:
                 self._refused, self._rests_until = True, now + REST_SECONDS
         if news:
             what = f"{key} is" if isinstance(error, NoRoom) else "downloads are"
-            logger.error("%s passed on without being stored: %s", what, error)
+            level = logging.INFO if isinstance(error, NotKept) else logging.ERROR
+            logger.log(level, "%s passed on without being stored: %s", what, error)
 
     def _forget_some(self) -> None:
         while len(self._unfit) >= _MANY:

@@ -1,24 +1,29 @@
 """What a request asks of the sources, where the store has no answer to it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from package_cache.model import Entry, Key, Representation, Target
-from package_cache.rules.freshness import Freshness, freshness_of
+from package_cache.model import Entry, Freshness, Key, Representation, Target
+from package_cache.rules.documents import parse
+from package_cache.rules.freshness import Policy
 from package_cache.upstream.answers import Offer
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A target, named here by `key`, and what the sources offer there.
+    """A target, named here by `key`, what holds for it, and what the sources offer there.
 
-    `seen` is the version that was here when the registry's mark of the key was `mark`.
+    `seen` is the version that was here when the registry's mark of the key was `mark`. `longest` is how many seconds ago it
+    may have come from its source at most, if the client says so.
     """
 
     key: Key
     target: Target
+    policy: Policy
     offer: Offer
     since: float
     """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
+    longest: float | None = None
     mark: int = 0
     seen: Entry | None = None
 
@@ -36,13 +41,40 @@ class Wanted:
         """The same, after another look at what is here."""
         return replace(self, mark=mark, seen=seen)
 
-    def is_kept(self, representation: Representation) -> bool:
-        """Whether an answer with that head is good for ever."""
-        return freshness_of(self.target, representation.get("content-type")) is Freshness.IMMUTABLE
+    def is_kept(self, head: Representation) -> bool:
+        """Whether an answer with that head is good without asking a source."""
+        until = self.policy.good_until(self.target, head)
+        if self.longest is not None:
+            until = min(until, head.received + self.longest)
+        return until > head.received and until >= self.since
 
-    def is_met_by(self, representation: Representation) -> bool:
+    def is_met_by(self, head: Representation) -> bool:
         """Whether an answer with that head is good for this request."""
-        return self.is_kept(representation) or representation.received >= self.since
+        return self.is_kept(head) or head.received >= self.since
 
     def describe(self, representation: Representation, digest: str) -> None:
         """What the proxy knows of a version is in its head."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether what is there is stored at all."""
+        return self.policy.freshness(self.target).how is not Freshness.NEVER
+
+    def may_be_stale(self, head: Representation) -> bool:
+        """Whether an answer with that head may be served where no source can be asked."""
+        return self.policy.may_be_stale(self.target, head)
+
+    def refusal(self, head: Representation) -> str | None:
+        """Why an answer with that head is not stored; None if it is."""
+        return self.policy.refusal(self.target, head)
+
+    def largest(self) -> int | None:
+        """How many bytes may be stored of it."""
+        return self.policy.largest(self.target)
+
+    def examined(self, head: Representation, read: Callable[[], bytes]) -> Representation:
+        """The head, with what the body says of it. Raises ValueError for a body that is not what it has to be."""
+        if self.policy.freshness(self.target, head.get("content-type")).how is not Freshness.JSON_METADATA:
+            return head
+        document = parse(read())
+        return replace(head, good_until=document.timestamp + document.ttl)

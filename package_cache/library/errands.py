@@ -1,5 +1,6 @@
 """What the leader of a fill is sent for by the library, and what is written of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -53,6 +54,16 @@ class Errand:
     def is_met_by(self, representation: Representation) -> bool:
         """Whether a version with that head, which came here meanwhile, is good enough."""
         return self.content or representation.received >= self.since
+
+    def refusal(self, head: Representation) -> None:
+        """Whatever was asked for is stored."""
+
+    def largest(self) -> None:
+        """However large it is."""
+
+    def examined(self, head: Representation, _read: Callable[[], bytes], /) -> Representation:
+        """Nothing is asked of the bytes."""
+        return head
 
     def describe(self, representation: Representation, digest: str) -> Describe:
         """The item of a version with that head and those bytes."""

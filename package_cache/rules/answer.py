@@ -6,7 +6,7 @@ function, so that a hit and the fill before it differ in `Cache-Status`, `Age` a
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from package_cache.model import Fields, Representation, Request, Span
 from package_cache.rules.fields import (
@@ -192,4 +192,4 @@ def refreshed(stored: Representation, confirmation: Representation) -> Represent
     news = tuple(pair for pair in confirmation.fields if pair[0].lower() in _CONFIRMED)
     replaced = {"age", *(name.lower() for name, _ in news)}
     kept = tuple(pair for pair in stored.fields if pair[0].lower() not in replaced)
-    return Representation((*kept, *news), stored.size, stored.source, confirmation.received)
+    return replace(stored, fields=(*kept, *news), received=confirmation.received)

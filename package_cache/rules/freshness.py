@@ -1,118 +1,145 @@
-"""Which files may be kept for ever, and which must be asked for again each time.
+"""Which files may be kept for ever, which must be asked for again, and which are not stored at all.
 
-A package file carries its version, date or digest in its name and never changes. What lists packages keeps its name while
-its content changes. The table of the second kind covers Gentoo, Debian, Python, npm, Arch, Fedora and Alpine; what no
-pattern knows is a package file, unless its name or its media type says otherwise.
+Rules of the configuration come first, by the path alone. Else the table of the preset decides (`rules.presets`), unless a
+query or the media type of the answer says that it is a document, which changes.
 """
 
-import re
-from enum import Enum
-from functools import lru_cache
+import math
+from collections.abc import Mapping
+from urllib.parse import unquote
 
-from package_cache.model import Entry, Target
+from package_cache.config.globs import glob_pattern
+from package_cache.model import Fresh, Freshness, Preset, Repository, Representation, Target
+from package_cache.rules import lifetime
+from package_cache.rules.documents import INTERVAL
 from package_cache.rules.fields import media_type
-
-
-class Freshness(Enum):
-    """How long an answer stays good without asking a source."""
-
-    IMMUTABLE = "immutable"
-    REVALIDATE = "revalidate"
-
-
-# First match wins; matched against the decoded-once path in normal form.
-_PATTERNS: tuple[tuple[re.Pattern[str], Freshness], ...] = tuple(
-    (re.compile(pattern), freshness)
-    for pattern, freshness in (
-        # Debian: names under by-hash, and the patches a pdiff Index lists, hold a digest or a date.
-        (r"/by-hash/[A-Za-z0-9]+/[0-9a-f]{32,}$", Freshness.IMMUTABLE),
-        (r"\.diff/(T-)?\d{4}-\d\d-\d\d-[\d.]+(-F-\d{4}-\d\d-\d\d-[\d.]+)?\.(gz|xz)$", Freshness.IMMUTABLE),
-        # Some archives have their pool inside dists.
-        (r"/pool/.*\.u?deb$", Freshness.IMMUTABLE),
-        (r"/dists/", Freshness.REVALIDATE),
-        (r"/(InRelease|Release(\.gpg)?)$", Freshness.REVALIDATE),
-        (
-            r"/(Packages|Sources|Contents|Translation|Components|Commands)(-[^/]*)?(\.(gz|xz|bz2|lzma|lz4|zst))?$",
-            Freshness.REVALIDATE,
-        ),
-        # Gentoo: a binary package is rewritten in place unless its name ends with a build number.
-        (r"/([^/]+)/\1-[^/]+-\d+\.(gpkg\.tar|xpak)$", Freshness.IMMUTABLE),
-        (r"\.(gpkg\.tar|xpak|tbz2)$", Freshness.REVALIDATE),
-        (r"/(layout\.conf|timestamp[^/]*)$", Freshness.REVALIDATE),
-        # What always leads to the newest one: `portage-latest.tar.xz`, `gentoo-current.xz.sqfs`, and a folder of that name.
-        (r"/(?=[^/]*+$)[^/]*(?<![A-Za-z])(latest|current)(?![A-Za-z])", Freshness.REVALIDATE),
-        (r"/(latest|current)/", Freshness.REVALIDATE),
-        # What a mirror says about itself.
-        (r"/(ls-lR[^/]*|project/trace/[^/]*)$", Freshness.REVALIDATE),
-        # Lists of digests.
-        (r"/(?i:(md5|sha\d+|b2|blake2b?)sums?|checksums?)(\.txt)?(\.(asc|gpg|sig|sign))?$", Freshness.REVALIDATE),
-        # Arch: the databases, their older spellings and signatures.
-        (r"\.(db|files)(\.tar(\.[a-z0-9]+)?)?(\.sig)?$", Freshness.REVALIDATE),
-        # Fedora: everything in repodata carries its digest in its name, but for the list itself.
-        (r"/repodata/[0-9a-f]{32,}-[^/]+$", Freshness.IMMUTABLE),
-        (r"/repodata/", Freshness.REVALIDATE),
-        # Alpine.
-        (r"/APKINDEX\.[^/]+$", Freshness.REVALIDATE),
-        # Python and npm: pages and documents have no suffix; a few have one all the same.
-        (r"/simple/", Freshness.REVALIDATE),
-        (r"/(index\.[a-z]+|[^/]+\.html?)$", Freshness.REVALIDATE),
-        # A name without a suffix, or with nothing behind the last slash, is a page or a list.
-        (r"/[^/]*(?<!/)\.(?=[0-9]*[A-Za-z])[A-Za-z0-9_+%]+$", Freshness.IMMUTABLE),
-    )
-)
+from package_cache.rules.presets import IMMUTABLE, REVALIDATE, rows_of
 
 _LONGEST_ACCEPT = 1024
 _LONGEST_REMEMBERED = 512
-
+_REMEMBERED = 4096
 _DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
 
 
-def freshness_of(target: Target, content_type: str | None = None) -> Freshness:
-    """The rule for a target; `content_type` is that of the stored answer, if there is one."""
-    if _is_document(media_type(content_type)) or target.query is not None:
-        return Freshness.REVALIDATE
-    path = target.path
-    return _remembered(path) if len(path) <= _LONGEST_REMEMBERED else _of_path(path)
+class Policy:
+    """What holds for the paths of one repository."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        rules = tuple((glob_pattern(rule.match), rule) for rule in repository.rules)
+        self._fresh_by_rule = tuple((pattern, rule.fresh, rule.match) for pattern, rule in rules if rule.fresh)
+        self._largest_by_rule = tuple((pattern, rule.largest) for pattern, rule in rules if rule.largest)
+        self._rows = rows_of(repository.preset)
+        self._knows_documents = repository.preset is not Preset.RAW
+        self._remembered: dict[str, Fresh] = {}
+
+    def freshness(self, target: Target, content_type: str | None = None) -> Fresh:
+        """How long what is at a target is good; `content_type` is that of the stored answer, if there is one."""
+        ruled = self._ruled(target)
+        if ruled is not None:
+            return ruled[0]
+        if self._knows_documents and (_is_document(media_type(content_type)) or target.query is not None):
+            return REVALIDATE
+        return self._by_path(target.path)
+
+    def decided_by(self, target: Target, content_type: str | None = None) -> str:
+        """What decides that, in words."""
+        ruled, kind = self._ruled(target), media_type(content_type)
+        if ruled is not None:
+            return f"the rule for {ruled[1]} in the repository {self.repository.name}"
+        if self._knows_documents and _is_document(kind):
+            return f"its type is {kind}"
+        if self._knows_documents and target.query is not None:
+            return "it has a query"
+        found = next((row.pattern.pattern for row in self._rows if row.pattern.search(target.path)), None)
+        if found is None:
+            return "it is no tarball" if self.repository.preset is Preset.NPM else "its name has no suffix"
+        return f"its path matches {found}" if self._knows_documents else "the preset raw leaves it to the source"
+
+    def _ruled(self, target: Target) -> tuple[Fresh, str] | None:
+        """What the first rule says that matches, and its glob."""
+        path = unquote(target.path) if self._fresh_by_rule else ""
+        return next(((fresh, glob) for pattern, fresh, glob in self._fresh_by_rule if pattern.fullmatch(path)), None)
+
+    def _by_path(self, path: str) -> Fresh:
+        known = self._remembered.get(path)
+        if known is None:
+            known = next((row.fresh for row in self._rows if row.pattern.search(path)), REVALIDATE)
+            if len(path) <= _LONGEST_REMEMBERED:
+                if len(self._remembered) >= _REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[path] = known
+        return known
+
+    def largest(self, target: Target) -> int | None:
+        """How many bytes what is at a target may have to be stored; None if any number."""
+        path = unquote(target.path) if self._largest_by_rule else ""
+        ruled = (largest for pattern, largest in self._largest_by_rule if pattern.fullmatch(path))
+        return next(ruled, self.repository.largest)
+
+    def good_until(self, target: Target, head: Representation) -> float:
+        """Until when an answer is good, in seconds of the epoch: infinity, if for ever; no later than it came, if never."""
+        fresh = self.freshness(target, head.get("content-type"))
+        if any(value == "*" for value in _varies(head)):
+            return head.received
+        match fresh.how:
+            case Freshness.IMMUTABLE:
+                return math.inf
+            case Freshness.TIMED:
+                return head.received + fresh.seconds
+            case Freshness.HTTP:
+                return lifetime.good_until(head)
+            case Freshness.JSON_METADATA if head.good_until is not None:
+                return max(head.good_until, head.received + INTERVAL)
+            case _:
+                return head.received
+
+    def is_kept(self, target: Target, head: Representation) -> bool:
+        """Whether an answer is good for ever."""
+        return math.isinf(self.good_until(target, head))
+
+    def may_be_stale(self, target: Target, head: Representation) -> bool:
+        """Whether an answer may be served after its time, where no source can be asked."""
+        fresh = self.freshness(target, head.get("content-type"))
+        return fresh.how is not Freshness.HTTP or not lifetime.must_not_be_stale(head)
+
+    def demanded(self, target: Target, fields: Mapping[str, str]) -> float | None:
+        """How many seconds ago an answer may have come at most, where the client has a say in that."""
+        if self.freshness(target).how is not Freshness.HTTP:
+            return None
+        return lifetime.demanded(fields.get("cache-control"), fields.get("pragma"))
+
+    def refusal(self, target: Target, head: Representation) -> str | None:
+        """Why an answer is passed on without being stored; None if it is stored."""
+        fresh = self.freshness(target, head.get("content-type"))
+        if fresh.how is Freshness.NEVER:
+            return "its rule is never"
+        if fresh.how is Freshness.HTTP and lifetime.is_private(head):
+            return f"its source says {head.get('cache-control')}"
+        largest = self.largest(target)
+        if largest is not None and head.size is not None and head.size > largest:
+            return f"it has {head.size} bytes, and no more than {largest} are stored of a file there"
+        return None
+
+    def accept_of(self, target: Target, accept: str | None) -> str | None:
+        """The client's Accept where the answer may depend on it: for documents, not for package files.
+
+        One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
+        """
+        if accept is None or accept.strip() in ("", "*/*"):
+            return None
+        if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
+            return None
+        if self.freshness(target) == IMMUTABLE and "json" not in accept:
+            return None
+        return ", ".join(part.strip() for part in accept.split(","))
 
 
 def _is_document(kind: str) -> bool:
     return kind in _DOCUMENT_TYPES or kind.endswith("+json")
 
 
-def decided_by(target: Target, content_type: str | None = None) -> str:
-    """What decides the rule for a target, in words."""
-    kind = media_type(content_type)
-    if _is_document(kind):
-        return f"its type is {kind}"
-    if target.query is not None:
-        return "it has a query"
-    found = next((pattern.pattern for pattern, _ in _PATTERNS if pattern.search(target.path)), None)
-    return f"its path matches {found}" if found else "its name has no suffix"
-
-
-@lru_cache(maxsize=4096)
-def _remembered(path: str) -> Freshness:
-    return _of_path(path)
-
-
-def _of_path(path: str) -> Freshness:
-    return next((freshness for pattern, freshness in _PATTERNS if pattern.search(path)), Freshness.REVALIDATE)
-
-
-def is_fresh(entry: Entry, target: Target) -> bool:
-    """Whether an entry may be served without asking a source."""
-    return freshness_of(target, entry.representation.get("content-type")) is Freshness.IMMUTABLE
-
-
-def accept_of(target: Target, accept: str | None) -> str | None:
-    """The client's Accept where the answer may depend on it: for documents, not for package files.
-
-    One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
-    """
-    if accept is None or accept.strip() in ("", "*/*"):
-        return None
-    if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
-        return None
-    if freshness_of(target) is Freshness.IMMUTABLE and "json" not in accept:
-        return None
-    return ", ".join(part.strip() for part in accept.split(","))
+def _varies(head: Representation) -> list[str]:
+    """What the answer depends on, besides the target (RFC 9110, section 12.5.5)."""
+    fields = (value for name, value in head.fields if name.lower() == "vary")
+    return [word.strip().lower() for value in fields for word in value.split(",")]

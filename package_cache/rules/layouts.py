@@ -25,6 +25,8 @@ _FUNCTIONS = {
 """The names that Manifest files have for hashes, and those of hashlib; what mirrors use comes first."""
 
 _FOLDERS = re.compile(r"((?:[0-9a-f]{1,128}/)+)([^/]+)", re.ASCII)
+DISTFILES = "/distfiles/"
+"""The folder of distfiles in paths."""
 _LEAST = 2
 """Digits of a hash that make a folder: one alone is right by chance in half of the names."""
 _SECTION = "structure"
@@ -116,7 +118,12 @@ def flat_name(path: str) -> str:
 def flat_path(path: str) -> str:
     """As `flat_name`, for a path that is percent-encoded, as in keys; a slash that is encoded parts no folders."""
     match = _FOLDERS.fullmatch(path)
-    return match[2] if match and _is_hash_of(unquote(match[2]), match[1]) else path
+    return match[2] if match and _is_hash_of(decoded(match[2]), match[1]) else path
+
+
+def decoded(name: str) -> str:
+    """The name of a file, of one that is percent-encoded."""
+    return unquote(name, errors="surrogateescape")
 
 
 def _is_hash_of(name: str, folders: str) -> bool:

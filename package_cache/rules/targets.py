@@ -1,15 +1,16 @@
 """Request targets: text on the wire -> `Target` -> key -> the URLs to ask.
 
-Decides which targets name the same thing, and which name nothing and are refused. Every segment is decoded once and
-encoded again in one normal form, so that `+` and `%2B` are one key while `%253a` stays what it is. Knows nothing of
-disks: stored names are digests, so no text from here ever becomes a path in the cache.
+Decides which targets name the same thing, and which name nothing and are refused; in which repository one is,
+`rules.routes` decides. Every segment is decoded once and encoded again in one normal form, so that `+` and `%2B` are one
+key while `%253a` stays what it is. Knows nothing of disks: stored names are digests, so no text from here ever becomes a
+path in the cache.
 """
 
 import re
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
-from package_cache.errors import BadRequest, ForeignHost, TargetTooLong
-from package_cache.model import Key, Source, Target
+from package_cache.errors import BadRequest, TargetTooLong
+from package_cache.model import Key, Target
 
 MAX_TARGET = 8000
 """Characters of a target in normal form."""
@@ -24,44 +25,53 @@ _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 # Nearly every path: in normal form as it stands.
 _NORMAL = re.compile(r"(?:/(?!\.{1,2}(?:[/;]|$))[A-Za-z0-9\-._~!$&'()*,;=:@]+)+/?")
+_PORTS = {"http": 80, "https": 443}
+_ACCEPT = "#accept="
+"""No target has a fragment."""
 _DOTS = frozenset({b".", b".."})
 _UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]")
 
 
-def parse_target(text: str, hosts: frozenset[str]) -> Target:
-    """Read the target of a GET or HEAD request (RFC 9112, section 3.2).
+def parse_target(text: str) -> tuple[str | None, Target]:
+    """Read the target of a GET or HEAD request (RFC 9112, section 3.2): path and query, and whose they are.
 
-    `hosts` are the lower-case host names that an absolute-form target may name.
-    Raises `BadRequest` for what names nothing, `ForeignHost` for another host's file.
+    The authority is None in the origin-form, and else in lower case without its scheme's port. Raises `BadRequest` for what
+    names nothing.
     """
     if not _VISIBLE.fullmatch(text):
         raise BadRequest("the request target holds characters that must be percent-encoded")
+    authority = None
     if not text.startswith("/"):
-        text = _from_absolute_form(text, hosts)
+        authority, text = _from_absolute_form(text)
     path, mark, query = text.partition("?")
     if "#" in text:
         raise BadRequest("the request target has a fragment")
     target = Target(_normal_path(path), _normal_query(query) if mark and query else None)
     if len(target.text) > MAX_TARGET:
         raise TargetTooLong(f"the request target is longer than {MAX_TARGET} characters")
-    return target
+    return authority, target
 
 
-def _from_absolute_form(text: str, hosts: frozenset[str]) -> str:
+def _from_absolute_form(text: str) -> tuple[str, str]:
     try:
         parts = urlsplit(text)
-        host = parts.hostname
-        _ = parts.port
+        authority = authority_of(parts)
     except ValueError:
         raise BadRequest("the request target is not a valid URL") from None
-    if parts.scheme.lower() not in ("http", "https") or not host or "@" in parts.netloc:
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise BadRequest("the request target is neither a path nor an http URL")
-    if host not in hosts:
-        raise ForeignHost(f"this cache does not serve {host}: it is none of its sources")
     after = text.partition("://")[2]
     tail = re.search(r"[/?#].*", after)
     path = tail.group() if tail else "/"
-    return path if path.startswith("/") else "/" + path
+    return authority, path if path.startswith("/") else "/" + path
+
+
+def authority_of(parts: SplitResult) -> str:
+    """The host of a URL, with its port where that is not its scheme's. Raises ValueError for a port that is no number."""
+    host = (parts.hostname or "").rstrip(".")
+    port = parts.port
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None or port == _PORTS.get(parts.scheme.lower()) else f"{host}:{port}"
 
 
 def _normal_path(path: str) -> str:
@@ -119,9 +129,10 @@ def _normal_escape(match: re.Match[str]) -> str:
 
 def key_of(target: Target, accept: str | None = None) -> Key:
     """The key of a target. Answers that depend on Accept are kept apart by it."""
-    return Key(target.text if accept is None else f"{target.text}#accept={accept}")
+    return Key(target.text if accept is None else f"{target.text}{_ACCEPT}{accept}")
 
 
-def candidates(target: Target, sources: tuple[Source, ...]) -> tuple[str, ...]:
-    """The URLs that may have the target, in the order of the sources."""
-    return tuple(source.base + target.text for source in sources)
+def parts_of(key: Key) -> tuple[str, str | None]:
+    """The text of a target and the Accept in a key."""
+    text, mark, accept = key.partition(_ACCEPT)
+    return text, accept if mark else None

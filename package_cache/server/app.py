@@ -26,7 +26,6 @@ from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import METHODS
 from package_cache.rules.content import MAX_CONTENT, is_small
-from package_cache.rules.targets import parse_target
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission
 
@@ -46,13 +45,10 @@ is known, and a connection is cut only where the body may not go on."""
 
 
 class Application:
-    """The WSGI callable. `hosts` are the names an absolute-form target may have besides the server's own."""
+    """The WSGI callable."""
 
-    def __init__(
-        self, service: Service, hosts: frozenset[str], access: AccessLog, admission: Admission = EVERYBODY
-    ) -> None:
+    def __init__(self, service: Service, access: AccessLog, admission: Admission = EVERYBODY) -> None:
         self.service = service
-        self.hosts = hosts
         self.access = access
         self.admission = admission
 
@@ -85,7 +81,7 @@ class Application:
         if head.method not in METHODS:
             raise NotAllowed(f"{head.method} is not allowed here; {', '.join(METHODS)} are")
         own = str(environ.get("SERVER_NAME", "")).lower()
-        target = parse_target(head.target, self.hosts | {own})
+        target = self.service.routes.find(head.target, head.combined.get("host"), own)
         modern = head.minor == 1 and _is_known(environ)
         return self.service.answer(Request(head.method, target, head.combined, modern, client))
 

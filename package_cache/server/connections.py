@@ -19,8 +19,7 @@ from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply
 from package_cache.rules.content import Content
-from package_cache.rules.freshness import accept_of
-from package_cache.rules.targets import parse_target
+from package_cache.rules.routes import Routes
 from package_cache.server.access import Said
 from package_cache.server.sockets import READ
 
@@ -34,12 +33,12 @@ _NOT_SIMPLE = frozenset({"expect", "upgrade", "transfer-encoding"})
 class Asked:
     """A simple request, parsed.
 
-    `plain` says that neither a range nor a condition bears on the answer, `hot` that the hot set may have it: its target
-    is in normal form and nothing but the target names the answer.
+    `name` is what its target is called here. `plain` says that neither a range nor a condition bears on the answer, `hot`
+    that the hot set may have it: nothing but the target names the answer.
     """
 
     request: Request
-    target: str
+    name: str
     said: Said
     keep: bool
     plain: bool
@@ -93,21 +92,21 @@ class Counters:
     stalls: int = 0
 
 
-def simple(head: wire.Head, hosts: frozenset[str]) -> Asked | None:
+def simple(head: wire.Head, routes: Routes) -> Asked | None:
     """The request, if it is one that the loop answers itself; what is not goes to the host's ordinary path."""
-    if head.method not in ("GET", "HEAD") or head.minor != 1 or not head.target.startswith("/") or head.has_body:
+    if head.method not in ("GET", "HEAD") or head.minor != 1 or head.has_body:
         return None
     fields = head.combined
     if not _NOT_SIMPLE.isdisjoint(fields):
         return None
     try:
-        target = parse_target(head.target, hosts)
+        target = routes.find(head.target, fields.get("host"))
     except PackageCacheError:
         return None
-    hot = target.text == head.target and "via" not in fields and accept_of(target, fields.get("accept")) is None
+    hot = "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
     request = Request(head.method, target, fields)
     said = Said(head.method, head.target, fields.get("user-agent", "-"))
-    return Asked(request, head.target, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+    return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
 
 
 def render(reply: Reply, software: str, date: str, *, keep: bool) -> bytes:
@@ -140,13 +139,13 @@ def release(step: HotFile | Answer | Pending) -> None:
 
 def describe(connection: Connection) -> str:
     """What the connection asked for, for the log."""
-    return repr(connection.asked.target) if connection.asked else "-"
+    return repr(connection.asked.said.target) if connection.asked else "-"
 
 
 def head_again(asked: Asked) -> bytes:
     """The request as bytes, for a host that must read it anew."""
     fields = "".join(f"{name}: {value}\r\n" for name, value in asked.request.fields.items())
-    return f"{asked.request.method} {asked.target} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+    return f"{asked.request.method} {asked.said.target} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
 
 
 def client_name(address: object) -> str:

@@ -64,7 +64,7 @@ class Loop(Sender):
         descriptors = raise_descriptor_limit()
         room = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
         super().__init__(listeners, application.service, application.access, application.admission, room)
-        self._hosts = application.hosts
+        self._routes = application.service.routes
         self._hotset = HotSet(application.service.generation, descriptors // 4)
         self._fallback = fallback
         self._lookups = Lookups(application.service, self.call, self._go_on)
@@ -129,7 +129,7 @@ class Loop(Sender):
             if parsed is None:
                 return
             head, size = parsed
-            asked = simple(head, self._hosts)
+            asked = simple(head, self._routes)
             if asked is None:
                 if is_awaited(head):
                     connection.content = Content(head, size)
@@ -163,7 +163,7 @@ class Loop(Sender):
         self._fallback(connection.socket, connection.received, connection.address)
 
     def _begin(self, connection: Connection, asked: Asked) -> None:
-        hot = self._hotset.get(asked.target) if asked.hot else None
+        hot = self._hotset.get(asked.name) if asked.hot else None
         if hot is not None:
             self._answer_hot(connection, asked, hot)
             return
@@ -233,9 +233,9 @@ class Loop(Sender):
             case HotFile():
                 step.used = self._now  # or it would be the first to make room
                 if asked.hot:
-                    self._hotset.add(asked.target, step)
+                    self._hotset.add(asked.name, step)
                 else:
-                    step.out = True  # an unusual spelling is served, but not kept
+                    step.out = True  # something besides the target names the answer: it is served, but not kept
                 self._answer_hot(connection, asked, step)
                 if step.out and step.users == 0:
                     step.file.close()

@@ -7,14 +7,15 @@ from package_cache.model import Representation
 
 def dump(representation: Representation) -> str:
     """The JSON text of a representation."""
-    return json.dumps(
-        {
-            "fields": representation.fields,
-            "size": representation.size,
-            "source": representation.source,
-            "received": representation.received,
-        }
-    )
+    record: dict[str, object] = {
+        "fields": representation.fields,
+        "size": representation.size,
+        "source": representation.source,
+        "received": representation.received,
+    }
+    if representation.good_until is not None:
+        record["good_until"] = representation.good_until
+    return json.dumps(record)
 
 
 def load(text: str) -> Representation:
@@ -26,6 +27,7 @@ def load(text: str) -> Representation:
             size=None if data["size"] is None else int(data["size"]),
             source=str(data["source"]),
             received=float(data["received"]),
+            good_until=float(data["good_until"]) if "good_until" in data else None,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a representation: {error}") from None

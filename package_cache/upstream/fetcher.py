@@ -2,14 +2,16 @@
 
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 
 from package_cache.errors import UpstreamError
-from package_cache.model import Target
+from package_cache.model import Preset, Repository, Source, Target
 from package_cache.rules.disguise import is_doubtful
 from package_cache.rules.steps import Ask
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.files import open_file
 from package_cache.upstream.http import HttpFetcher
+from package_cache.upstream.layouts import Distfile, Layouts, split
 from package_cache.upstream.mirrors import Mirrors
 from package_cache.upstream.watched import Watched
 
@@ -20,11 +22,27 @@ class Fetcher:
     def __init__(self, http: HttpFetcher, mirrors: Mirrors, crawl: float) -> None:
         self._http = http
         self._mirrors = mirrors
+        self._layouts = Layouts(self.open, time.monotonic)
         self._crawl = crawl
 
-    def offer(self, target: Target, accept: str | None) -> "SourceOffer":
-        """What the sources have at a target; `accept` is sent to them as Accept."""
-        return SourceOffer(self, self._mirrors, target, accept)
+    def offer(self, repository: Repository, target: Target, accept: str | None) -> "SourceOffer":
+        """What the sources of a repository have at a target; `accept` is sent to them as Accept."""
+        return SourceOffer(self, self._mirrors, repository, target, accept)
+
+    def urls(self, repository: Repository, target: Target) -> tuple[str, ...]:
+        """The URLs to ask for a target, best first. May ask a source where it keeps what."""
+        sources = self._mirrors.order(repository.sources)
+        place = _distfile(repository, target)
+        if place is not None:
+            # Of the others, it is asked once they are the first: nobody waits for many sources.
+            silent = tuple(takewhile(lambda source: not self._layouts.learn(source.base + place.folder), sources))
+            sources = (*sources[len(silent) :], *silent)
+        return self._urls(sources, target, place)
+
+    def _urls(self, sources: tuple[Source, ...], target: Target, place: Distfile | None) -> tuple[str, ...]:
+        if place is None:
+            return tuple(source.base + target.asked for source in sources)
+        return tuple(url for source in sources for url in self._layouts.urls(source.base + place.folder, place.name))
 
     def open(self, ask: Ask, accept: str | None = None, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError.
@@ -58,12 +76,13 @@ class Fetcher:
             raise
         return watched
 
-    def rival(self, answer: Answer, left: int | None) -> str | None:
+    def rival(self, answer: Answer, repository: Repository, target: Target, left: int | None) -> str | None:
         """Where the rest of an answer, of so many bytes, would come from a good deal faster, if that is known by now."""
         if not self._mirrors.balance or not isinstance(answer, Watched) or answer.pace.recent is None:
             return None
         rate, answer.pace.recent = answer.pace.recent, None
-        return self._mirrors.rival(answer.head.representation.source, rate, left)
+        urls = self._urls(repository.sources, target, _distfile(repository, target))
+        return self._mirrors.rival(answer.head.representation.source, urls, rate, left)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -76,13 +95,14 @@ class SourceOffer:
 
     _fetcher: Fetcher
     _mirrors: Mirrors
+    repository: Repository
     target: Target
     accept: str | None
 
     @property
     def urls(self) -> tuple[str, ...]:
         """The URLs that may have it, best first, as things are now."""
-        return self._mirrors.urls(self.target)
+        return self._fetcher.urls(self.repository, self.target)
 
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
@@ -90,7 +110,7 @@ class SourceOffer:
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""
-        return self._fetcher.rival(answer, left)
+        return self._fetcher.rival(answer, self.repository, self.target, left)
 
     def failed(self, url: str, reason: str) -> None:
         """What was opened there came to nothing, and that is the source's fault."""
@@ -99,6 +119,10 @@ class SourceOffer:
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""
         self._mirrors.well(url)
+
+
+def _distfile(repository: Repository, target: Target) -> Distfile | None:
+    return split(target) if repository.preset in (None, Preset.GENTOO) else None
 
 
 def _is_doubtful(ask: Ask, answer: Answer) -> bool:

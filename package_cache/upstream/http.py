@@ -15,7 +15,7 @@ from urllib3.response import BaseHTTPResponse
 
 from package_cache.config import Timeouts
 from package_cache.errors import UpstreamLie
-from package_cache.model import Source
+from package_cache.model import Fields, Source
 from package_cache.rules.answer import kept_fields
 from package_cache.rules.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
 from package_cache.rules.networks import is_inside_by_name, is_public
@@ -85,23 +85,19 @@ class HttpFetcher:
             raise UpstreamLie(f"redirects to {origin.host}, which is not a public address")
         return target
 
-    def _authorization(self, url: str) -> str | None:
-        """The credentials of the source that a URL belongs to; of its host, for what is redirected out of the source."""
+    def _private(self, url: str) -> Fields:
+        """The fields of the source that a URL belongs to; of its host, for what is redirected out of the source."""
         for source in self._sources:
             if url.startswith(source.base + "/"):
-                return source.authorization
+                return source.fields
         origin = Origin.of(url)
-        given = (source.authorization for source in self._sources if Origin.of(source.base) == origin)
-        return next((authorization for authorization in given if authorization), None)
+        return next((source.fields for source in self._sources if source.fields and Origin.of(source.base) == origin), ())
 
     def _fields_for(self, url: str, ask: Ask, accept: str | None) -> dict[str, str]:
         fields = dict(self._fields)
-        authorization = self._authorization(url)
-        if authorization:
-            fields["Authorization"] = authorization
         if accept:
             fields["Accept"] = accept
-        return fields | dict(condition_fields(ask))
+        return fields | dict(self._private(url)) | dict(condition_fields(ask))
 
     def _request(self, method: str, url: str, fields: dict[str, str]) -> BaseHTTPResponse:
         try:

@@ -10,9 +10,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from package_cache.model import Source, Target
+from package_cache.model import Source
 from package_cache.rules.pace import Speed, by_speed, is_outrun
-from package_cache.rules.targets import candidates
 
 logger = logging.getLogger(__name__)
 
@@ -70,17 +69,17 @@ class Mirrors:
         self._health = {source.base: _Health() for source in sources}
         self._measured = {source.base: _Measured() for source in sources}
 
-    def urls(self, target: Target) -> tuple[str, ...]:
-        """The URLs to ask for a target, best first."""
+    def order(self, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        """These sources, the one to ask first at the beginning."""
         now = self._clock()
         with self._guard:
-            aside = {source.base for source in self._sources if self._is_aside(self._health[source.base], now)}
-            sources = self._by_speed(now) if self.balance else self._sources
-        return candidates(target, tuple(sorted(sources, key=lambda source: source.base in aside)))
+            aside = {source.base for source in sources if self._is_aside(self._health[source.base], now)}
+            sources = self._by_speed(sources, now) if self.balance else sources
+        return tuple(sorted(sources, key=lambda source: source.base in aside))
 
-    def _by_speed(self, now: float) -> tuple[Source, ...]:
-        speeds = [self._speed_of(source.base, now) for source in self._sources]
-        return tuple(self._sources[at] for at in by_speed(speeds))
+    def _by_speed(self, sources: tuple[Source, ...], now: float) -> tuple[Source, ...]:
+        speeds = [self._speed_of(source.base, now) for source in sources]
+        return tuple(sources[at] for at in by_speed(speeds))
 
     def _speed_of(self, base: str, now: float) -> Speed:
         measured = self._measured[base]
@@ -114,21 +113,16 @@ class Mirrors:
             with self._guard:
                 self._measured[base] = _Measured(self._measured[base].speed.after_body(size, seconds), self._clock())
 
-    def rival(self, url: str, rate: float, left: int | None) -> str | None:
-        """Where the rest of a download would come from a good deal faster, so many bytes of it being left."""
+    def rival(self, url: str, urls: tuple[str, ...], rate: float, left: int | None) -> str | None:
+        """From which of `urls` the rest of a download would come a good deal faster, so many bytes of it being left."""
         base, now = self._base_of(url), self._clock()
-        if base is None:
-            return None
+        places = {found: one for one in reversed(urls) if (found := self._base_of(one)) is not None}
         with self._guard:
-            rates = {
-                one.base: self._speed_of(one.base, now).rate or 0.0
-                for one in self._sources
-                if not self._health[one.base].hold
-            }
+            rates = {one: self._speed_of(one, now).rate or 0.0 for one in places if not self._health[one].hold}
         best = max(rates, key=lambda one: rates[one], default=base)
-        if best == base or not is_outrun(rate, rates[best], left):
+        if base is None or best is None or best == base or not is_outrun(rate, rates[best], left):
             return None
-        return best + url[len(base) :]
+        return places[best]
 
     @staticmethod
     def _is_aside(health: _Health, now: float) -> bool:

@@ -88,7 +88,7 @@ class Tree:
 
     def _key(self, path: Path) -> Key:
         parts = (quote(os.fsencode(part), safe="") for part in path.relative_to(self._root).parts)
-        return key_of(parse_target(f"{self._prefix}/{'/'.join(parts)}", frozenset()))
+        return key_of(parse_target(f"{self._prefix}/{'/'.join(parts)}")[1])
 
     def _name(self, path: Path) -> str:
         return str(path.relative_to(self._root))
@@ -99,7 +99,7 @@ def _normal(prefix: str) -> str:
     if not prefix.strip("/"):
         return ""
     try:
-        target = parse_target("/" + prefix.strip("/"), frozenset())
+        _, target = parse_target("/" + prefix.strip("/"))
     except BadRequest as error:
         raise ArgumentError(f"{prefix!r} cannot be the beginning of a path: {error}") from error
     if target.query is not None:

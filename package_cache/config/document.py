@@ -1,0 +1,84 @@
+"""The file of configuration, `config.toml`: its text -> settings as text, and repositories."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from package_cache.config.repositories import Secret, read_repositories
+from package_cache.config.settings import SETTINGS, TIMEOUTS, Setting
+from package_cache.model import Repository
+
+_KEYS = {setting.key: setting for setting in SETTINGS.values()}
+_TIMEOUT_KEYS = {name.removesuffix("_timeout"): setting for name, setting in TIMEOUTS.items()}
+_TABLES = ("timeouts", "repository")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a file says: settings by name, as `layers.build` reads them, and repositories. `where` names the file."""
+
+    where: str
+    settings: Mapping[str, str]
+    repositories: tuple[Repository, ...]
+    problems: tuple[str, ...]
+
+
+def read_document(where: str, text: str, secret: Secret) -> Document:
+    """What the text of a file says, and all that is wrong with it."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return Document(where, {}, (), (f"{where}: {error}",))
+    problems: list[str] = []
+    settings = _texts({key: value for key, value in table.items() if key not in _TABLES}, _KEYS, _TABLES, problems)
+    timeouts = table.get("timeouts", {})
+    if isinstance(timeouts, dict):
+        limits: list[str] = []
+        settings |= _texts(timeouts, _TIMEOUT_KEYS, (), limits)
+        problems += [f"timeouts: {problem}" for problem in limits]
+    else:
+        problems.append("timeouts: it is a table: [timeouts]")
+    repositories, wrong = read_repositories(table.get("repository", []), secret)
+    if "source" in settings and any(not one.home for one in repositories):
+        wrong.append("source: it is the repository at /, and so is one that is described; give its sources there")
+    return Document(where, settings, repositories, tuple(f"{where}: {problem}" for problem in (*problems, *wrong)))
+
+
+def _texts(
+    table: Mapping[str, Any], known: Mapping[str, Setting], tables: Iterable[str], problems: list[str]
+) -> dict[str, str]:
+    """The settings in a table, as the text that a person would write on a command line."""
+    found = {}
+    for key, value in table.items():
+        setting = known.get(key)
+        if setting is None:
+            [near] = difflib.get_close_matches(key, [*known, *tables], n=1, cutoff=0.0)
+            problems.append(f"{key}: there is no such setting; the nearest is {near}")
+            continue
+        text = _text(setting, value)
+        if text is None:
+            problems.append(f"{key}: {value!r} is not {_kind(setting)}")
+        else:
+            found[setting.name] = text
+    return found
+
+
+def _text(setting: Setting, value: object) -> str | None:
+    """A value as text; None if it is of a kind that the setting has not."""
+    match value:
+        case bool():
+            return ("no", "yes")[value] if not setting.looks and setting.name != "verbose" else None
+        case str() | int() | float() if not setting.several or isinstance(value, str):
+            return str(value)
+        case list() if setting.several and all(isinstance(one, str) and one.split() == [one] for one in value):
+            return " ".join(value)
+        case _:
+            return None
+
+
+def _kind(setting: Setting) -> str:
+    if setting.several:
+        return 'a list of texts, such as ["..."]'
+    return "true or false" if not setting.looks and setting.name != "verbose" else "a text or a number"

@@ -1,0 +1,68 @@
+"""Finds and reads the file of configuration, and the secrets that it names."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from package_cache.config.document import Document, read_document
+from package_cache.config.layers import Layered, layered
+from package_cache.config.repositories import Secret
+from package_cache.config.settings import FILE, PREFIX
+from package_cache.errors import ConfigError
+
+NAME = "config.toml"
+SYSTEM = Path("/etc/package-cache") / NAME
+_LONGEST_SECRET = 65536
+
+
+def places() -> tuple[Path, ...]:
+    """Where a file is looked for that is not named; the first that is there counts."""
+    return (platformdirs.user_config_path("package-cache") / NAME, SYSTEM)
+
+
+def named(environment: Mapping[str, str], options: Mapping[str, str]) -> str | None:
+    """The file that the command line, or else the environment, names."""
+    return options.get(FILE) or environment.get(f"{PREFIX}{FILE.upper()}") or None
+
+
+def configured(environment: Mapping[str, str], options: Mapping[str, str]) -> Layered:
+    """The settings of a process: `options` is the command line, as text by name. Raises ConfigError."""
+    file = named(environment, options)
+    path = Path(file) if file else _first(places())
+    settings = {name: text for name, text in options.items() if name != FILE}
+    document = None if path is None else read(path, environment)
+    return layered(environment, settings, document)
+
+
+def _first(paths: tuple[Path, ...]) -> Path | None:
+    return next((path for path in paths if os.path.lexists(path)), None)
+
+
+def read(path: Path, environment: Mapping[str, str]) -> Document:
+    """What a file says. Raises ConfigError if it cannot be read; what is wrong in it is in the document."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"the configuration {path} cannot be read: {error.strerror}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"the configuration {path} is not UTF-8: byte {error.start} is none of it"]) from error
+    return read_document(str(path), text, secrets(path.parent, environment))
+
+
+def secrets(folder: Path, environment: Mapping[str, str]) -> Secret:
+    """What reads secrets: files, relative to a folder, without the last end of line; and variables."""
+
+    def secret(kind: str, name: str) -> str:
+        if kind == "env":
+            if not environment.get(name):
+                raise ValueError(f"the variable {name} is not set")
+            return environment[name]
+        try:
+            with (folder / name).open("rb") as file:
+                return file.read(_LONGEST_SECRET).decode("ascii", "replace").rstrip("\r\n")
+        except OSError as error:
+            raise ValueError(f"{folder / name} cannot be read: {error.strerror}") from None
+
+    return secret

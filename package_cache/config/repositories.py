@@ -1,0 +1,300 @@
+"""The tables `[[repository]]` of a file of configuration -> `Repository` values, with all that is wrong with them."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from package_cache.config.globs import glob_pattern
+from package_cache.config.parsing import basic, parse_source
+from package_cache.model import Fields, Fresh, Freshness, Place, Preset, Repository, Rule, Source
+from package_cache.units import parse_duration, parse_size
+
+REPOSITORY_KEYS = {
+    "name": "what it is called; letters, digits, '.', '_' and '-'",
+    "prefix": "the beginning of the paths that are its files, such as /debian/",
+    "hosts": "hosts that clients know it by, such as mirror.example, mirror.example:8080 or mirror.example/debian",
+    "sources": "where to fetch from, in this order: URLs, or tables with url, and headers and credentials of it alone",
+    "preset": f"what is an index there and what is a package: {', '.join(one.value for one in Preset)}; else any of these",
+    "rule": "tables with match, and fresh or max-file-size or both; the first that matches holds",
+    "max-file-size": "files that are larger are passed on, and not stored",
+    "headers": "fields to send to its sources and nobody else, each a text or a table with file or env",
+    "credentials": "user:password for its sources and nobody else: a text, or better a table with file or env",
+}
+"""The keys of `[[repository]]`, and what they are for."""
+RULE_KEYS = {
+    "match": "glob on the path in the repository: * within a segment, ** across; without a slash, on the last segment",
+    "fresh": "immutable, revalidate, http, json-metadata, never, or a time such as 5m",
+    "max-file-size": "files that are larger are passed on, and not stored",
+}
+"""The keys of `[[repository.rule]]`."""
+_SOURCE_KEYS = ("url", "headers", "credentials")
+
+Secret = Callable[[str, str], str]
+"""The text of a secret, by where it is (`file` or `env`) and its name there. Raises ValueError."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*,;=:@-]+)*/?")
+_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?((?:/[^\s?#]*)?)")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OURS = re.compile(
+    r"(?i)host|range|if-.*|connection|content-.*|transfer-encoding|te|trailer|upgrade|accept-encoding|via|expect|keep-alive"
+)
+_WORDS = {one.value: one for one in Freshness if one is not Freshness.TIMED}
+
+
+class _Problems:
+    """What is wrong, each with its place."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.found: list[str] = []
+
+    def add(self, key: str, text: object) -> None:
+        self.found.append(f"{self.where}: {key}: {text}" if key else f"{self.where}: {text}")
+
+    def unknown(self, given: Iterable[str], known: Iterable[str]) -> None:
+        for key in given:
+            if key not in known:
+                [near] = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
+                self.add("", f"there is no key {key}; the nearest is {near}")
+
+
+def read_repositories(tables: object, secret: Secret) -> tuple[tuple[Repository, ...], list[str]]:
+    """The repositories, and every problem: `tables` is the value of `repository` in the file."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        return (), ["repository: each is written [[repository]], in two brackets"]
+    found: list[Repository] = []
+    problems: list[str] = []
+    for number, table in enumerate(tables, 1):
+        name = table.get("name")
+        told = _Problems(f"repository {name}" if isinstance(name, str) else f"repository {number}")
+        repository = _Reader(table, secret, told).read()
+        problems += told.found
+        if repository is not None:
+            found.append(repository)
+    return tuple(found), problems + _conflicts(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads one table."""
+
+    table: Mapping[str, Any]
+    secret: Secret
+    told: _Problems
+
+    def read(self) -> Repository | None:
+        """The repository; None if it has no name."""
+        self.told.unknown(self.table, REPOSITORY_KEYS)
+        name = self._value("name", _name)
+        if name is None:
+            if "name" not in self.table:
+                self.told.add("", "it has no name")
+            return None
+        prefix = self._value("prefix", _prefix)
+        places = self._list("hosts", parse_place)
+        if "prefix" not in self.table and "hosts" not in self.table:
+            self.told.add(
+                "", 'it has neither prefix nor hosts, so that nobody could ask for it; a prefix looks like "/debian/"'
+            )
+        sources = self._sources()
+        if not sources and not self.told.found:
+            self.told.add("", 'it has no sources; they look like ["http://mirror.example/debian/"]')
+        return Repository(
+            name,
+            sources,
+            f"/-/{name}" if prefix is None else prefix,
+            places,
+            self._value("preset", _preset),
+            self._rules(),
+            self._value("max-file-size", parse_size),
+        )
+
+    def _value(self, key: str, parse: Callable[[str], Any], table: Mapping[str, Any] | None = None) -> Any:
+        value = (self.table if table is None else table).get(key)
+        if value is None:
+            return None
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            self.told.add(key, f"{value!r} is no text")
+            return None
+        try:
+            return parse(str(value))
+        except ValueError as error:
+            self.told.add(key, error)
+            return None
+
+    def _list(self, key: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
+        values = self.table.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+            self.told.add(key, 'it is a list of texts: ["...", "..."]')
+            return ()
+        return tuple(found for one in values if (found := self._value(key, parse, {key: one})) is not None)
+
+    def _sources(self) -> tuple[Source, ...]:
+        values = self.table.get("sources", [])
+        if not isinstance(values, list):
+            self.told.add("sources", 'it is a list: ["http://mirror.example/debian/"]')
+            return ()
+        common = self._fields(self.table)
+        return tuple(found for one in values if (found := self._source(one, common)) is not None)
+
+    def _source(self, value: object, common: Fields) -> Source | None:
+        table = value if isinstance(value, dict) else {"url": value}
+        self.told.unknown(table, _SOURCE_KEYS)
+        source: Source | None = self._value("url", parse_source, table)
+        if source is None:
+            if "url" not in table:
+                self.told.add("sources", 'a table of it has no url; it looks like { url = "http://mirror.example/" }')
+            return None
+        own = self._fields(table) if isinstance(value, dict) else ()
+        return replace(source, fields=_merged(common, source.fields, own))
+
+    def _fields(self, table: Mapping[str, Any]) -> Fields:
+        headers = table.get("headers", {})
+        if not isinstance(headers, dict):
+            self.told.add("headers", 'it is a table: { X-Token = { file = "/etc/package-cache/token" } }')
+            return ()
+        fields: list[tuple[str, str]] = []
+        for name, value in headers.items():
+            text = self._secret(f"headers: {name}", value)
+            if not _FIELD_NAME.fullmatch(name) or _OURS.fullmatch(name):
+                self.told.add("headers", f"{name} is not a field that can be set for a source")
+            elif text is not None:
+                fields.append((name, text))
+        if "credentials" in table:
+            pair = self._secret("credentials", table["credentials"])
+            if pair is not None and ":" not in pair:
+                self.told.add("credentials", "a user and a password are parted by a colon, as in user:password")
+            elif pair is not None:
+                fields += basic(pair.encode())
+        return tuple(fields)
+
+    def _secret(self, key: str, value: object) -> str | None:
+        """A text, or what a table says of where one is. What is wrong is told without it."""
+        text = value
+        if isinstance(value, dict):
+            [(kind, name)] = list(value.items()) if len(value) == 1 else [("", "")]
+            if kind not in ("file", "env") or not isinstance(name, str):
+                self.told.add(key, 'it is a text, or { file = "/path" }, or { env = "VARIABLE" }')
+                return None
+            try:
+                text = self.secret(kind, name)
+            except ValueError as error:
+                self.told.add(key, error)
+                return None
+        if not isinstance(text, str) or not text or not re.fullmatch(r"[\x20-\x7e]*", text):
+            self.told.add(key, "it is not one line of printable ASCII")
+            return None
+        return text
+
+    def _rules(self) -> tuple[Rule, ...]:
+        tables = self.table.get("rule", [])
+        if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+            self.told.add("rule", "each is written [[repository.rule]], in two brackets")
+            return ()
+        return tuple(found for one in tables if (found := self._rule(one)) is not None)
+
+    def _rule(self, table: Mapping[str, Any]) -> Rule | None:
+        self.told.unknown(table, RULE_KEYS)
+        if "match" not in table or not {"fresh", "max-file-size"} & set(table):
+            self.told.add(
+                "rule", 'it says match and fresh, as in match = "*.iso" and fresh = "immutable"; or max-file-size'
+            )
+        match = self._value("match", _glob, table)
+        fresh, largest = self._value("fresh", parse_fresh, table), self._value("max-file-size", parse_size, table)
+        return None if match is None else Rule(match, fresh, largest)
+
+
+def _merged(*several: Fields) -> Fields:
+    """Fields of which the last of each name counts."""
+    return tuple({name.lower(): (name, value) for fields in several for name, value in fields}.values())
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no name: it has letters, digits, '.', '_' and '-', and begins with a letter or digit"
+        )
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not text.startswith("/") or not _PREFIX.fullmatch(text):
+        raise ValueError(f"{text!r} is not the beginning of a path; it looks like /debian/")
+    if text == "/-" or text.startswith("/-/"):
+        raise ValueError("/-/ is the cache's own; any other beginning will do")
+    return text.rstrip("/")
+
+
+def parse_place(text: str) -> Place:
+    """A host that clients know a repository by, with a port and a path or without. Raises ValueError."""
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is no host; one looks like mirror.example, mirror.example:8080 or mirror.example/debian"
+        )
+    port = f":{int(match[2])}" if match[2] and int(match[2]) not in (80, 443) else ""
+    return Place(match[1].lower().rstrip(".") + port, match[3].rstrip("/"))
+
+
+def _preset(text: str) -> Preset:
+    try:
+        return Preset(text)
+    except ValueError:
+        names = [one.value for one in Preset]
+        [near] = difflib.get_close_matches(text, names, n=1, cutoff=0.0)
+        raise ValueError(f"{text!r} is no preset; the nearest is {near}, known are {', '.join(names)}") from None
+
+
+def _glob(text: str) -> str:
+    glob_pattern(text)
+    return text
+
+
+def parse_fresh(text: str) -> Fresh:
+    """How long an answer is good, as a rule says it. Raises ValueError."""
+    if text in _WORDS:
+        return Fresh(_WORDS[text], text)
+    try:
+        return Fresh(Freshness.TIMED, text, parse_duration(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is none of {', '.join(_WORDS)}, and no time such as 5m, 12h or 1d") from None
+
+
+def _conflicts(repositories: list[Repository]) -> list[str]:
+    """What repositories say against each other."""
+    named = [(one, "", one.name, f"there are two of the name {one.name}") for one in repositories]
+    homes = [(one, "prefix: ", one.home, f"{one.home}/ is that of another one already") for one in repositories]
+    places = [
+        (one, "hosts: ", place, f"{place.authority}{place.path} is one of another repository already")
+        for one in repositories
+        for place in one.places
+    ]
+    problems, seen = [], set[object]()
+    for one, key, value, text in (*named, *homes, *places):
+        if (key, value) in seen:
+            problems.append(f"repository {one.name}: {key}{text}")
+        seen.add((key, value))
+    return [*problems, *_nested(repositories), *_differing(repositories)]
+
+
+def _nested(repositories: list[Repository]) -> list[str]:
+    return [
+        f"repository {one.name}: prefix: {one.home}/ is within {other.home}/ of {other.name}; only / may have others within"
+        for one in repositories
+        for other in repositories
+        if other.home and one.home.startswith(other.home + "/")
+    ]
+
+
+def _differing(repositories: list[Repository]) -> list[str]:
+    """Credentials are found by the URL that is asked, so a source has one set of them."""
+    first = {source.base: source.fields for one in reversed(repositories) for source in reversed(one.sources)}
+    return [
+        f"repository {one.name}: sources: {source.base} has other headers or credentials elsewhere"
+        for one in repositories
+        for source in one.sources
+        if source.fields != first[source.base]
+    ]
