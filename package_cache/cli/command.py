@@ -18,9 +18,11 @@ class Command:
     """A command. `detail` is what its own --help says behind its summary.
 
     `add` adds its arguments and options to a parser. Those named like a setting are read as settings and reach `run` in the
-    Config; the others reach it in the namespace. `run` gives the exit code and raises `PackageCacheError`.
+    Config; the others reach it in the namespace. `run` gives the exit code and raises `PackageCacheError`. One that is
+    `like_serving` takes the options of the server, too.
     """
 
     detail: str
     add: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Config], int]
+    like_serving: bool = False

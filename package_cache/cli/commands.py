@@ -39,6 +39,8 @@ COMMANDS: Mapping[str, Home] = {
     "purge": Home("deleting", "remove what is in the trash for good"),
     "pin": Home("pinning", "never cull a name"),
     "unpin": Home("pinning", "undo a pin"),
+    "health": Home("asking", "ask a running server whether it can serve"),
+    "config": Home("configuring", "check the settings, show where each comes from, write a first file"),
     "import": Home("importing", "take an older cache over"),
 }
 """None is loaded before it is used: the others, and the server, start without what it needs."""
@@ -82,7 +84,8 @@ def _perform(command: Command, namespace: argparse.Namespace, config: Config) ->
             code = command.run(namespace, config)
         sys.stdout.flush()
     except PackageCacheError as error:
-        return fail(WRONG_OPTIONS if isinstance(error, ConfigError | ArgumentError) else FAILED, str(error))
+        lines = error.problems if isinstance(error, ConfigError) else (str(error),)
+        return fail(WRONG_OPTIONS if isinstance(error, ConfigError | ArgumentError) else FAILED, *lines)
     except OSError as error:  # those of the cache and of servers come as PackageCacheError
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
@@ -117,10 +120,14 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
         description=f"{summary[0].upper()}{summary[1:]}.\n{command.detail.strip()}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS if command.like_serving else None,
         allow_abbrev=False,
     )
     command.add(it)
-    arguments.add_common(it)
+    if command.like_serving:
+        arguments.add_serving(it)
+    else:
+        arguments.add_common(it)
     return it
 
 

@@ -20,10 +20,11 @@ ENVIRONMENT = "the environment"
 
 @dataclass(frozen=True, slots=True)
 class Layered:
-    """The settings, and from which layer each is that is not a default: by name, as text and place."""
+    """The settings, and from which layer each is that is not a default: by name, as text and layer. `file` was read."""
 
     config: Config
     origins: Mapping[str, tuple[str, str]]
+    file: str | None = None
 
 
 def build(environment: Mapping[str, str], options: Mapping[str, str], document: Document | None = None) -> Config:
@@ -62,7 +63,7 @@ def layered(environment: Mapping[str, str], options: Mapping[str, str], document
         raise ConfigError(problems)
     limits = {name.removesuffix("_timeout"): values.pop(name) for name in TIMEOUTS if name in values}
     repositories = document.repositories if document else ()
-    return Layered(Config(**values, repository=repositories, timeouts=Timeouts(**limits)), origins)
+    return Layered(Config(**values, repository=repositories, timeouts=Timeouts(**limits)), origins, where or None)
 
 
 def _place(layer: str, name: str) -> str:

@@ -1,0 +1,99 @@
+"""`health`: ask a running server whether it can serve."""
+
+import http.client
+import socket
+import time
+from argparse import ArgumentParser, Namespace
+
+from package_cache.cli import output
+from package_cache.cli.command import DONE, Command
+from package_cache.config import Config, TcpAddress, UnixAddress
+from package_cache.errors import ArgumentError, PackageCacheError
+from package_cache.units import parse_duration
+
+_TARGET = "/-/health"
+_PATIENCE = 10.0
+"""Seconds that the server may take for its answer."""
+_PAUSE = 0.1
+_LONGEST = 200
+"""Bytes of the answer's text that are shown."""
+
+
+class CannotServe(PackageCacheError):
+    """The server is not there, or says that it cannot serve."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, address: TcpAddress | UnixAddress) -> None:
+        super().__init__("localhost", timeout=_PATIENCE)
+        self._address = address
+
+    def connect(self) -> None:
+        """Connect to where the server listens; an address for all of the machine's leads to its own."""
+        if isinstance(self._address, TcpAddress):
+            self.sock = socket.create_connection((self._address.host or "localhost", self._address.port), self.timeout)
+        else:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(str(self._address.path))
+
+
+def _add(it: ArgumentParser) -> None:
+    it.add_argument(
+        "--wait", metavar="TIME", default=None, help="ask again for so long until it can, such as 30s (default: ask once)"
+    )
+
+
+def _run(given: Namespace, config: Config) -> int:
+    address = config.addresses[0]
+    deadline = time.monotonic() + (_period(given.wait) if given.wait else 0.0)
+    while True:
+        try:
+            output.line(_ask(address))
+        except CannotServe:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return DONE
+
+
+def _ask(address: TcpAddress | UnixAddress) -> str:
+    """What the server says. Raises CannotServe."""
+    connection = _Connection(address)
+    try:
+        connection.request("GET", _TARGET)
+        response = connection.getresponse()
+        text = response.read(_LONGEST).decode("utf-8", "replace").partition("\n")[0]
+    except (OSError, http.client.HTTPException) as error:
+        raise CannotServe(f"no answer from {_place(address)}: {error}") from error
+    finally:
+        connection.close()
+    # Whoever is not among the networks of --allow is told so by a server that can serve the others.
+    if response.status not in (200, 403):
+        raise CannotServe(f"the server at {_place(address)} cannot serve: {response.status} {text}")
+    return f"the server at {_place(address)} serves: {response.status} {text}"
+
+
+def _place(address: TcpAddress | UnixAddress) -> str:
+    if isinstance(address, UnixAddress):
+        return f"unix:{address.path}"
+    return f"{address.host or 'localhost'}:{address.port}"
+
+
+def _period(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ArgumentError(f"--wait: {error}") from error
+
+
+HEALTH = Command(
+    """
+It is asked for /-/health where the settings say that it listens: give it the options of the server. All of those are
+taken; of several addresses, the first one is asked. A server that may not answer this machine (--allow) counts as
+healthy.""",
+    _add,
+    _run,
+    like_serving=True,
+)
