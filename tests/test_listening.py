@@ -21,8 +21,9 @@ from origin import Origin, until
 from product import Proxy, children
 from raw import Client
 
-from package_cache.compose import build_application
+from package_cache.compose import routes_of
 from package_cache.config import build
+from package_cache.errors import ForeignHost, NoRepository
 
 SOURCE = ("--source", "http://127.0.0.1:9/")
 BODY = bytes(range(256)) * 4000
@@ -625,6 +626,9 @@ def test_another_arbiter_that_leaves_again_takes_nothing_with_it(
 def test_every_name_it_listens_on_is_its_own(tmp_path: Path) -> None:
     """A client that takes it for a proxy names it in the request target."""
     config = build({}, {"cache": str(tmp_path), "listen": "Cache.example:4000 [::1]:0 :0 unix:/run/a.sock"})
-    application = build_application(config)
-    assert {"cache.example", "::1"} < application.hosts
-    application.service.close()
+    routes = routes_of(config)
+    for name in ("http://cache.example:4000/x", "http://[::1]:4711/x", "http://localhost/x"):
+        with pytest.raises(NoRepository):
+            routes.find(name, None)
+    with pytest.raises(ForeignHost):
+        routes.find("http://other.example/x", None)
