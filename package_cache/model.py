@@ -96,6 +96,10 @@ class Place:
     path: str = ""
 
 
+Links = tuple[tuple[str, str], ...]
+"""Beginnings of links, and what is put in their place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """Files of one kind, and the sources that have them.
@@ -112,6 +116,8 @@ class Repository:
     preset: Preset | None = None
     rules: tuple[Rule, ...] = ()
     largest: int | None = None
+    links: Links = ()
+    """Links in its documents that are to lead to other repositories of this cache."""
 
 
 @dataclass(frozen=True, slots=True)

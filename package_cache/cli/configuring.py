@@ -89,6 +89,8 @@ def _lines(one: Repository) -> Iterator[tuple[str, object]]:
         yield "rule", f"{rule.match}: {', '.join(filter(None, (fresh, largest)))}"
     if one.largest:
         yield "max-file-size", one.largest
+    if one.links:
+        yield "links", [f"{there} -> {here}" for there, here in one.links]
 
 
 def _place(place: Place) -> str:

@@ -19,6 +19,7 @@ REPOSITORY_KEYS = {
     "preset": f"what is an index there and what is a package: {', '.join(one.value for one in Preset)}; else any of these",
     "rule": "tables with match, and fresh or max-file-size or both; the first that matches holds",
     "max-file-size": "files that are larger are passed on, and not stored",
+    "links-to": "other repositories by name: links to their sources, in pages and JSON documents, lead to them here",
     "headers": "fields to send to its sources and nobody else, each a text or a table with file or env",
     "credentials": "user:password for its sources and nobody else: a text, or better a table with file or env",
 }
@@ -66,15 +67,31 @@ def read_repositories(tables: object, secret: Secret) -> tuple[tuple[Repository,
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         return (), ["repository: each is written [[repository]], in two brackets"]
     found: list[Repository] = []
+    wanted: dict[str, tuple[str, ...]] = {}
     problems: list[str] = []
     for number, table in enumerate(tables, 1):
         name = table.get("name")
         told = _Problems(f"repository {name}" if isinstance(name, str) else f"repository {number}")
-        repository = _Reader(table, secret, told).read()
+        reader = _Reader(table, secret, told)
+        repository, links = reader.read(), reader.links()
         problems += told.found
         if repository is not None:
             found.append(repository)
-    return tuple(found), problems + _conflicts(found)
+            wanted[repository.name] = links
+    return tuple(_linked(one, wanted[one.name], found, problems) for one in found), problems + _conflicts(found)
+
+
+def _linked(one: Repository, names: tuple[str, ...], known: list[Repository], problems: list[str]) -> Repository:
+    """A repository with the links that its documents have to others."""
+    by_name = {other.name: other for other in known}
+    for name in names:
+        if name not in by_name:
+            [near] = difflib.get_close_matches(name, list(by_name), n=1, cutoff=0.0)
+            problems.append(f"repository {one.name}: links-to: there is no repository {name}; the nearest is {near}")
+        elif by_name[name].home.startswith("/-/"):
+            problems.append(f"repository {one.name}: links-to: {name} has no prefix, so that no link can lead there")
+    others = [by_name[name] for name in names if name in by_name]
+    return replace(one, links=tuple((f"{source.base}/", f"{other.home}/") for other in others for source in other.sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,10 @@ class _Reader:
             self._rules(),
             self._value("max-file-size", parse_size),
         )
+
+    def links(self) -> tuple[str, ...]:
+        """The names of the repositories that its documents link to."""
+        return self._list("links-to", _name)
 
     def _value(self, key: str, parse: Callable[[str], Any], table: Mapping[str, Any] | None = None) -> Any:
         value = (self.table if table is None else table).get(key)

@@ -6,7 +6,6 @@ serves clients that were told of it, those whose requests a router redirects, an
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 from package_cache.errors import BadRequest, ForeignHost, NoRepository
@@ -17,6 +16,7 @@ from package_cache.rules.targets import authority_of, parse_target, parts_of
 
 RESERVED = "/-/"
 """The beginning of paths that are this cache's own business, and no repository's."""
+_REMEMBERED = 1024
 
 
 class Routes:
@@ -28,6 +28,7 @@ class Routes:
         self._policies = {one.home: Policy(one) for one in (_UNKNOWN, *repositories)}
         self._by_home = tuple(sorted(repositories, key=lambda one: len(one.home), reverse=True))
         self._by_place = _by_place(repositories)
+        self._hosts: dict[str, str | None] = {}
 
     def find(self, text: str, host: str | None, own: str = "") -> Target:
         """What a request names, by its target and its Host; `own` is another host that this cache goes by.
@@ -36,7 +37,7 @@ class Routes:
         NoRepository for a path that no repository has.
         """
         authority, target = parse_target(text)
-        placed = self._placed(authority or _authority(host), target)
+        placed = self._placed(self._of_host(host) if authority is None else authority, target)
         if placed is not None:
             return placed
         if authority is not None and urlsplit(f"//{authority}").hostname not in {own, *self._own}:
@@ -76,10 +77,19 @@ class Routes:
 
     def _placed(self, authority: str | None, target: Target) -> Target | None:
         """What is meant where clients believe in that authority; None if no repository is there."""
-        for path, repository in self._by_place.get(authority or "", ()):
+        for path, repository in self._by_place.get(authority, ()) if authority else ():
             if target.path.startswith(path + "/"):
                 return _within(repository, target, len(path))
         return None
+
+    def _of_host(self, host: str | None) -> str | None:
+        """The authority in a Host field; None if it names nobody. Clients of one cache name few, so they are remembered."""
+        if host is None or host in self._hosts:
+            return self._hosts.get(host or "")
+        if len(self._hosts) >= _REMEMBERED:
+            self._hosts.clear()
+        self._hosts[host] = authority = _authority(host)
+        return authority
 
     def _have(self) -> str:
         """What there is, for those who asked for something else."""
@@ -119,10 +129,9 @@ def _places_of(sources: Iterable[Source]) -> Iterable[Place]:
                 yield Place(authority_of(parts), target.path.rstrip("/"))
 
 
-def _authority(host: str | None) -> str | None:
-    """The authority in a Host field; None if it names nobody."""
+def _authority(host: str) -> str | None:
     try:
-        return authority_of(urlsplit(f"http://{host}")) if host else None
+        return authority_of(urlsplit(f"http://{host}")) or None
     except ValueError:
         return None
 
@@ -130,8 +139,8 @@ def _authority(host: str | None) -> str | None:
 def _within(repository: Repository, target: Target, start: int) -> Target:
     """A target in its repository, whose path begins there."""
     path = target.path[start:]
-    if repository.preset in (None, Preset.GENTOO):
+    if DISTFILES in path and repository.preset in (None, Preset.GENTOO):
         # Whatever layout a client knows, a distfile has one name here (GLEP 75).
         folder, found, rest = path.partition(DISTFILES)
         path = folder + found + flat_path(rest)
-    return replace(target, path=path, home=repository.home)
+    return Target(path, target.query, repository.home)

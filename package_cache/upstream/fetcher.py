@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 
 from package_cache.errors import UpstreamError
@@ -12,6 +13,7 @@ from package_cache.upstream.answers import Answer
 from package_cache.upstream.files import open_file
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.layouts import Distfile, Layouts, split
+from package_cache.upstream.linked import open_linked
 from package_cache.upstream.mirrors import Mirrors
 from package_cache.upstream.watched import Watched
 
@@ -106,7 +108,10 @@ class SourceOffer:
 
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
-        return self._fetcher.open(ask, self.accept, method)
+        if not self.repository.links:
+            return self._fetcher.open(ask, self.accept, method)
+        opened = partial(self._fetcher.open, accept=self.accept, method=method)
+        return open_linked(opened, ask, self.repository.links, whole=method == "GET")
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""
