@@ -139,17 +139,17 @@ class Pending:
         if self._looked is None:
             self._outdated = self._joined and _is_outdated(progress, self._wanted)
         self._looked = progress
-        if self._outdated:
-            return self._ask_again() if progress.journal.done else self
-        answer = self._answer(progress)
+        answer = None if self._outdated else self._answer(progress)
         if answer is not None:
             self.abandon()
             return answer
         journal = progress.journal
-        if journal.failed is not None:
+        if journal.failed is not None and not self._outdated:
             raise FillError(journal.failed.reason, journal.failed.status)
         if not journal.done:
             return self
+        if self._outdated:
+            return self._ask_again()
         self.abandon()
         return self._service.after_fill(self._request, self._wanted, self._number)
 
@@ -163,6 +163,9 @@ class Pending:
             return None
         representation = _known(progress, self._request)
         if representation is None:
+            return None
+        if self._wanted.differs(representation):
+            self._outdated = True
             return None
         digest = progress.journal.digest
         cache_status, kind = self._describe(representation, complete=digest is not None)

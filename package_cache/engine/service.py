@@ -36,6 +36,7 @@ from package_cache.errors import (
 )
 from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.answer import Serving, decide, problem
+from package_cache.rules.freshness import normal_accept
 from package_cache.rules.routes import Routes
 from package_cache.rules.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.targets import key_of
@@ -111,7 +112,7 @@ class Service:
         wanted = self._wanted(request)
         try:
             wanted = self._look(wanted)
-            if wanted.seen is not None and wanted.policy.is_kept(wanted.target, wanted.seen.representation):
+            if wanted.seen is not None and wanted.policy.is_for_all(wanted.target, wanted.seen.representation):
                 with suppress(DamagedBlob):
                     file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
                     hot = HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
@@ -146,13 +147,24 @@ class Service:
     def _wanted(self, request: Request) -> Wanted:
         target = request.target
         policy = self.routes.policy(target)
-        accept = policy.accept_of(target, request.fields.get("accept"))
-        offer = self._fetcher.offer(policy.repository, target, accept)
-        return Wanted(key_of(target, accept), target, policy, offer, time.time(), policy.demanded(target, request.fields))
+        said = request.fields.get("accept")
+        accept = policy.accept_of(target, said)
+        return Wanted(
+            key_of(target, accept),
+            target,
+            policy,
+            self._fetcher.offer(policy.repository, target, accept),
+            time.time(),
+            policy.demanded(target, request.fields),
+            normal_accept(said) if accept is None else None,
+        )
 
     def _look(self, wanted: Wanted) -> Wanted:
-        mark = self._registry.mark(wanted.key)
-        return wanted.looked(mark, self._registry.best(wanted.key))
+        mark, seen = self._registry.mark(wanted.key), self._registry.best(wanted.key)
+        if seen is not None and wanted.differs(seen.representation):
+            offer = self._fetcher.offer(wanted.policy.repository, wanted.target, wanted.unsaid)
+            return self._look(replace(wanted, key=key_of(wanted.target, wanted.unsaid), offer=offer, unsaid=None))
+        return wanted.looked(mark, seen)
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
@@ -207,7 +219,7 @@ class Service:
     def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""
         seen, current = wanted.seen, self._registry.best(wanted.key)
-        if current is None:
+        if current is None or wanted.differs(current.representation):
             return self.again(request, wanted, number)
         if seen is not None and seen.id == current.id:
             status, kind = "fwd=stale; fwd-status=304", "revalidated"
@@ -231,6 +243,8 @@ class Service:
     def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
         if seen is None or error.http_status == 404 or not wanted.may_be_stale(seen.representation):
+            raise error
+        if wanted.differs(seen.representation):
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")

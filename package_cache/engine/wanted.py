@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from package_cache.model import Entry, Freshness, Key, Representation, Target
 from package_cache.rules.documents import parse
-from package_cache.rules.freshness import Policy
+from package_cache.rules.freshness import Policy, varies_by_accept
 from package_cache.upstream.answers import Offer
 
 
@@ -14,7 +14,8 @@ class Wanted:
     """A target, named here by `key`, what holds for it, and what the sources offer there.
 
     `seen` is the version that was here when the registry's mark of the key was `mark`. `longest` is how many seconds ago it
-    may have come from its source at most, if the client says so.
+    may have come from its source at most, if the client says so. `unsaid` is the client's Accept where sources are asked
+    without it, since it hardly ever makes a difference for package files.
     """
 
     key: Key
@@ -24,6 +25,7 @@ class Wanted:
     since: float
     """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
     longest: float | None = None
+    unsaid: str | None = None
     mark: int = 0
     seen: Entry | None = None
 
@@ -59,6 +61,10 @@ class Wanted:
     def is_stored(self) -> bool:
         """Whether what is there is stored at all."""
         return self.policy.freshness(self.target).how is not Freshness.NEVER
+
+    def differs(self, head: Representation) -> bool:
+        """Whether sources may have another answer than that with this head for the client."""
+        return self.unsaid is not None and varies_by_accept(head)
 
     def may_be_stale(self, head: Representation) -> bool:
         """Whether an answer with that head may be served where no source can be asked."""

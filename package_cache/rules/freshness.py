@@ -94,9 +94,9 @@ class Policy:
             case _:
                 return head.received
 
-    def is_kept(self, target: Target, head: Representation) -> bool:
-        """Whether an answer is good for ever."""
-        return math.isinf(self.good_until(target, head))
+    def is_for_all(self, target: Target, head: Representation) -> bool:
+        """Whether an answer is good for ever, and for whoever asks."""
+        return math.isinf(self.good_until(target, head)) and not varies_by_accept(head)
 
     def may_be_stale(self, target: Target, head: Representation) -> bool:
         """Whether an answer may be served after its time, where no source can be asked."""
@@ -126,13 +126,23 @@ class Policy:
 
         One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
         """
-        if accept is None or accept.strip() in ("", "*/*"):
+        if accept is None or (self.freshness(target) == IMMUTABLE and "json" not in accept):
             return None
-        if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
-            return None
-        if self.freshness(target) == IMMUTABLE and "json" not in accept:
-            return None
-        return ", ".join(part.strip() for part in accept.split(","))
+        return normal_accept(accept)
+
+
+def normal_accept(accept: str | None) -> str | None:
+    """An Accept field in one spelling; None if it says nothing, or nothing that can be part of a key."""
+    if accept is None or accept.strip() in ("", "*/*"):
+        return None
+    if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
+        return None
+    return ", ".join(part.strip() for part in accept.split(","))
+
+
+def varies_by_accept(head: Representation) -> bool:
+    """Whether the source would have answered another Accept with something else."""
+    return "accept" in _varies(head)
 
 
 def _is_document(kind: str) -> bool:
