@@ -162,10 +162,8 @@ class Pending:
         if progress.journal.digest is None and not progress.visible and _CONDITIONS.isdisjoint(self._request.fields):
             return None
         representation = _known(progress, self._request)
-        if representation is None:
-            return None
-        if self._wanted.differs(representation):
-            self._outdated = True
+        self._outdated = representation is not None and self._wanted.differs(representation)
+        if representation is None or self._outdated:
             return None
         digest = progress.journal.digest
         cache_status, kind = self._describe(representation, complete=digest is not None)
