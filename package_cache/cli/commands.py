@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, Home] = {
     "unpin": Home("pinning", "undo a pin"),
     "health": Home("asking", "ask a running server whether it can serve"),
     "config": Home("configuring", "check the settings, show where each comes from, write a first file"),
-    "import": Home("importing", "take an older cache over"),
+    "import": Home("importing", "take an older cache, a DISTDIR or a mirror on disk over"),
 }
 """None is loaded before it is used: the others, and the server, start without what it needs."""
 
