@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -30,13 +32,15 @@ from test_trees import STAMP, grown
 from package_cache.cli import commands
 from package_cache.errors import BadRequest
 from package_cache.rules.fields import parse_date
-from package_cache.rules.layouts import HASHED
+from package_cache.rules.layouts import HASHED, layout_text
 from package_cache.rules.targets import parse_target
 from package_cache.rules.trees import names_of, set_aside
 from package_cache.storage.blobs import SEAL_NS
 from package_cache.storage.locks import NameLocks
 
 __all__ = ["run_mirror"]
+
+README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.fixture(autouse=True)
@@ -478,3 +482,27 @@ def test_the_report_of_an_export_is_one_json_object(tmp_path: Path) -> None:
         "here": 0,
         "skipped": [],
     }
+
+
+def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    section = README.read_text(encoding="utf-8").partition("### Trees of files\n")[2].partition("\n### ")[0]
+    lines = re.findall(r"^    package-cache ((?:import|export) .*)$", section, re.MULTILINE)
+    grown(tmp_path / "var/cache/distfiles", "a.tar")
+    grown(tmp_path / "srv/debian", "pool/b.tar")
+    here = tmp_path / "srv/mirror"
+    trees = []
+    for line in lines:
+        words = shlex.split(re.sub(r" (/var|/srv)", rf" {tmp_path}\1", line), comments=True)
+        assert commands.run([*words, "--cache", str(tmp_path / "cache")]) == 0
+        trees.append(files(here))
+        if line.startswith("export /srv"):
+            shutil.rmtree(here)
+    assert stored(tmp_path / "cache") == ["/debian/pool/b.tar", "/distfiles/a.tar"]
+    assert trees == [
+        {},
+        {},
+        {"debian/pool/b.tar": "pool/b.tar", "distfiles/a.tar": "a.tar", "distfiles/layout.conf": FLAT_LAYOUT},
+        {},
+        {f"distfiles/{HASHED.path('a.tar')}": "a.tar", "distfiles/layout.conf": layout_text([HASHED])},
+    ]
+    assert files(tmp_path / "var/cache/distfiles") == {"a.tar": "a.tar", "layout.conf": FLAT_LAYOUT}
