@@ -262,6 +262,16 @@ def test_what_is_right_is_left_alone_and_a_changed_index_is_replaced(
     assert (tree / "InRelease").stat().st_mtime == parse_date(MODIFIED)
 
 
+def test_an_index_that_kept_its_size_and_date_is_replaced_all_the_same(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    exported(a_cache(tmp_path, "InRelease"), tree)
+    (tmp_path / "before" / "InRelease").write_text("InRELEASE")
+    os.utime(tmp_path / "before" / "InRelease", (STAMP, STAMP))
+    imported(tmp_path / "before", tmp_path / "other")
+    exported(tmp_path / "other", tree)
+    assert files(tree) == {"InRelease": "InRELEASE"}
+
+
 def test_a_package_file_with_other_bytes_is_left_and_named(tmp_path: Path) -> None:
     cache, tree = a_cache(tmp_path, "x.tar", "y.tar"), tmp_path / "tree"
     tree.mkdir()

@@ -14,7 +14,11 @@ from origin import MODIFIED, Origin
 from product import Proxy, blobs
 from test_importing import Run, imported, take_over
 
+from package_cache.library.importing.importer import Importer
+from package_cache.library.importing.trees import Tree
+from package_cache.library.opening import open_library
 from package_cache.rules.layouts import HASHED, Structure
+from package_cache.rules.routes import Routes
 from package_cache.storage.blobs import SEAL_NS
 
 STAMP = 1_577_836_800
@@ -260,6 +264,24 @@ def test_a_linked_file_that_is_written_is_noticed_and_fetched_again(
     origin.put("/x.tar", b"x.tar")
     assert start(origin.url, cache=cache).get("/x.tar").body == b"x.tar"
     assert (tree / "x.tar").read_text() == "y.tar"
+
+
+def test_a_linked_file_that_changes_before_it_is_stored_is_refused(tmp_path: Path) -> None:
+    tree, cache = grown(tmp_path / "t", "x.tar", "y.tar"), tmp_path / "cache"
+    importer = Importer(open_library(cache), link=True)
+    importer.run(Tree(tree, cache, Routes(()), ""), lambda: (tree / "x.tar").write_text("other"))
+    assert [(one.name, one.reason) for one in importer.tally.refused] == [("x.tar", "it changed while it was read")]
+    assert (keys(cache), (tree / "x.tar").read_text()) == (["/y.tar"], "other")
+    assert list((cache / "parts-v1").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_a_file_that_root_links_is_given_to_the_owner_of_the_cache(tmp_path: Path) -> None:
+    tree, cache = grown(tmp_path / "t", "x.tar"), tmp_path / "cache"
+    cache.mkdir()
+    os.chown(cache, 65534, 65534)
+    imported(tree, cache, "--link")
+    assert {path.stat().st_uid for path in (tree / "x.tar", *cache.rglob("*"))} == {65534}
 
 
 def test_a_linked_file_may_be_replaced_and_removed(tmp_path: Path, start: Callable[..., Proxy], origin: Origin) -> None:
