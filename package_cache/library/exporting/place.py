@@ -64,7 +64,6 @@ class Place:
             raise StoreError(f"cannot use {self._root}: {error.strerror}") from error
         try:
             fcntl.flock(self._base, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._clear()
         except BlockingIOError:
             os.close(self._base)
             raise StoreError(f"another export to {self._root} is at work") from None
