@@ -35,9 +35,9 @@ def _add(it: ArgumentParser) -> None:
     )
     way = it.add_mutually_exclusive_group()
     for one, text in (
-        (Way.REFLINK, "files that share their bytes with the cache, or none (Btrfs, XFS and the like)"),
-        (Way.LINK, "hard links to the files of the cache, or none; see above. Indexes are copied"),
-        (Way.COPY, "copies"),
+        (Way.REFLINK, "make nothing but files that share their bytes with the cache (Btrfs, XFS and the like)"),
+        (Way.LINK, "make nothing but hard links of package files; see above. Indexes are copied"),
+        (Way.COPY, "make nothing but copies"),
     ):
         way.add_argument(f"--{one}", dest="way", action="store_const", const=one, help=text)
     it.add_argument("--json", action="store_true", help="print the report as one JSON object")

@@ -183,8 +183,8 @@ class _Report:
 
 WARM = Command(
     """
-FILE has a line for each file: its path, as a client would ask for it, or its URL at a source or at this cache. What stands
-behind " #" is a comment. Package files that are here are not fetched again; indexes are confirmed, as for a client. What a
+FILE has a line for each file: its path, as a client would ask for it, or its URL at a source, or at a host of a repository.
+What stands behind " #" is a comment. Package files that are here are not fetched again; indexes are confirmed, as for a client. What a
 client of a running server downloads at the same time is downloaded once. Interrupted, it goes on where it was when it is
 run again, also within a file.
 
