@@ -35,6 +35,7 @@ from package_cache.upstream.agent import software
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
+from package_cache.upstream.throttle import Throttle, ThrottledFetcher
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -79,8 +80,8 @@ def _open_stores(config: Config) -> Stores:
     return open_stores(cache_directory(config), "Give a directory this user may write with --cache PATH")
 
 
-def build_service(config: Config) -> Service:
-    """The service of a configuration. Opens the store, starts nothing."""
+def build_service(config: Config, throttle: Throttle | None = None) -> Service:
+    """The service of a configuration, with a bound on the speed of its downloads. Opens the store, starts nothing."""
     stores = _open_stores(config)
     registry = stores.registry
     via = f"package-cache-{registry.instance}"
@@ -89,7 +90,7 @@ def build_service(config: Config) -> Service:
         registry,
         stores.blobs,
         Fills(stores.parts, config.downloads),
-        _fetcher(config, via, stores.reports),
+        _fetcher(config, via, stores.reports, throttle),
         LastUse(registry, time.time, culler.start),
         Room(space, culler),
         _damages(stores),
@@ -112,9 +113,11 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
     return space, Culler(removal, stores.blobs.locks, space, time.time)
 
 
-def _fetcher(config: Config, via: str, reports: Reports) -> Fetcher:
+def _fetcher(config: Config, via: str, reports: Reports, throttle: Throttle | None = None) -> Fetcher:
     mirrors = Mirrors(config.sources, time.monotonic, balance=config.balance, tell=reports.tell)
-    return Fetcher(HttpFetcher(config.sources, config.timeouts, software(), via), mirrors, config.timeouts.crawl)
+    asking = (config.sources, config.timeouts, software(), via)
+    http = HttpFetcher(*asking) if throttle is None else ThrottledFetcher(*asking, throttle)
+    return Fetcher(http, mirrors, config.timeouts.crawl)
 
 
 def _damages(stores: Stores) -> Damages:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,3 +115,17 @@ def start_fork(cradle: Nursery, start: Callable[..., Proxy], tmp_path: Path) -> 
     yield _start
     for proxy in running:
         proxy.kill()
+
+
+@pytest.fixture
+def sharing(tmp_path: Path) -> Iterator[Path]:
+    """A file system on which files can share their bytes."""
+    image, place = tmp_path / "image", tmp_path / "xfs"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(400 << 20)
+    for command in (["mkfs.xfs", "-q", "-m", "reflink=1", image], ["mount", "-o", "loop", image, place]):
+        if shutil.which(str(command[0])) is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip(f"{command[0]} does not work here: as root, with xfsprogs, it makes a file system with reflinks")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)

@@ -65,7 +65,7 @@ def decide(candidates: Sequence[Candidate], needs: Needs, max_age: float | None 
     for candidate in candidates:
         reason = cull.judge(candidate)
         if reason is not None:
-            cull.freed(candidate.size)
+            cull.freed(candidate.size, linked=candidate.linked)
             gone[candidate] = reason
     return gone
 
@@ -175,6 +175,15 @@ def test_the_newest_version_stays_and_a_few_that_were_replaced_lately(moments: l
         assert NOW - versions[one.id - 1].created <= KEPT_SECONDS
     if gone and len(kept) < 1 + KEPT_VERSIONS:
         assert NOW - kept[-1].created > KEPT_SECONDS
+
+
+def test_what_is_linked_from_elsewhere_makes_the_cache_smaller_and_the_disk_no_emptier() -> None:
+    linked, file = Candidate("a", 10, NOW - 2 * DAY, linked=True), Candidate("b", 10, NOW - DAY)
+    assert decide([linked, file], {Reason.MIN_FREE: 5}) == {file: Reason.MIN_FREE}
+    assert decide([linked, file], {Reason.MAX_SIZE: 5, Reason.MIN_FREE: 5}) == {
+        linked: Reason.MAX_SIZE,
+        file: Reason.MIN_FREE,
+    }
 
 
 # The removal
@@ -644,6 +653,18 @@ def test_room_is_made_at_once_for_who_found_the_disk_full(shelf: Shelf) -> None:
     assert shelf.ready() == {"/2.tar", "/3.tar"}
     assert not shelf.bounded().make_room(201)
     assert shelf.ready() == set()
+    shelf.check()
+
+
+def test_a_file_with_a_name_outside_of_the_cache_does_not_go_for_want_of_disk(shelf: Shelf) -> None:
+    entry = shelf.put("/linked.tar", b"x" * 100, NOW - 2 * DAY)
+    shelf.put("/file.tar", b"y" * 100)
+    (shelf.root / "elsewhere").hardlink_to(shelf.blobs.path(entry.digest))
+    assert not shelf.bounded().make_room(150)
+    assert shelf.ready() == {"/linked.tar"}
+    culled(shelf.bounded(max_size=10))
+    assert shelf.ready() == set()
+    assert (shelf.root / "elsewhere").read_bytes() == b"x" * 100
     shelf.check()
 
 

@@ -41,7 +41,9 @@ COMMANDS: Mapping[str, Home] = {
     "unpin": Home("pinning", "undo a pin"),
     "health": Home("asking", "ask a running server whether it can serve"),
     "config": Home("configuring", "check the settings, show where each comes from, write a first file"),
-    "import": Home("importing", "take an older cache over"),
+    "import": Home("importing", "take an older cache, a DISTDIR or a mirror on disk over"),
+    "export": Home("exporting", "make a plain tree of files, or a mirror on disk, of what the proxy has"),
+    "warm": Home("warming", "have files in the cache before a client asks for them"),
 }
 """None is loaded before it is used: the others, and the server, start without what it needs."""
 

@@ -84,6 +84,7 @@ class _Chosen:
     one: Removable
     reason: Reason
     expected: Removed
+    linked: bool
 
 
 class Round:
@@ -123,14 +124,16 @@ class Round:
         if entries <= 0:
             return None
         size = one.size if one.others <= self._gone[not trash][one.digest] else 0
-        reason = self._cull.judge(Candidate(one.digest, size, one.used, one.pinned, trash))
+        linked = size > 0 and self._cull.lacking > 0 and self._removal.is_linked(one.digest)
+        reason = self._cull.judge(Candidate(one.digest, size, one.used, one.pinned, trash, linked))
         return self._chosen(one, reason, entries, trash=trash, frees=size > 0) if reason else None
 
     def _chosen(self, one: Removable, reason: Reason, entries: int, *, trash: bool, frees: bool) -> _Chosen:
         expected = Removed(entries, 1, one.size) if frees else Removed(entries)
         self._gone[trash][one.digest] += entries
-        self._cull.freed(expected.bytes)
-        return _Chosen(one, reason, expected)
+        linked = self._removal.is_linked(one.digest)
+        self._cull.freed(expected.bytes, linked=linked)
+        return _Chosen(one, reason, expected, linked)
 
     def _old_versions(self) -> Iterator[None]:
         key = Key("")
@@ -159,7 +162,7 @@ class Round:
             for counter in self._gone.values():
                 counter.clear()
         for chosen, fate in zip(page, fates, strict=True):
-            self._cull.freed(fate.bytes - chosen.expected.bytes)
+            self._cull.freed(fate.bytes - chosen.expected.bytes, linked=chosen.linked)
             if fate.entries:
                 self.report.tallies.setdefault(chosen.reason, Tally()).add(fate, chosen.one.used)
                 logger.info("%s %s (%s)", "would remove" if self._dry else "removed", chosen.one.key, chosen.reason)

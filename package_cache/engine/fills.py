@@ -282,7 +282,7 @@ class FillReader:
     """One client's view of the growing part."""
 
     def __init__(self, fill: Fill, number: int, descriptor: Descriptor, left: Callable[[], None]) -> None:
-        self._fill = fill
+        self.fill = fill
         self._number = number
         self._descriptor: Descriptor | None = descriptor
         self._left = left
@@ -297,7 +297,7 @@ class FillReader:
 
     def visible(self) -> int:
         """Bytes that may be sent now. Raises `FillError` if the download failed, or began another part."""
-        progress = self._fill.progress()
+        progress = self.fill.progress()
         self._check(progress.journal)
         return progress.visible
 
@@ -308,7 +308,7 @@ class FillReader:
         it goes on with other bytes.
         """
         at = span.start if span else 0
-        progress = self._fill.progress()
+        progress = self.fill.progress()
         while True:
             try:
                 self._check(progress.journal)
@@ -326,7 +326,7 @@ class FillReader:
                 yield block
             if (span and at >= span.stop) or (not span and progress.journal.digest is not None):
                 return
-            progress = self._fill.wait(progress)
+            progress = self.fill.wait(progress)
 
     def _check(self, journal: Journal) -> None:
         if journal.number != self._number:

@@ -58,7 +58,8 @@ class Usage:
 class Candidate:
     """A stored file: the bytes that its removal frees, its last use in seconds of the epoch, whether it is pinned.
 
-    With `trash` it is what is in the trash of it, and `used` is when it was put there.
+    With `trash` it is what is in the trash of it, and `used` is when it was put there. What is `linked` has another name
+    outside of the cache: the cache gets smaller by it, and the disk no emptier.
     """
 
     digest: str
@@ -66,6 +67,7 @@ class Candidate:
     used: float
     pinned: bool = False
     trash: bool = False
+    linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ class Cull:
     def judge(self, candidate: Candidate) -> Reason | None:
         """Why the candidate goes; None if it stays. For want of space, only what frees some goes."""
         age = self._now - candidate.used
-        needed = next((reason for reason, size in self._needs.items() if size > 0), None) if candidate.size else None
+        needs = (reason for reason, size in self._needs.items() if size > 0 and _helps(reason, linked=candidate.linked))
+        needed = next(needs, None) if candidate.size else None
         if candidate.trash:
             return Reason.TRASH if age > TRASH_SECONDS or needed else None
         # A time far ahead is that of a clock that was wrong; it must not protect anything for years.
@@ -125,10 +128,11 @@ class Cull:
     def _is_aged(self, age: float) -> bool:
         return self._max_age is not None and age > self._max_age
 
-    def freed(self, size: int) -> None:
+    def freed(self, size: int, *, linked: bool) -> None:
         """So many bytes went; fewer than none if they were counted already and stay after all."""
         for reason in self._needs:
-            self._needs[reason] -= size
+            if _helps(reason, linked=linked):
+                self._needs[reason] -= size
 
     @property
     def lacking(self) -> int:
@@ -138,6 +142,11 @@ class Cull:
     def goes_on(self, used: float) -> bool:
         """Whether anything may go that is not in the trash and was used last at `used` or later."""
         return self.lacking > 0 or self._is_aged(self._now - used)
+
+
+def _helps(reason: Reason, *, linked: bool) -> bool:
+    """Whether the removal of a file is of use where bytes are needed for that reason."""
+    return not linked or reason is Reason.MAX_SIZE
 
 
 def superseded(versions: Sequence[Version], now: float) -> list[Version]:

@@ -1,12 +1,14 @@
-"""Files from elsewhere into the store, with the versions that they are: copied, hashed, and committed in groups.
+"""Files from elsewhere into the store, with the versions that they are: copied or linked, hashed, and committed in groups.
 
 Copies are made beside the parts of downloads, under names that the sweep knows for what nobody goes on with once the lock
 of their maker is free. One process at a time takes files in.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import signal
 import stat
 import time
 from collections.abc import Iterable, Sequence
@@ -35,6 +37,7 @@ _FICLONE = 0x40049409
 _BLOCK = 1 << 20
 _AT_ONCE = 16
 """How many files are made durable at once."""
+CHANGED = "it changed while it was read"
 
 
 class Unfit(Exception):
@@ -43,11 +46,22 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy of a file. `digest` is SHA-256 in hex, `size` in bytes."""
+    """A copy of a file, or another name of it. `digest` is SHA-256 in hex, `size` in bytes.
+
+    `changed` is when what is no copy was last written before it was read, in nanoseconds of the epoch.
+    """
 
     part: Part
     digest: str
     size: int
+    changed: int | None = None
+
+    def is_still(self) -> bool:
+        """Whether its bytes are those that were read, as far as its size and time tell."""
+        if self.changed is None:
+            return True
+        status = os.fstat(self.part.fileno())
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +126,16 @@ class Intake:
 
     def copy(self, source: Path) -> Copy:
         """A copy of a file, shared with it where the file system can do that. Raises Unfit."""
-        self._count += 1
         descriptor = open_plain(source)
         try:
             before = os.fstat(descriptor)
             with translated("copy a file into the cache"):
-                part = Part(self._parts / f"{_NAME}.{self._count}.part", create=True)
+                part = Part(self._next(), create=True)
             try:
                 size, digest = _copied(descriptor, part)
                 after = os.fstat(descriptor)
                 if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size != after.st_size:
-                    raise Unfit("it changed while it was read")
+                    raise Unfit(CHANGED)
                 if self._owner is not None:
                     os.fchown(part.fileno(), *self._owner)
             except BaseException:
@@ -131,6 +144,47 @@ class Intake:
         finally:
             os.close(descriptor)
         return Copy(part, digest, size)
+
+    def link(self, source: Path) -> Copy | None:
+        """The file itself, under another name; None where it cannot have one here. Raises Unfit.
+
+        Once it is taken in it is a blob: read-only, with the time of blobs, and of the cache's owner if root does this.
+        """
+        descriptor = open_plain(source)
+        try:
+            part = self._second_name(source)
+            if part is None:
+                return None
+            try:
+                return self._linked(part, os.fstat(descriptor))
+            except BaseException:
+                discard(part)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _second_name(self, source: Path) -> Part | None:
+        path = self._next()
+        try:
+            os.link(source, path, follow_symlinks=False)
+            return Part(path, create=False)
+        except OSError:  # another file system, another owner, or too many names
+            path.unlink(missing_ok=True)
+            return None
+
+    def _linked(self, part: Part, before: os.stat_result) -> Copy:
+        try:
+            copy = Copy(part, hash_file(part.fileno(), part.size).hexdigest(), part.size, before.st_mtime_ns)
+        except OSError as error:
+            raise Unfit(f"it cannot be read: {error.strerror}") from error
+        if not os.path.samestat(before, os.fstat(part.fileno())) or not copy.is_still():
+            raise Unfit(CHANGED)
+        self.own(part.path)
+        return copy
+
+    def _next(self) -> Path:
+        self._count += 1
+        return self._parts / f"{_NAME}.{self._count}.part"
 
     # -- versions
 
@@ -171,7 +225,7 @@ def discard(part: Part) -> None:
 
 
 def open_plain(source: Path) -> int:
-    """A descriptor of a plain file, not of what a link leads to. Raises Unfit."""
+    """A descriptor of a plain file that nobody writes, not of what a link leads to. Raises Unfit."""
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -179,7 +233,22 @@ def open_plain(source: Path) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Unfit("it is no plain file")
+    if _is_written(descriptor):
+        os.close(descriptor)
+        raise Unfit("somebody has it open to write it")
     return descriptor
+
+
+def _is_written(descriptor: int) -> bool:
+    """Whether somebody has a file open for writing, where this user may know that (its owner or root)."""
+    try:
+        # Whoever opens it to write while the lease is held makes the kernel send this: by default nothing comes of it.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
 
 
 def _copied(source: int, part: Part) -> tuple[int, str]:

@@ -143,6 +143,13 @@ class Removal:
         )
         return [OldVersion(*row) for row in rows]
 
+    def is_linked(self, digest: str) -> bool:
+        """Whether a file has another name outside of the cache, and its bytes stay on the disk when it is removed."""
+        try:
+            return self._blobs.path(digest).stat().st_nlink > 1
+        except OSError:
+            return False
+
     def needed_by(self, digests: Iterable[str]) -> Counter[str]:
         """How many versions there are of files, in whatever state."""
         with self._database.lent() as connection:

@@ -15,7 +15,7 @@ class Find:
 
     `fields`, `source` and `received` (seconds of the epoch) are what is known of the answer that the bytes came with.
     `sha256` is what these must be. With `measured`, size and digest are recorded as attributes. A `draft` is what somebody
-    was writing.
+    was writing. What is `lasting` never changes under its name.
     """
 
     name: str
@@ -33,11 +33,20 @@ class Find:
     sha256: str | None = None
     measured: bool = False
     draft: bool = False
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
     """Something that cannot be taken over, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that is none of what is looked for, and why."""
 
     name: str
     reason: str
@@ -49,6 +58,6 @@ class Older(Protocol):
     title: str
 
     def count(self) -> int:
-        """How many finds and refusals there will be."""
+        """How many there will be."""
 
-    def __iter__(self) -> Iterator[Find | Refused]: ...
+    def __iter__(self) -> Iterator[Find | Refused | Skipped]: ...

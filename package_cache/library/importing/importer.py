@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from package_cache.errors import ArgumentError
-from package_cache.library.importing.finds import Find, Refused
+from package_cache.library.importing.finds import Find, Refused, Skipped
 from package_cache.library.opening import Library
 from package_cache.model import Representation, Status
 from package_cache.rules.attributes import dump, load
-from package_cache.storage.intake import Copy, Intake, Unfit, Version, discard
+from package_cache.storage.intake import CHANGED, Copy, Intake, Unfit, Version, discard
 from package_cache.storage.item_rows import Details, ItemRow
 from package_cache.storage.parts import translated
 
@@ -30,25 +30,30 @@ class Tally:
     here: int = 0
     removed: int = 0
     refused: list[Refused] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def seen(self) -> int:
         """How many finds there were."""
-        return self.imported + self.here + self.removed + len(self.refused)
+        return self.imported + self.here + self.removed + len(self.refused) + len(self.skipped)
 
 
 class Importer:
-    """Takes finds into a cache. Raises StoreError where that refuses."""
+    """Takes finds into a cache. Raises StoreError where that refuses.
 
-    def __init__(self, library: Library) -> None:
+    With `link`, files that never change under their names are not copied but become the cache's own, where they can.
+    """
+
+    def __init__(self, library: Library, *, link: bool = False) -> None:
         self._library = library
+        self._link = link
         stores = library.stores
         self._intake = Intake(stores.root, stores.registry.database, stores.blobs)
         self._group: list[tuple[Find, Version, Copy | None]] = []
         self._since = 0.0
         self.tally = Tally()
 
-    def run(self, finds: Iterable[Find | Refused], step: Callable[[], object]) -> None:
+    def run(self, finds: Iterable[Find | Refused | Skipped], step: Callable[[], object]) -> None:
         """Take all in; `step` is called after each. What was copied before an interruption is kept."""
         with self._intake:
             try:
@@ -64,16 +69,19 @@ class Importer:
                     if copy is not None:
                         discard(copy.part)
 
-    def _take(self, find: Find | Refused) -> None:
+    def _take(self, find: Find | Refused | Skipped) -> None:
         if isinstance(find, Refused):
             self.tally.refused.append(find)
+            return
+        if isinstance(find, Skipped):
+            self.tally.skipped.append(find)
             return
         standing = self._intake.standing(find.key, find.number)
         if standing is not None:
             self._skip(find, removed=standing.removed, size=standing.size)
             return
         try:
-            copy = self._intake.copy(find.file) if find.file is not None and not find.draft else None
+            copy = self._copied(find)
         except Unfit as error:
             self._refuse(find, str(error))
             return
@@ -88,6 +96,12 @@ class Importer:
         size = sum(copy.size for *_, copy in self._group if copy is not None)
         if len(self._group) >= _MOST_FILES or size > _MOST_BYTES or time.monotonic() - self._since > _MOST_SECONDS:
             self._commit()
+
+    def _copied(self, find: Find) -> Copy | None:
+        if find.file is None or find.draft:
+            return None
+        linked = self._intake.link(find.file) if self._link and find.lasting else None
+        return linked or self._intake.copy(find.file)
 
     def _skip(self, find: Find, *, removed: bool, size: int | None) -> None:
         if removed:
@@ -107,7 +121,7 @@ class Importer:
         self.tally.refused.append(Refused(find.name, reason))
 
     def _commit(self) -> None:
-        group, self._group, self._since = self._group, [], 0.0
+        group, self._group, self._since = [one for one in self._group if self._is_still(*one)], [], 0.0
         if not group:
             return
         numbers = self._intake.take_in([(version, copy) for _, version, copy in group])
@@ -119,6 +133,14 @@ class Importer:
             self.tally.size += copy.size if copy is not None else 0
             if version.details is not None:
                 self._place(find, version, version.details, number, copy)
+
+    def _is_still(self, find: Find, _: Version, copy: Copy | None) -> bool:
+        """Whether a file that was not copied is what it was when it was read."""
+        if copy is None or copy.is_still():
+            return True
+        discard(copy.part)
+        self._refuse(find, CHANGED)
+        return False
 
     def _place(self, find: Find, version: Version, details: Details, number: int, copy: Copy | None) -> None:
         """Have the path of an item lead to its bytes, or hold what was being written."""

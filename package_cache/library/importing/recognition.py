@@ -7,14 +7,18 @@ from package_cache.library.importing import file_caches, registries
 from package_cache.library.importing.file_caches import FileCache
 from package_cache.library.importing.finds import Older
 from package_cache.library.importing.registries import ItemRegistry
-from package_cache.library.importing.trees import Tree
+from package_cache.library.importing.trees import Tree, prefix_of
+from package_cache.rules.routes import Routes
 
 _HEAD = b"SQLite format 3\0"
 _OWN = "registry-v1.db"
 
 
-def recognise(place: Path, cache: Path, prefix: str = "") -> Older:
-    """The older cache at a place, for the cache directory `cache`; `prefix` is for trees. Raises ArgumentError."""
+def recognise(place: Path, cache: Path, routes: Routes, prefix: str | None = None) -> Older:
+    """The older cache at a place, for the cache directory `cache`. Raises ArgumentError.
+
+    `routes` and `prefix`, as a person writes it, are for trees.
+    """
     if place.is_file():
         return ItemRegistry(_checked(place))
     if not place.is_dir():
@@ -25,16 +29,16 @@ def recognise(place: Path, cache: Path, prefix: str = "") -> Older:
     elif (place / file_caches.NAME).is_file():
         found = FileCache(place)
     if found is not None:
-        if prefix:
+        if prefix is not None:
             raise ArgumentError(f"a prefix is for the paths of a tree, and {place} is {found.title}")
         return found
     if (place / _OWN).exists():
         raise ArgumentError(f"{place} is a cache of this version, with {_OWN}: use it with --cache {place}")
-    tree = Tree(place, cache, prefix)
+    tree = Tree(place, cache, routes, prefix_of(routes, place, prefix))
     if tree.is_empty():
         raise ArgumentError(
             f"{place} is no older cache: it has neither {registries.NAME} (cachedir, dlmachine), nor {file_caches.NAME}"
-            " (UST-Download-Cache), nor any file at all, hidden ones aside (package-cache 0.2)"
+            " (UST-Download-Cache), nor any file at all, hidden ones aside (a tree, as of package-cache 0.2)"
         )
     return tree
 

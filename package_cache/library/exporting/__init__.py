@@ -1,0 +1,1 @@
+"""Plain trees of what the proxy has: `exporter` decides what goes where, `place` puts it there."""
