@@ -4,15 +4,21 @@ Nothing outside that directory is read as a setting or written to. What a machin
 paste: `pasted` finds those lines.
 """
 
+import fcntl
 import hashlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from mirror import Mirror, clean_environment
 from product import Proxy
 
@@ -104,3 +110,39 @@ def statuses(mirror: Mirror, ending: str | Sequence[str]) -> list[tuple[str, int
     """Name and status of each request of the mirror for a path with that ending."""
     ends = (ending,) if isinstance(ending, str) else tuple(ending)
     return [(one.path.rpartition("/")[2], one.status) for one in mirror.seen() if one.path.endswith(ends)]
+
+
+def environment_of(package: str, version: str) -> Path:
+    """A virtual environment with a package of the package index, made once and kept among the temporary files."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    place = Path(tempfile.gettempdir()) / f"package-cache-test-{os.getuid()}"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if place.stat().st_uid != os.getuid() or place.is_symlink():
+        pytest.skip(f"{place} belongs to somebody else")
+    folder = place / f"{package}-{version}-python{python}"
+    with _locked(place / f"lock-{package}"):
+        if not (folder / "ready").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _make_environment(folder, package, version)
+            (folder / "ready").touch()
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One at a time, over all processes."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make_environment(folder: Path, package: str, version: str) -> None:
+    install = ["install", "--quiet", "--retries", "1", "--timeout", "15", f"{package}=={version}"]
+    for command in ([sys.executable, "-m", "venv", str(folder)], [str(folder / "bin" / "python"), "-m", "pip", *install]):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"{package} {version} cannot be had: {command[2]} took too long")
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+            pytest.skip(f"{package} {version} cannot be had: {said[-1]}")

@@ -60,6 +60,7 @@ http {{
         ~application/vnd\\.npm\\.install-v1\\+json install;
         ~application/json full;
     }}
+    map $uri $vary {{ default Accept; ~\\.(whl|metadata|tgz)$ ""; }}
     server {{
         listen 127.0.0.1:{port};
         root {root};
@@ -70,7 +71,7 @@ http {{
                 application/vnd.npm.install-v1+json install;
                 application/json full;
             }}
-            add_header Vary Accept;
+            add_header Vary $vary;
             try_files $uri ${{uri}}index.$page $uri/index.$page =404;
         }}
     }}

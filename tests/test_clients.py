@@ -4,11 +4,8 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 from mirror import (
@@ -264,67 +261,3 @@ def test_clients_that_leave_before_the_body_are_no_errors(host: str, fields: str
         with proxy.connect() as connection:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: mirror.example\r\n{fields}\r\n".encode())
     poll(lambda: len([line for line in proxy.log if f'"GET {path} HTTP/1.1" ' in line]) == 22)
-
-
-def make_wheel(folder: Path) -> Path:
-    """A wheel that pip accepts, with half a megabyte of data."""
-    file = folder / "demo_package-1.2+local.3-py3-none-any.whl"
-    record = "demo_package-1.2+local.3.dist-info"
-    with zipfile.ZipFile(file, "w") as wheel:
-        wheel.writestr("demo_package/__init__.py", "")
-        wheel.writestr("demo_package/data.bin", archive(500_000))
-        wheel.writestr(f"{record}/METADATA", "Metadata-Version: 2.1\nName: demo-package\nVersion: 1.2+local.3\n")
-        wheel.writestr(f"{record}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{record}/RECORD", "")
-    return file
-
-
-def pip_download(proxy: Proxy, environment: dict[str, str], destination: Path, *options: str) -> str:
-    """The digest of what `pip download` brings from the index behind the proxy."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", *options]
-    command += ["--index-url", f"{proxy.url}simple/", "--trusted-host", "127.0.0.1", "-d", str(destination), "demo-package"]
-    run(command, environment | {"PIP_CONFIG_FILE": os.devnull})
-    (file,) = destination.iterdir()
-    return take(file)
-
-
-def put_index(mirror: Mirror, folder: Path) -> tuple[str, str]:
-    """Offer a wheel on a page of links, as indexes do; the path of the wheel and its digest."""
-    wheel = make_wheel(folder)
-    digest = sha256(wheel.read_bytes())
-    path = mirror.put(f"packages/aa/bb/{wheel.name}", wheel.read_bytes())
-    link = f'<a href="../..{quote(path)}#sha256={digest}">{wheel.name}</a>'
-    mirror.put("simple/demo-package/index.html", f"<!DOCTYPE html><html><body>{link}</body></html>\n".encode())
-    return path, digest
-
-
-def require_pip() -> None:
-    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, check=False).returncode:
-        pytest.skip("this Python has no pip")
-
-
-def test_pip_downloads_through_the_proxy_without_asking_the_mirror_for_a_wheel_twice(
-    host: str, mirror: Mirror, serve: Serve, environment: dict[str, str], tmp_path: Path
-) -> None:
-    require_pip()
-    path, digest = put_index(mirror, tmp_path)
-    proxy = serve(mirror.url, host=host)
-    assert pip_download(proxy, environment, tmp_path / "first", "--no-cache-dir") == digest
-    assert [one.status for one in mirror.seen_of(path)] == [200]
-    assert [one.status for one in mirror.seen_of("/simple/demo-package/")] == [200]
-    assert pip_download(proxy, environment, tmp_path / "second", "--no-cache-dir") == digest
-    assert len(mirror.seen_of(path)) == 1
-    assert [one.status for one in mirror.seen_of("/simple/demo-package/")] == [200, 304]
-    mirror.stop()
-    assert pip_download(proxy, environment, tmp_path / "third", "--no-cache-dir") == digest
-
-
-def test_pip_with_a_cache_of_its_own_is_told_that_the_index_has_not_changed(
-    host: str, mirror: Mirror, serve: Serve, environment: dict[str, str], tmp_path: Path
-) -> None:
-    require_pip()
-    _, digest = put_index(mirror, tmp_path)
-    proxy = serve(mirror.url, host=host, arguments=["--verbose"])
-    for destination in ("first", "second"):
-        assert pip_download(proxy, environment, tmp_path / destination, "--cache-dir", str(tmp_path / "pip")) == digest
-    poll(lambda: any('"GET /simple/demo-package/ HTTP/1.1" 304 ' in line for line in proxy.log))

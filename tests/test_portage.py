@@ -1,21 +1,17 @@
 """Portage itself, from its package index, fetching through the product from a real mirror."""
 
-import fcntl
 import grp
 import hashlib
 import os
 import pwd
-import shutil
 import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+from machines import environment_of
 from mirror import (
     Mirror,
     archive,
@@ -42,45 +38,14 @@ def host(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def portage() -> Path:
-    """A virtual environment with Portage: a named one, else one that is made once and kept among the temporary files."""
+    """A virtual environment with Portage: a named one, else one that is made once."""
     require("wget", "bash")
     named = os.environ.get("PACKAGE_CACHE_TEST_PORTAGE")
     if named:
         if not (Path(named) / "bin" / "ebuild").exists():
             pytest.fail(f"PACKAGE_CACHE_TEST_PORTAGE={named} has no bin/ebuild")
         return Path(named)
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    place = Path(tempfile.gettempdir()) / f"package-cache-test-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.stat().st_uid != os.getuid() or place.is_symlink():
-        pytest.skip(f"{place} belongs to somebody else")
-    folder = place / f"portage-{VERSION}-python{python}"
-    with locked(place / "lock"):
-        if not (folder / "ready").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            make_environment(folder)
-            (folder / "ready").touch()
-    return folder
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One at a time, over all processes."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def make_environment(folder: Path) -> None:
-    install = ["install", "--quiet", "--retries", "1", "--timeout", "15", f"portage=={VERSION}"]
-    for command in ([sys.executable, "-m", "venv", str(folder)], [str(folder / "bin" / "python"), "-m", "pip", *install]):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"Portage {VERSION} cannot be had: {command[2]} took too long")
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-            pytest.skip(f"Portage {VERSION} cannot be had: {said[-1]}")
+    return environment_of("portage", VERSION)
 
 
 @dataclass(frozen=True)
