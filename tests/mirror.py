@@ -54,11 +54,14 @@ http {{
     sendfile on;
     map $uri $pace {{ default 0; ~paced {pace}; }}
     limit_rate $pace;
+    map $uri $usual {{ default html; ~\\.patch$ plain; }}
     map $http_accept $page {{
-        default html;
+        default $usual;
         ~application/vnd\\.pypi\\.simple\\.v1\\+json simple;
         ~application/vnd\\.npm\\.install-v1\\+json install;
         ~application/json full;
+        ~text/plain plain;
+        ~text/x-diff diff;
     }}
     map $uri $vary {{ default Accept; ~\\.(whl|metadata|tgz)$ ""; }}
     server {{
@@ -70,6 +73,8 @@ http {{
                 application/vnd.pypi.simple.v1+json simple;
                 application/vnd.npm.install-v1+json install;
                 application/json full;
+                text/plain plain;
+                text/x-diff diff;
             }}
             add_header Vary $vary;
             try_files $uri ${{uri}}index.$page $uri/index.$page =404;

@@ -30,12 +30,16 @@ def host(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("slash", ["", "/"], ids=["without-slash", "with-slash"])
+@pytest.mark.parametrize(("slash", "kind"), [("", "hashed"), ("/", "flat")])
 def test_a_distfile_is_fetched_once_for_all_machines_and_outlives_the_mirror(
-    host: str, slash: str, mirror: Mirror, serve: Serve, install: Install, tmp_path: Path
+    host: str, slash: str, kind: str, mirror: Mirror, serve: Serve, install: Install, tmp_path: Path
 ) -> None:
     gentoo = install(700_000)
-    path = mirror.put_distfile(NAME, gentoo.data)
+    if kind == "flat":
+        mirror.put(LAYOUT, b"[structure]\n0=flat\n")
+        path = mirror.put(f"/distfiles/{NAME}", gentoo.data)
+    else:
+        path = mirror.put_distfile(NAME, gentoo.data)
     here = serve(mirror.url, host=host).url.rstrip("/") + slash
     gentoo.fetch(tmp_path / "first", here)
     assert [(one.path, one.status) for one in mirror.seen()] == [(LAYOUT, 200), (path, 200)]
