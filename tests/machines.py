@@ -85,15 +85,11 @@ def told(text: str, proxy: Proxy, mirror: Mirror | None = None) -> str:
     return text.replace(SOURCE, mirror.url) if mirror else text
 
 
-def serve_pasted(serve: Serve, heading: str, mirror: Mirror) -> Proxy:
-    """The product, with the sources and options that the README gives it under a heading; where it listens is free."""
-    program, *words = shlex.split(pasted(heading, "the cache"))
-    assert program == "package-cache"
-    options = list(zip(words[::2], words[1::2], strict=True))
-    sources = [value.replace(SOURCE, mirror.url) for option, value in options if option == "--source"]
-    assert {option for option, _ in options} == {"--listen", "--cache", "--source"}
-    assert all(source.startswith(mirror.url) for source in sources)
-    return serve(*sources, arguments=["--verbose"])
+def serve_pasted(serve: Serve, heading: str, mirror: Mirror, at: str = "") -> Proxy:
+    """The product, with the repository that the README has under a heading. `at` is where the mirror has it for others."""
+    file = mirror.root.with_name("config.toml")
+    file.write_text(pasted(heading, "/etc/package-cache/config.toml").replace(f"{SOURCE}{at}", mirror.url))
+    return serve(arguments=["--config", str(file), "--verbose"])
 
 
 def sha256(data: bytes) -> str:

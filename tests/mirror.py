@@ -2,7 +2,7 @@
 
 Import `run_mirror` and `start_without_errors` into a test module to have the fixtures `mirror` and `serve`. A file with
 "paced" in its name leaves the mirror at `PACE` bytes a second, so that a test can do something in the middle of it. Below
-/simple/ and /npm/ the mirror chooses among the pages of a folder by the client's Accept, and says so in Vary.
+/pypi/simple/ and /npm/ the mirror chooses among the pages of a folder by the client's Accept, and says so in Vary.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         root {root};
-        location ~ ^/(simple|npm)/ {{
+        location ~ ^/(pypi/simple|npm)/ {{
             types {{
                 text/html html;
                 application/vnd.pypi.simple.v1+json simple;

@@ -22,7 +22,7 @@ from mirror import (
 
 HEADING = "Python: pip and uv"
 UV = "0.13.8"
-PAGE = "/simple/demo-package/"
+PAGE = "/pypi/simple/demo-package/"
 JSON = "application/vnd.pypi.simple.v1+json"
 
 
@@ -55,9 +55,9 @@ class Index:
     def release(self, version: str) -> None:
         """Add a version of the package to the index."""
         name, data, about = f"demo_package-{version}-py3-none-any.whl", wheel(version), metadata(version)
-        path = self.mirror.put(f"packages/aa/bb/{name}", data)
-        self.mirror.put(f"packages/aa/bb/{name}.metadata", about)
-        file = {"filename": name, "url": f"../..{quote(path)}", "hashes": {"sha256": sha256(data)}}
+        path = self.mirror.put(f"pypi/packages/aa/bb/{name}", data)
+        self.mirror.put(f"pypi/packages/aa/bb/{name}.metadata", about)
+        file = {"filename": name, "url": f"../../..{quote(path)}", "hashes": {"sha256": sha256(data)}}
         self.files.append(
             file | {"core-metadata": {"sha256": sha256(about)}, "sha256": sha256(data), "about": sha256(about)}
         )

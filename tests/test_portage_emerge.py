@@ -88,8 +88,8 @@ def test_emerge_installs_binary_packages_from_the_mirror_once_and_sees_a_new_bui
     binhost: Binhost, mirror: Mirror, serve: Serve
 ) -> None:
     gentoo = binhost.gentoo
-    proxy = serve_pasted(serve, HEADING, mirror)
-    emerge(gentoo, "--fetchonly", PORTAGE_BINHOST=f"{proxy.url}{BINHOST}")
+    proxy = serve_pasted(serve, HEADING, mirror, at="gentoo/")
+    emerge(gentoo, "--fetchonly", PORTAGE_BINHOST=f"{proxy.url}gentoo/{BINHOST}")
     lines = told(pasted(HEADING, "/etc/portage/binrepos.conf"), proxy)
     Machine(gentoo.root).write("etc/portage/binrepos.conf", f"{lines}verify-signature = no\n")
     assert "foo-1-1.gpkg.tar MD5 SHA1 size ;-)" in emerge(gentoo)
@@ -113,7 +113,7 @@ def test_webrsync_finds_a_snapshot_that_was_not_there_the_time_before(
 ) -> None:
     require("rsync", "tar")
     gentoo = install(1_000)
-    proxy = serve_pasted(serve, HEADING, mirror)
+    proxy = serve_pasted(serve, HEADING, mirror, at="gentoo/")
     conf = gentoo.root / "etc/portage/make.conf"
     conf.write_text(conf.read_text() + told(pasted(HEADING, "/etc/portage/make.conf"), proxy))
 
@@ -168,7 +168,7 @@ def test_emerge_fetches_in_advance_and_goes_on_where_it_stopped(
     other = archive(600_000, seed=1)
     gentoo.add("bar", "bar-1.tar.xz", other)
     paths = mirror.put_distfile(gentoo.name, gentoo.data), mirror.put_distfile("bar-1.tar.xz", other)
-    proxy = serve_pasted(serve, HEADING, mirror)
+    proxy = serve_pasted(serve, HEADING, mirror, at="gentoo/")
     conf = gentoo.root / "etc/portage/make.conf"
     conf.write_text(conf.read_text() + told(pasted(HEADING, "/etc/portage/make.conf"), proxy))
 

@@ -33,13 +33,7 @@ def test_clients_are_told_what_an_answer_varies_by(host: str, path: str, origin:
     assert proxy.get(path, method="HEAD").fields["Vary"] == "Accept, Accept-Encoding"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        DOCUMENT,
-        pytest.param(FILE, marks=pytest.mark.xfail(reason="a package file is kept whatever its Vary says", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("path", [DOCUMENT, FILE])
 def test_an_answer_that_varies_by_everything_is_never_an_answer_to_a_later_request(
     path: str, origin: Origin, start_fork: Start
 ) -> None:
