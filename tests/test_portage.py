@@ -135,3 +135,21 @@ def test_portage_goes_on_to_its_next_mirror_for_what_the_sources_lack(
         assert [one.status for one in other.seen_of(path)] == [200]
     finally:
         other.close()
+
+
+def test_portage_finds_a_distfile_wherever_each_of_two_mirrors_has_it(
+    mirror: Mirror, serve: Serve, install: Install, tmp_path: Path
+) -> None:
+    gentoo = install(100_000)
+    mirror.put(LAYOUT, b"[structure]\n0=flat\n")
+    (tmp_path / "other").mkdir()
+    other = Mirror(tmp_path / "other")
+    try:
+        path = other.put_distfile(NAME, gentoo.data)
+        said = gentoo.fetch(tmp_path / "first", serve(mirror.url, other.url).url)
+        # The client follows the layout of the first mirror, and the file comes from the other.
+        assert f"/distfiles/{NAME.replace('+', '%2B')}" in said
+        assert [one.status for one in mirror.seen_of(f"/distfiles/{NAME}")] == [404]
+        assert [one.status for one in other.seen_of(path)] == [200]
+    finally:
+        other.close()
