@@ -112,7 +112,8 @@ def test_each_wheel_comes_from_the_mirror_once_and_a_new_release_is_seen_at_once
     proxy = serve_pasted(serve, HEADING, mirror)
     machines = [Machine(tmp_path / name) for name in ("first", "second")]
     for machine in machines:
-        machine.write("pip.conf", told(pasted(HEADING, "/etc/pip.conf"), proxy))
+        # The same by an address that pip, unlike 127.0.0.1, trusts only where it is told to.
+        machine.write("pip.conf", told(pasted(HEADING, "/etc/pip.conf"), proxy).replace("127.0.0.1", "0.0.0.0"))
         machine.write("uv.toml", told(pasted(HEADING, "/etc/uv/uv.toml"), proxy))
     first, second = machines
     assert [installer(first, "cache"), installer(second, "none")] == ["1.2+local.3"] * 2
