@@ -172,7 +172,13 @@ class Apt(Machine):
         lines += [f'{name} "/dev/null";' for name in ("Dir::Etc::preferencesparts", "Dir::Etc::trustedparts")]
         options = f"--root={self.folder}/root --force-not-root --force-bad-path --log={self.folder}/dpkg.log".split()
         lines += [f'DPkg::Options {{ "{option}"; }};' for option in options]
-        lines += ['APT::Sandbox::User "";', 'Acquire::Languages "none";', 'APT::Architecture "amd64";', settings]
+        lines += [
+            'Acquire::Retries "0";',
+            'APT::Sandbox::User "";',
+            'Acquire::Languages "none";',
+            'APT::Architecture "amd64";',
+            settings,
+        ]
         self.write("apt.conf", "\n".join(lines) + "\n")
 
     def apt(self, *words: str, fails: bool = False) -> str:
@@ -251,7 +257,7 @@ def flat(debian: Debian, serve: Serve, mirror: Mirror, *folders: Path) -> list[A
     machines = [Apt(folder) for folder in folders]
     for machine in machines:
         lines = told(pasted(HEADING, "/etc/apt/sources.list"), proxy).replace("stable main", "./")
-        machine.set_up(lines, 'Acquire::Retries "0";', None)
+        machine.set_up(lines, "", None)
     return machines
 
 
