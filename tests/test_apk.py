@@ -9,9 +9,12 @@ import http.client
 import io
 import socket
 import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from email.utils import formatdate, parsedate_to_datetime
 from urllib.parse import urlsplit
 
+import pytest
 from machines import Serve, pasted, serve_pasted, statuses, told
 from mirror import (
     Mirror,
@@ -92,23 +95,28 @@ class Apk:
             self._open = None
 
 
-def test_what_apk_asks_for_comes_from_the_mirror_once_and_a_new_index_is_seen_at_once(mirror: Mirror, serve: Serve) -> None:
+@pytest.fixture
+def machines(mirror: Mirror, serve: Serve) -> Iterator[list[Apk]]:
+    """Three machines, with one release in the repositories."""
     release(mirror, "1.0-r0")
     proxy = serve_pasted(serve, HEADING, mirror)
-    machines = [Apk(proxy), Apk(proxy)]
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(Apk(proxy))) for _ in range(3)]
+
+
+def test_what_apk_asks_for_comes_from_the_mirror_once_and_a_new_index_is_seen_at_once(
+    machines: list[Apk], mirror: Mirror
+) -> None:
     old, new = (dict.fromkeys(("main-lib++", "community-lib++"), version) for version in ("1.0-r0", "1.1_rc2-r3"))
-    assert [machine.upgrade() for machine in machines] == [([200, 200], old)] * 2
+    assert [machine.upgrade() for machine in machines[:2]] == [([200, 200], old)] * 2
     assert sorted(statuses(mirror, ".apk")) == [("community-lib++-1.0-r0.apk", 200), ("main-lib++-1.0-r0.apk", 200)]
     assert machines[0].upgrade() == ([304, 304], old)
 
     release(mirror, "1.0-r0", "1.1_rc2-r3")
-    assert [machine.upgrade() for machine in machines] == [([200, 200], new)] * 2
+    assert [machine.upgrade() for machine in machines[:2]] == [([200, 200], new)] * 2
     assert [status for _, status in statuses(mirror, "APKINDEX.tar.gz")] == [200, 200, *[304] * 4, 200, 200, 304, 304]
     assert len(statuses(mirror, ".apk")) == 4
 
     mirror.stop()
-    machines.append(Apk(proxy))
     assert [machine.upgrade()[1] for machine in machines] == [new] * 3
     assert [machine.connections for machine in machines] == [1] * 3
-    for machine in machines:
-        machine.close()
