@@ -1,7 +1,8 @@
 """A real mirror: nginx in front of a directory in the layout of Gentoo's mirrors, on a port of its own.
 
 Import `run_mirror` and `start_without_errors` into a test module to have the fixtures `mirror` and `serve`. A file with
-"paced" in its name leaves the mirror at `PACE` bytes a second, so that a test can do something in the middle of it.
+"paced" in its name leaves the mirror at `PACE` bytes a second, so that a test can do something in the middle of it. Below
+/pypi/simple/ and /npm/ the mirror chooses among the pages of a folder by the client's Accept, and says so in Vary.
 """
 
 import hashlib
@@ -30,6 +31,8 @@ LAYOUT = "[structure]\n0=filename-hash BLAKE2B 8\n1=flat\n"
 
 PACE = 2_000_000
 _BLOCK = 1 << 20
+_LONG_AGO = 1_700_000_000
+"""When the files of a mirror were changed, in seconds of the epoch: longer ago than any client is."""
 
 _CONFIGURATION = """\
 daemon off;
@@ -51,9 +54,31 @@ http {{
     sendfile on;
     map $uri $pace {{ default 0; ~paced {pace}; }}
     limit_rate $pace;
+    map $uri $usual {{ default html; ~\\.patch$ plain; }}
+    map $http_accept $page {{
+        default $usual;
+        ~application/vnd\\.pypi\\.simple\\.v1\\+json simple;
+        ~application/vnd\\.npm\\.install-v1\\+json install;
+        ~application/json full;
+        ~text/plain plain;
+        ~text/x-diff diff;
+    }}
+    map $uri $vary {{ default Accept; ~\\.(whl|metadata|tgz)$ ""; }}
     server {{
         listen 127.0.0.1:{port};
         root {root};
+        location ~ ^/(pypi/simple|npm)/ {{
+            types {{
+                text/html html;
+                application/vnd.pypi.simple.v1+json simple;
+                application/vnd.npm.install-v1+json install;
+                application/json full;
+                text/plain plain;
+                text/x-diff diff;
+            }}
+            add_header Vary $vary;
+            try_files $uri ${{uri}}index.$page $uri/index.$page =404;
+        }}
     }}
 }}
 """
@@ -87,6 +112,7 @@ class Mirror:
         self._prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._markers = itertools.count()
+        self._published = 0
         # Bound, but not listening: keeps the port for this mirror while nginx is stopped.
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -107,6 +133,13 @@ class Mirror:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
         return "/" + path.lstrip("/")
+
+    def publish(self) -> None:
+        """Let what was changed by other programs be a second newer, at least, than all that was there before."""
+        self._published += 60
+        for file in self.root.rglob("*"):
+            if file.is_file() and file.stat().st_mtime > _LONG_AGO + self._published:
+                os.utime(file, (_LONG_AGO + self._published,) * 2)
 
     def put_distfile(self, name: str, data: bytes) -> str:
         """Offer a distfile where the layout wants it; its path."""

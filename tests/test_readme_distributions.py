@@ -1,0 +1,66 @@
+"""What the README has one paste for each distribution is read by this cache and by the clients, whose own tests use it."""
+
+import configparser
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from machines import CACHE, README, pasted
+from shell import Shell, run
+
+CONFIG = "/etc/package-cache/config.toml"
+DISTRIBUTIONS = {
+    "Gentoo": ("/etc/portage/make.conf", "/etc/portage/binrepos.conf"),
+    "Debian and Ubuntu": ("/etc/apt/sources.list", "/etc/apt/apt.conf.d/02cache"),
+    "Arch Linux": ("/etc/pacman.d/mirrorlist",),
+    "Fedora": ("/etc/yum.repos.d/fedora.repo",),
+    "Alpine": ("/etc/apk/repositories",),
+    "Python: pip and uv": ("/etc/pip.conf", "/etc/uv/uv.toml"),
+    "npm": ("~/.npmrc",),
+}
+
+
+def section() -> str:
+    return README.read_text(encoding="utf-8").split("\n## Your distribution\n")[1].split("\n## ")[0]
+
+
+def test_each_distribution_has_a_table_for_the_cache_and_lines_for_its_machines() -> None:
+    assert tuple(re.findall(r"(?m)^### (.+)$", section())) == tuple(DISTRIBUTIONS)
+    named = re.findall(r"(?m)^    # (\S.*)$", section())
+    assert sorted(named) == sorted([*[CONFIG] * (1 + len(DISTRIBUTIONS)), *sum(DISTRIBUTIONS.values(), ())])
+
+
+def test_the_tables_of_all_distributions_together_are_a_good_configuration(shell: Shell, tmp_path: Path) -> None:
+    begin = section().split("\n### ")[0]
+    lines = re.findall(r"(?m)^    (?!#)(.*)$", begin)
+    tables = [pasted(heading, CONFIG) for heading in DISTRIBUTIONS]
+    file = tmp_path / "config.toml"
+    file.write_text("\n".join([*lines, *tables]))
+    checked = run("config", "check", "--config", str(file))
+    assert checked.returncode == 0, checked.stderr
+    repositories = tomllib.loads(file.read_text())["repository"]
+    assert len(repositories) == len(DISTRIBUTIONS)
+    # What the machines ask for is what the table serves.
+    for (heading, names), repository in zip(DISTRIBUTIONS.items(), repositories, strict=True):
+        urls = [url for name in names for url in re.findall(rf"{CACHE}[^\s\"]*", pasted(heading, name))]
+        assert urls, heading
+        assert all(url.startswith(CACHE.rstrip("/") + repository["prefix"]) or url == CACHE for url in urls), heading
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("Gentoo", "/etc/portage/binrepos.conf"),
+        ("Fedora", "/etc/yum.repos.d/fedora.repo"),
+        ("Python: pip and uv", "/etc/pip.conf"),
+    ],
+)
+def test_files_with_sections_are_read(heading: str, name: str) -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(pasted(heading, name))
+    assert len(parser.sections()) == 1
+
+
+def test_the_file_of_uv_is_read() -> None:
+    assert tomllib.loads(pasted("Python: pip and uv", "/etc/uv/uv.toml"))["index"][0]["default"] is True
