@@ -66,7 +66,6 @@ def test_a_document_is_given_in_the_form_that_was_asked_for_or_not_at_all(mirror
     assert len(stored(proxy.cache)) == 2
 
 
-@pytest.mark.xfail(reason="a package file is asked for and kept without the client's Accept", strict=True)
 def test_a_package_file_that_varies_by_accept_is_given_in_the_form_that_was_asked_for(
     mirror: Mirror, start_fork: Start
 ) -> None:
