@@ -398,3 +398,20 @@ def test_what_a_given_up_download_has_is_kept_for_the_next_request(
     assert gone.status == 404
     assert origin.requests()[asked].fields["range"] == f"bytes={HALF - OVERLAP}-"
     assert len(ranges(origin, "/same.tar")) == asked // 3 + 1
+
+
+def test_an_index_that_was_nowhere_is_absent_still_when_no_source_can_be_asked(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    """apt takes Release where there is no InRelease, and gives up where there is an error."""
+    proxy = start(origin.url, host=host)
+    assert proxy.get("/dists/InRelease").status == 404
+    origin.stop()
+    assert [proxy.get(path).status for path in ("/dists/InRelease", "/dists/Release", "/InRelease.deb")] == [404, 502, 502]
+
+
+def test_an_index_that_was_nowhere_is_there_as_soon_as_a_source_has_it(origin: Origin, start: Callable[..., Proxy]) -> None:
+    proxy = start(origin.url)
+    assert proxy.get("/dists/InRelease").status == 404
+    origin.put("/dists/InRelease", b"new")
+    assert proxy.get("/dists/InRelease").body == b"new"

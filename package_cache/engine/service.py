@@ -41,6 +41,7 @@ from package_cache.rules.routes import Routes
 from package_cache.rules.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.targets import key_of
 from package_cache.rules.transfer import Transfer
+from package_cache.storage.absences import Absences
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.registry import Registry
 from package_cache.upstream.fetcher import Fetcher
@@ -76,6 +77,7 @@ class Service:
         self._last_use = last_use
         self._damages = damages
         self.caretaker = caretaker
+        self._absences = Absences(registry.database)
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, self._storing, room)
         self._via = via
@@ -242,7 +244,9 @@ class Service:
 
     def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
-        if seen is None or error.http_status == 404 or not wanted.may_be_stale(seen.representation):
+        if seen is None:
+            raise self._about_absence(wanted, error)
+        if error.http_status == 404 or not wanted.may_be_stale(seen.representation):
             raise error
         if wanted.differs(seen.representation):
             raise error
@@ -251,6 +255,16 @@ class Service:
         if answer is None:
             raise error
         return answer
+
+    def _about_absence(self, wanted: Wanted, error: PackageCacheError) -> PackageCacheError:
+        """What to tell of a thing that is not here. Of an index that was nowhere before, clients are told so again."""
+        if wanted.is_for_ever:
+            return error
+        if error.http_status == 404:
+            self._absences.note(wanted.key)
+        elif error.http_status in (502, 504) and self._absences.is_known(wanted.key):
+            return FillError(f"no source had it when they could be asked; now: {error}", 404)
+        return error
 
     def _pass_on(self, request: Request, wanted: Wanted) -> Answer:
         """An answer from a source, of which nothing is kept. Waits for the source."""

@@ -58,6 +58,11 @@ class Wanted:
         """What the proxy knows of a version is in its head."""
 
     @property
+    def is_for_ever(self) -> bool:
+        """Whether what is there never changes, by its name."""
+        return self.policy.freshness(self.target).how is Freshness.IMMUTABLE
+
+    @property
     def is_stored(self) -> bool:
         """Whether what is there is stored at all."""
         return self.policy.freshness(self.target).how is not Freshness.NEVER

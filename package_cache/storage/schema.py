@@ -68,6 +68,12 @@ CREATE TABLE IF NOT EXISTS pin (
     since REAL NOT NULL,
     who TEXT NOT NULL
 ) WITHOUT ROWID;
+-- What the sources did not have, and when they said so; a hint that may be lost.
+CREATE TABLE IF NOT EXISTS absent (
+    key TEXT PRIMARY KEY,
+    since REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS absent_since ON absent (since);
 CREATE INDEX IF NOT EXISTS entry_used ON entry (used) WHERE status = 3;
 CREATE INDEX IF NOT EXISTS entry_dead ON entry (used) WHERE status <> 3;
 CREATE INDEX IF NOT EXISTS entry_later ON entry (key) WHERE status = 3 AND version > 1;
