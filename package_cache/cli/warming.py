@@ -185,8 +185,8 @@ WARM = Command(
     """
 FILE has a line for each file: its path, as a client would ask for it, or its URL at a source, or at a host of a repository.
 What stands behind " #" is a comment. Package files that are here are not fetched again; indexes are confirmed, as for a
-client. What a client of a running server downloads at the same time is downloaded once. Interrupted, it goes on where it was
-when it is run again, also within a file.
+client. What a client of a running server downloads at the same time is downloaded once. Interrupted, it goes on where it
+was when it is run again, also within a file.
 
 Run it as the user of the service, with the same settings: --config, --cache and the bounds. With --rate, a client that
 asks for a file that is being fetched gets it no faster.
