@@ -27,6 +27,8 @@ CACHE = "http://cache.example:4000/"
 """What the README calls the cache."""
 SOURCE = "http://mirror.example/"
 """What it calls the mirror."""
+FILES = "http://files.mirror.example/"
+"""What it calls another host of the mirror, for files alone."""
 
 Serve = Callable[..., Proxy]
 
@@ -85,10 +87,16 @@ def told(text: str, proxy: Proxy, mirror: Mirror | None = None) -> str:
     return text.replace(SOURCE, mirror.url) if mirror else text
 
 
+def files_of(mirror: Mirror) -> str:
+    """The URL of the mirror by another name of its host, which stands for another host."""
+    return mirror.url.replace("127.0.0.1", "localhost")
+
+
 def serve_pasted(serve: Serve, heading: str, mirror: Mirror, at: str = "") -> Proxy:
     """The product, with the repository that the README has under a heading. `at` is where the mirror has it for others."""
     file = mirror.root.with_name("config.toml")
-    file.write_text(pasted(heading, "/etc/package-cache/config.toml").replace(f"{SOURCE}{at}", mirror.url))
+    text = pasted(heading, "/etc/package-cache/config.toml").replace(f"{SOURCE}{at}", mirror.url)
+    file.write_text(text.replace(FILES, files_of(mirror)))
     return serve(arguments=["--config", str(file), "--verbose"])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from machines import Machine, Serve, environment_of, pasted, serve_pasted, sha256, statuses, told
+from machines import Machine, Serve, environment_of, files_of, pasted, serve_pasted, sha256, statuses, told
 from mirror import (
     Mirror,
     archive,
@@ -47,7 +47,10 @@ def metadata(version: str) -> bytes:
 
 @dataclass
 class Index:
-    """A package index on a mirror: both forms of its pages (PEP 503, PEP 691), and metadata beside the wheels (PEP 658)."""
+    """A package index on a mirror: both forms of its pages (PEP 503, PEP 691), and metadata beside the wheels (PEP 658).
+
+    The files of one release are at another host, those of the next beside the pages.
+    """
 
     mirror: Mirror
     files: list[dict[str, object]] = field(default_factory=list)
@@ -55,9 +58,11 @@ class Index:
     def release(self, version: str) -> None:
         """Add a version of the package to the index."""
         name, data, about = f"demo_package-{version}-py3-none-any.whl", wheel(version), metadata(version)
-        path = self.mirror.put(f"pypi/packages/aa/bb/{name}", data)
-        self.mirror.put(f"pypi/packages/aa/bb/{name}.metadata", about)
-        file = {"filename": name, "url": f"../../..{quote(path)}", "hashes": {"sha256": sha256(data)}}
+        beside = bool(len(self.files) % 2)
+        path = self.mirror.put(f"{'pypi/' if beside else ''}packages/aa/bb/{name}", data)
+        self.mirror.put(f"{path}.metadata", about)
+        url = f"../../..{quote(path)}" if beside else files_of(self.mirror) + quote(path[1:])
+        file = {"filename": name, "url": url, "hashes": {"sha256": sha256(data)}}
         self.files.append(
             file | {"core-metadata": {"sha256": sha256(about)}, "sha256": sha256(data), "about": sha256(about)}
         )
@@ -147,7 +152,8 @@ def test_the_two_forms_of_a_page_are_kept_apart_and_each_outlives_the_mirror(
         for accept, (kind, name) in forms.items():
             got = proxy.get(PAGE, {"Accept": accept})
             assert (got.status, got.fields["Content-Type"], got.fields["Vary"]) == (200, kind, "Accept"), accept
-            assert got.body == (mirror.root / f"{PAGE.lstrip('/')}{name}").read_bytes(), accept
+            sent = (mirror.root / f"{PAGE.lstrip('/')}{name}").read_bytes()
+            assert got.body == sent.replace(files_of(mirror).encode(), b"/pypi-files/"), accept
             again = proxy.get(PAGE, {"Accept": accept, "If-None-Match": got.fields["ETag"]})
             assert (again.status, again.fields["Vary"]) == (304, "Accept")
 
