@@ -92,12 +92,12 @@ def files_of(mirror: Mirror) -> str:
     return mirror.url.replace("127.0.0.1", "localhost")
 
 
-def serve_pasted(serve: Serve, heading: str, mirror: Mirror, at: str = "") -> Proxy:
+def serve_pasted(serve: Serve, heading: str, mirror: Mirror, at: str = "", host: str = "wsgiref") -> Proxy:
     """The product, with the repository that the README has under a heading. `at` is where the mirror has it for others."""
     file = mirror.root.with_name("config.toml")
     text = pasted(heading, "/etc/package-cache/config.toml").replace(f"{SOURCE}{at}", mirror.url)
     file.write_text(text.replace(FILES, files_of(mirror)))
-    return serve(arguments=["--config", str(file), "--verbose"])
+    return serve(host=host, arguments=["--config", str(file), "--verbose"])
 
 
 def sha256(data: bytes) -> str:

@@ -194,11 +194,11 @@ class Apt(Machine):
         return (self.folder / "root/usr/share/demo/version").read_text()
 
 
-@pytest.mark.parametrize("way", ["sources.list", "proxy"])
+@pytest.mark.parametrize(("way", "host"), [("sources.list", "wsgiref"), ("proxy", "gunicorn")])
 def test_apt_installs_each_package_from_the_mirror_once_and_sees_a_new_one_at_once(
-    way: str, debian: Debian, mirror: Mirror, serve: Serve, tmp_path: Path
+    way: str, host: str, debian: Debian, mirror: Mirror, serve: Serve, tmp_path: Path
 ) -> None:
-    proxy = serve_pasted(serve, HEADING, mirror)
+    proxy = serve_pasted(serve, HEADING, mirror, host=host)
     sources, settings = told(pasted(HEADING, "/etc/apt/sources.list"), proxy), ""
     if way == "proxy":
         sources = sources.replace(proxy.url, mirror.url)

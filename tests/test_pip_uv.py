@@ -108,13 +108,13 @@ def uv(machine: Machine, how: str) -> str:
     return installed(machine, "installed")
 
 
-@pytest.mark.parametrize("installer", [pip, uv])
+@pytest.mark.parametrize(("installer", "host"), [(pip, "wsgiref"), (uv, "gunicorn")])
 def test_each_wheel_comes_from_the_mirror_once_and_a_new_release_is_seen_at_once(
-    installer: Installer, index: Index, mirror: Mirror, serve: Serve, tmp_path: Path
+    installer: Installer, host: str, index: Index, mirror: Mirror, serve: Serve, tmp_path: Path
 ) -> None:
     if installer is pip and find_spec("pip") is None:
         pytest.skip("this Python has no pip")
-    proxy = serve_pasted(serve, HEADING, mirror)
+    proxy = serve_pasted(serve, HEADING, mirror, host=host)
     machines = [Machine(tmp_path / name) for name in ("first", "second")]
     for machine in machines:
         # The same by an address that pip, unlike 127.0.0.1, trusts only where it is told to.
