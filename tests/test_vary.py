@@ -1,6 +1,7 @@
 """Answers that vary: what a source would have answered differently is never taken for an answer to another request."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mirror import (
@@ -43,9 +44,9 @@ def test_an_answer_that_varies_by_everything_is_never_an_answer_to_a_later_reque
     assert len(origin.requests(path)) == 3
 
 
-def put_forms(mirror: Mirror, path: str) -> dict[str, bytes]:
+def put_forms(mirror: Mirror, path: str, times: int = 1) -> dict[str, bytes]:
     """Offer a thing in two forms, by the client's Accept; their bodies."""
-    forms = {"text/plain": b"plain", "text/x-diff": b"a difference"}
+    forms = {"text/plain": b"plain" * times, "text/x-diff": b"a difference" * times}
     for (_, body), kind in zip(forms.items(), ("plain", "diff"), strict=True):
         mirror.put(f"{path}/index.{kind}", body)
     return forms
@@ -75,6 +76,16 @@ def test_a_package_file_that_varies_by_accept_is_given_in_the_form_that_was_aske
     assert proxy.get(path).body == forms["text/plain"]
     for _ in ("from the mirror", "from the store", "from what is at hand"):
         assert {accept: proxy.get(path, {"Accept": accept}).body for accept in forms} == forms
+
+
+@pytest.mark.parametrize("path", ["/npm/paced-thing-1.0.patch", "/npm/paced-thing"])
+def test_clients_that_ask_for_two_forms_at_once_have_each_its_own(path: str, mirror: Mirror, start_fork: Start) -> None:
+    forms = put_forms(mirror, path, 50_000)
+    proxy = start_fork(mirror.url)
+    accepts = [*forms] * 4
+    with ThreadPoolExecutor(len(accepts)) as clients:
+        got = list(clients.map(lambda accept: proxy.get(path, {"Accept": accept}), accepts))
+    assert [one.body for one in got] == [forms[accept] for accept in accepts]
 
 
 def test_a_package_file_is_kept_once_for_clients_that_differ_in_what_sources_are_never_told(
