@@ -415,3 +415,13 @@ def test_an_index_that_was_nowhere_is_there_as_soon_as_a_source_has_it(origin: O
     assert proxy.get("/dists/InRelease").status == 404
     origin.put("/dists/InRelease", b"new")
     assert proxy.get("/dists/InRelease").body == b"new"
+
+
+def test_an_index_that_was_removed_does_not_come_back_when_no_source_can_be_asked(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    origin.put("/dists/InRelease", b"old", Serve(), Say(404))
+    proxy = start(origin.url)
+    assert [proxy.get("/dists/InRelease").status for _ in range(2)] == [200, 404]
+    origin.stop()
+    assert proxy.get("/dists/InRelease").status == 404

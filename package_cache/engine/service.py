@@ -244,11 +244,10 @@ class Service:
 
     def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
-        if seen is None:
-            raise self._about_absence(wanted, error)
-        if error.http_status == 404 or not wanted.may_be_stale(seen.representation):
-            raise error
-        if wanted.differs(seen.representation):
+        absence = self._absence(wanted, seen, error)
+        if absence is not None:
+            raise absence
+        if seen is None or wanted.differs(seen.representation) or not wanted.may_be_stale(seen.representation):
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")
@@ -256,15 +255,16 @@ class Service:
             raise error
         return answer
 
-    def _about_absence(self, wanted: Wanted, error: PackageCacheError) -> PackageCacheError:
-        """What to tell of a thing that is not here. Of an index that was nowhere before, clients are told so again."""
-        if wanted.is_for_ever:
-            return error
+    def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
+        """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
         if error.http_status == 404:
-            self._absences.note(wanted.key)
-        elif error.http_status in (502, 504) and self._absences.is_known(wanted.key):
-            return FillError(f"no source had it when they could be asked; now: {error}", 404)
-        return error
+            if not wanted.is_for_ever:
+                self._absences.note(wanted.key)
+            return error
+        after = seen.representation.received if seen else 0.0
+        if wanted.is_for_ever or error.http_status not in (502, 504) or not self._absences.is_known(wanted.key, after):
+            return None
+        return FillError(f"no source had it when they could be asked; now: {error}", 404)
 
     def _pass_on(self, request: Request, wanted: Wanted) -> Answer:
         """An answer from a source, of which nothing is kept. Waits for the source."""

@@ -40,9 +40,9 @@ class Absences:
             self._noted.clear()
         self._noted[key] = now
 
-    def is_known(self, key: Key) -> bool:
-        """Whether there was no such thing when the sources were last asked."""
+    def is_known(self, key: Key, after: float) -> bool:
+        """Whether the sources said after a moment, in seconds of the epoch, that there is no such thing."""
         with suppress(StoreError), self._database.lent() as connection:
             row = connection.execute("SELECT since FROM absent WHERE key = ?", (key,)).fetchone()
-            return row is not None and time.time() - float(row[0]) < LONGEST
+            return row is not None and float(row[0]) > max(after, time.time() - LONGEST)
         return False
