@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from gentoo import NAME, Gentoo, provide_portage
 from mirror import Mirror, archive, clean_environment, distfile_path, run_mirror
 from product import stored
 from test_exporting import exported
 from test_importing import imported
-from test_portage import NAME, Gentoo, portage
 
 from package_cache.storage.blobs import SEAL_NS
 
-__all__ = ["portage", "run_mirror"]
+__all__ = ["provide_portage", "run_mirror"]
 
 README = Path(__file__).parent.parent / "README.md"
 DATA = archive(40_000, seed=11)
