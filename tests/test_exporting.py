@@ -27,7 +27,7 @@ from older import snapshot
 from origin import MODIFIED, Origin, until
 from product import Proxy, blobs, stored
 from test_importing import Run, imported, take_over
-from test_trees import STAMP, grown
+from test_trees import REPOSITORIES, STAMP, grown
 
 from package_cache.cli import commands
 from package_cache.errors import BadRequest
@@ -158,6 +158,18 @@ def test_hashed_distfiles_are_where_portage_looks_for_them(tmp_path: Path) -> No
     run = export(cache, tree, "--layout", "flat")
     assert run.returncode == 1
     assert "distfiles/layout.conf in that directory says filename-hash BLAKE2B 8, not flat" in run.stderr
+
+
+def test_a_tree_may_be_that_of_a_repository(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(REPOSITORIES)
+    told = ("--config", config)
+    for name, path in (("a", "/gentoo/distfiles"), ("b", "http://deb.example/distfiles")):
+        imported(grown(tmp_path / name, f"{name}.tar"), tmp_path / "cache", "--config", str(config), "--prefix", path)
+    exported(tmp_path / "cache", tmp_path / "distfiles", "--layout", "hashed", *told)
+    assert files(tmp_path / "distfiles") == {HASHED.path("a.tar"): "a.tar", "layout.conf": layout_text([HASHED])}
+    exported(tmp_path / "cache", tmp_path / "debian", "--prefix", "http://deb.example/", "--layout", "hashed", *told)
+    assert files(tmp_path / "debian") == {"distfiles/b.tar": "b.tar"}  # a folder of Debian's may be called so
 
 
 def test_a_layout_that_cannot_be_understood_is_not_guessed(tmp_path: Path) -> None:

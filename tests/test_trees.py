@@ -3,6 +3,9 @@
 import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -317,3 +320,38 @@ def test_a_file_shares_its_bytes_where_that_can_be(sharing: Path) -> None:
     [blob] = blobs(sharing / "cache")
     assert blob.name == hashlib.sha256(data).hexdigest()
     assert blob.stat().st_ino != (sharing / "t" / "x.tar").stat().st_ino
+
+
+@pytest.mark.parametrize("options", [(), ("--link",)], ids=["copied", "linked"])
+@pytest.mark.parametrize("at", range(1, 12))
+def test_an_import_that_dies_at_any_step_goes_on_and_leaves_the_bytes_of_the_tree(
+    tmp_path: Path, at: int, options: tuple[str, ...]
+) -> None:
+    """Killed before its n-th file is linked, sealed, renamed or removed."""
+    tree, cache = grown(tmp_path / "t", "x.tar", "distfiles/y.tar", "InRelease"), tmp_path / "cache"
+    before = snapshot(tree)
+    program = f"""
+import os, signal, sys
+from package_cache.cli import commands
+left = {at}
+def hook(event, arguments):
+    global left
+    if event in ("os.rename", "os.link", "os.utime", "os.chmod", "os.remove"):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+sys.exit(commands.run(["import", {str(tree)!r}, "--cache", {str(cache)!r}, *{options!r}]))
+"""
+    died = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert died.returncode in ((-signal.SIGKILL,) if at <= 9 else (-signal.SIGKILL, 0)), died.stderr
+    after = snapshot(tree)
+    assert {name: one[3] for name, one in after.items()} == {name: one[3] for name, one in before.items()}
+    if not options:
+        assert after == before
+    imported(tree, cache, *options)
+    assert keys(cache) == ["/InRelease", "/distfiles/y.tar", "/x.tar"]
+    assert sorted(path.read_text() for path in blobs(cache)) == ["InRelease", "distfiles/y.tar", "x.tar"]
+    assert list((cache / "parts-v1").iterdir()) == []
+    fsck = [sys.executable, "-m", "package_cache", "fsck", "--cache", str(cache)]
+    assert subprocess.run(fsck, capture_output=True, text=True, check=True).stdout.endswith("no problems\n")

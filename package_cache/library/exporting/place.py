@@ -67,9 +67,8 @@ class Place:
         except BlockingIOError:
             os.close(self._base)
             raise StoreError(f"another export to {self._root} is at work") from None
-        except OSError as error:
-            os.close(self._base)
-            raise StoreError(f"cannot write to {self._root}: {error.strerror}") from error
+        except OSError:  # a network file system need not have locks of directories
+            pass
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
