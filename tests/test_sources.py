@@ -17,6 +17,7 @@ from product import Proxy, blobs, parts
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Validators
+from package_cache.rules.fields import parse_date
 from package_cache.rules.steps import Ask
 from package_cache.upstream.files import open_file
 
@@ -159,6 +160,23 @@ def test_a_file_of_a_directory_that_changes_while_it_is_read_is_not_taken(shelf:
             list(iter(answer.read, b""))
     finally:
         answer.close()
+
+
+@pytest.mark.parametrize("mtime", [2.0**33, -1e9, 1e13])
+def test_a_file_of_a_directory_has_no_date_to_come(shelf: Path, mtime: float) -> None:
+    path = shelf / "a.tar"
+    path.write_bytes(b"abc")
+    try:
+        os.utime(path, (mtime, mtime))
+    except OSError:
+        pytest.skip("the file system here has no such dates")
+    answer = open_file(Ask(path.as_uri()))
+    assert answer.read() == b"abc"
+    answer.close()
+    date, modified = (parse_date(answer.head.representation.get(name)) for name in ("date", "last-modified"))
+    assert date is not None
+    assert modified is not None
+    assert 0 <= modified <= date
 
 
 def test_asking_a_directory_for_what_is_no_file_holds_no_descriptor(shelf: Path) -> None:

@@ -80,10 +80,11 @@ def _etag(status: os.stat_result) -> str:
 
 
 def _answer(ask: Ask, file: io.FileIO, status: os.stat_result) -> FileAnswer:
-    etag = _etag(status)
-    modified = format_date(status.st_mtime)
-    fields = (("Last-Modified", modified), ("ETag", etag), ("Date", format_date(time.time())))
-    representation = Representation(fields, status.st_size, ask.url, time.time())
+    etag, now = _etag(status), time.time()
+    # A date to come is not sent (RFC 9110, section 8.8.2.1), and there are some that no field can hold.
+    modified = format_date(max(0.0, min(status.st_mtime, now)))
+    fields = (("Last-Modified", modified), ("ETag", etag), ("Date", format_date(now)))
+    representation = Representation(fields, status.st_size, ask.url, now)
     if ask.condition and ask.condition.etag == etag:
         file.close()
         return FileAnswer(Head(304, representation))
