@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from package_cache.config import Config, TcpAddress, parse_source
@@ -13,6 +14,7 @@ from package_cache.engine.check import Checker
 from package_cache.engine.culling import Culler
 from package_cache.engine.damage import Damages
 from package_cache.engine.fills import Fills
+from package_cache.engine.health import Health, look_at
 from package_cache.engine.refetch import Refetch
 from package_cache.engine.room import Room
 from package_cache.engine.scrub import Scrub
@@ -86,15 +88,17 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
     registry = stores.registry
     via = f"package-cache-{registry.instance}"
     space, culler = build_culler(config, stores)
+    fills = Fills(stores.parts, config.downloads)
     return Service(
         registry,
         stores.blobs,
-        Fills(stores.parts, config.downloads),
+        fills,
         _fetcher(config, via, stores.reports, throttle),
         LastUse(registry, time.time, culler.start),
         Room(space, culler),
         _damages(stores),
         _caretaker(config, stores),
+        Health(partial(look_at, registry, (stores.root / "parts-v1", stores.root / "blobs-v1")), fills.threads.run),
         via,
         routes_of(config),
     )

@@ -26,8 +26,9 @@ from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import METHODS
 from package_cache.rules.content import MAX_CONTENT, is_small
+from package_cache.rules.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
-from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission
+from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -73,17 +74,23 @@ class Application:
 
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
         client = str(environ.get("REMOTE_ADDR") or "")
-        if not self.admission.admits(client):
+        own = str(environ.get("SERVER_NAME", "")).lower()
+        if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, own)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
         if is_small(head):
             _read_content(environ)
         if head.method not in METHODS:
             raise NotAllowed(f"{head.method} is not allowed here; {', '.join(METHODS)} are")
-        own = str(environ.get("SERVER_NAME", "")).lower()
         target = self.service.routes.find(head.target, head.combined.get("host"), own)
         modern = head.minor == 1 and _is_known(environ)
         return self.service.answer(Request(head.method, target, head.combined, modern, client))
+
+    def _asks_how_it_fares(self, head: wire.Head, own: str) -> bool:
+        try:
+            return is_own(self.service.routes.find(head.target, head.combined.get("host"), own))
+        except RequestError:
+            return False
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):

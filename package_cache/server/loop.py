@@ -20,11 +20,13 @@ from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
-from package_cache.errors import RequestError
+from package_cache.errors import Forbidden, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, age, decide
 from package_cache.rules.content import Content, is_awaited
+from package_cache.rules.routes import is_own
+from package_cache.server.admission import NOT_ADMITTED
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
@@ -142,6 +144,9 @@ class Loop(Sender):
                 if len(self._memo) >= _MEMO:
                     self._memo.clear()
                 self._memo[data] = asked
+        if not connection.admitted and not is_own(asked.request.target):
+            self._refuse(connection, Forbidden(NOT_ADMITTED))
+            return
         connection.asked = asked
         connection.busy = True
         connection.begun = self._clock
