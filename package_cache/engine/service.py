@@ -83,6 +83,16 @@ class Service:
         self._leader = Leader(registry, blobs, self._storing, room)
         self._via = via
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it downloads nothing, and nobody waits for a download."""
+        return not self._fills.running
+
+    def retire(self) -> None:
+        """Another service has its place: keep nothing in order any more. What runs comes to its end."""
+        self._leader.close()
+        self.caretaker.close()
+
     def close(self) -> None:
         """Write what is pending and close what is idle. Running downloads go on until the process ends."""
         self._leader.close()

@@ -72,6 +72,11 @@ class Application:
         start_response(_status_line(answer.reply.status), list(answer.reply.fields))
         return self._body(answer, environ, account, ends=ends and _is_known(environ))
 
+    def close(self) -> None:
+        """Let go of everything. Running downloads go on until the process ends."""
+        self.service.close()
+        self.access.close()
+
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
         client = str(environ.get("REMOTE_ADDR") or "")
         own = str(environ.get("SERVER_NAME", "")).lower()

@@ -63,18 +63,36 @@ class Loop(Sender):
         limits: Limits,
         software: str,
     ) -> None:
+        super().__init__(listeners, application.service, application.access, application.admission, limits)
+        self._fallback = fallback
+        self._software = software
+        self._noted = 0.0
+        self._serve(application, limits)
+
+    def _serve(self, application: Application, limits: Limits) -> None:
+        """Have an application answer what is asked from now on."""
         descriptors = raise_descriptor_limit()
-        room = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
-        super().__init__(listeners, application.service, application.access, application.admission, room)
+        self._limits = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
+        self._service, self._access, self._admission = application.service, application.access, application.admission
         self._routes = application.service.routes
         self._hotset = HotSet(application.service.generation, descriptors // 4)
-        self._fallback = fallback
         self._lookups = Lookups(application.service, self.call, self._go_on)
         self._asides = Lookups(application.service, self.call, self._go_on)
         """Apart, as these wait for sources, and the others must not wait for them."""
-        self._software = software
         self._memo: dict[bytes, Asked] = {}
-        self._noted = 0.0
+
+    def renew(self, application: Application, limits: Limits) -> None:
+        """Answer with another application what is asked from now on. Called in the loop's thread.
+
+        What is being answered comes to its end as it began.
+        """
+        self._note_use()
+        self._hotset.clear()
+        before, self._access = self._access, application.access
+        before.give_way(application.access)
+        self._serve(application, limits)
+        for connection in self._connections.values():
+            connection.admitted = self._admission.admits(client_name(connection.address))
 
     # -- turns
 
