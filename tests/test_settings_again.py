@@ -25,20 +25,19 @@ LARGE = os.urandom(1_000_000)
 PATIENT = {"STALL_TIMEOUT": "100"}
 server = pytest.mark.parametrize("server", ["wsgiref", "gunicorn"])
 
-# The command, but that its settings come from a file which says what the environment would: NAME=VALUE in each line.
-COMMAND = """
-import signal, sys
-from pathlib import Path
-from package_cache.cli import logs
-from package_cache.cli.serving import serve
-from package_cache.config import build
-def read():
-    lines = Path(sys.argv[1]).read_text().splitlines()
-    return build(dict("PACKAGE_CACHE_{}={}".format(*line.split("=", 1)).split("=", 1) for line in lines), {})
-config = read()
-logs.configure(config)
-sys.exit(serve(config, read))
-"""
+LISTS = {"SOURCE", "LISTEN", "ALLOW"}
+
+
+def toml(settings: Mapping[str, str]) -> str:
+    """A file of configuration."""
+    lines = ["", "[timeouts]"]
+    for name, text in settings.items():
+        key = name.lower().replace("_", "-")
+        if name.endswith("_TIMEOUT"):
+            lines.append(f'{key.removesuffix("-timeout")} = "{text}"')
+        else:
+            lines.insert(0, f"{key} = {json.dumps(text.split() if name in LISTS else text)}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 class Changing(Proxy):
@@ -47,11 +46,11 @@ class Changing(Proxy):
     def __init__(self, folder: Path, server: str, variables: Mapping[str, str], settings: Mapping[str, str]) -> None:
         self.cache = folder / "cache"
         self.host = server
-        self.file = folder / "settings"
+        self.file = folder / "config.toml"
         self.settings = {"CACHE": str(self.cache), "SERVER": server, "LISTEN": "127.0.0.1:0", **settings}
         self.write()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-        command = [sys.executable, "-c", COMMAND, str(self.file)]
+        command = [sys.executable, "-m", "package_cache", "--config", str(self.file)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=kept | variables, text=True)
         self.log: list[str] = []
         self.places: list[str] = []
@@ -64,9 +63,8 @@ class Changing(Proxy):
     def write(self, **changes: str | None) -> None:
         """Change settings in the file; None takes one out."""
         self.settings = {name: value for name, value in (self.settings | changes).items() if value is not None}
-        text = "".join(f"{name}={value}\n" for name, value in self.settings.items())
         fresh = self.file.with_suffix(".new")
-        fresh.write_text(text)
+        fresh.write_text(toml(self.settings) + self.more)
         fresh.rename(self.file)
 
     def change(self, **changes: str | None) -> None:
@@ -80,6 +78,8 @@ class Changing(Proxy):
         else:
             until(lambda: self.status() is not None)
 
+    more = ""
+    """What the file says of repositories."""
     held = False
     """Whether old workers have something to do for longer."""
 
@@ -269,6 +269,20 @@ def test_new_sources_are_asked_while_a_download_from_an_old_one_comes_to_its_end
 
 
 @server
+def test_a_repository_comes_and_goes(origin: Origin, another: Origin, run: Run, server: str) -> None:
+    another.put("/file.tar", BODY)
+    proxy = run(server, SOURCE=origin.url)
+    assert proxy.get("/other/file.tar").status == 404
+    proxy.more = f'[[repository]]\nname = "other"\nprefix = "/other/"\nsources = ["{another.url}"]\n'
+    proxy.change()
+    until(lambda: proxy.get("/other/file.tar").body == BODY)
+    proxy.more = ""
+    proxy.change()
+    until(lambda: proxy.get("/other/file.tar").status == 404)
+    assert len(another.requests()) == 1
+
+
+@server
 def test_who_may_ask_changes_for_connections_that_stand(origin: Origin, run: Run, server: str) -> None:
     origin.put("/file.tar", BODY)
     proxy = run(server, SOURCE=origin.url)
@@ -305,8 +319,8 @@ def test_bad_settings_are_told_one_by_one_and_the_old_ones_hold(
 
     refused(2, WORKERS="many", SOURC="x")
     refused(1, ACCESS_LOG=str(tmp_path / "no" / "log"))
-    assert proxy.said("the settings stay as they were: PACKAGE_CACHE_WORKERS: 'many' is not a count") == 1
-    assert proxy.said("the settings stay as they were: PACKAGE_CACHE_SOURC: there is no such setting") == 1
+    assert proxy.said(f"the settings stay as they were: {proxy.file}: workers: 'many' is not a count") == 1
+    assert proxy.said(f"the settings stay as they were: {proxy.file}: sourc: there is no such setting") == 1
     assert proxy.said("the settings stay as they were: cannot write the access log ") == 1
     assert proxy.said("the settings were read again") == 0
     proxy.change(VERBOSE="1")
