@@ -28,6 +28,7 @@ from package_cache.rules.routes import Routes
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
+from package_cache.server.tunnels import Tunnels
 from package_cache.storage.audit import Audit
 from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
@@ -152,7 +153,8 @@ def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]
 
 def build_application(config: Config) -> Application:
     """The WSGI callable of a configuration."""
-    return Application(build_service(config), build_access_log(config), Admission(config.allow))
+    tunnels = Tunnels(frozenset(config.connect), config.timeouts)
+    return Application(build_service(config), build_access_log(config), Admission(config.allow), tunnels)
 
 
 def build_access_log(config: Config) -> AccessLog:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 logger = logging.getLogger("package_cache.access")
 
-_FETCHED = frozenset({"miss", "refetched", "relayed", "aside", "passed"})
+_FETCHED = frozenset({"miss", "refetched", "relayed", "aside", "passed", "tunnel"})
 _REOPEN_SECONDS = 1.0
 
 

@@ -9,7 +9,9 @@ of Gunicorn or wsgiref; a host gives it listeners and a way out.
 
 import logging
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import FileIO
@@ -26,6 +28,7 @@ from package_cache.rules import wire
 from package_cache.rules.answer import Reply, age, decide
 from package_cache.rules.content import Content, is_awaited
 from package_cache.rules.routes import is_own
+from package_cache.server.access import AccessRecord, Said
 from package_cache.server.admission import NOT_ADMITTED
 from package_cache.server.app import Application
 from package_cache.server.connections import (
@@ -40,8 +43,10 @@ from package_cache.server.connections import (
 )
 from package_cache.server.lookups import Lookups, Step
 from package_cache.server.reactor import Limits
+from package_cache.server.refusals import TooManyConnections, refuse
 from package_cache.server.sender import Sender
 from package_cache.server.sockets import raise_descriptor_limit
+from package_cache.server.tunnels import Tunnel
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +80,7 @@ class Loop(Sender):
         self._limits = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
         self._service, self._access, self._admission = application.service, application.access, application.admission
         self._routes = application.service.routes
+        self._tunnels = application.tunnels
         self._hotset = HotSet(application.service.generation, descriptors // 4)
         self._lookups = Lookups(application.service, self.call, self._go_on)
         self._asides = Lookups(application.service, self.call, self._go_on)
@@ -151,11 +157,7 @@ class Loop(Sender):
             head, size = parsed
             asked = simple(head, self._routes)
             if asked is None:
-                if is_awaited(head):
-                    connection.content = Content(head, size)
-                    self._read_content(connection, connection.content)
-                else:
-                    self._hand_over(connection)
+                self._pass_over(connection, head, size)
                 return
             connection.received = data[size:]
             if size == len(data) and size < 2048:
@@ -169,6 +171,48 @@ class Loop(Sender):
         connection.busy = True
         connection.begun = self._clock
         self._begin(connection, asked)
+
+    def _pass_over(self, connection: Connection, head: wire.Head, size: int) -> None:
+        """Leave to others what is not simple."""
+        if head.method == "CONNECT" and self._tunnels and connection.admitted:
+            self._make_tunnel(connection, head, connection.received[size:])
+        elif is_awaited(head):
+            connection.content = Content(head, size)
+            self._read_content(connection, connection.content)
+        else:
+            self._hand_over(connection)
+
+    def _make_tunnel(self, connection: Connection, head: wire.Head, received: bytes) -> None:
+        """Have a thread make a tunnel of the connection."""
+        self._forget(connection)
+        self.lent += 1
+        said = Said(head.method, head.target, head.combined.get("user-agent", "-"))
+        tunnels, begun = self._tunnels, self._clock
+
+        def carry() -> None:
+            tunnel = tunnels.carry(connection.socket, head, received, lambda: self._draining)
+            self.call(partial(self._end_tunnel, connection, said, tunnel, begun))
+
+        try:
+            self._service.run(carry)
+        except RuntimeError:
+            refused = Tunnel(refusal=TooManyConnections("there is no thread for a tunnel; try again in a while"))
+            self._end_tunnel(connection, said, refused, begun)
+
+    def _end_tunnel(self, connection: Connection, said: Said, tunnel: Tunnel, begun: float) -> None:
+        """A tunnel came to its end, or was not made."""
+        client = client_name(connection.address)
+        if tunnel.refusal is not None:
+            with suppress(OSError):
+                connection.socket.send(refuse(tunnel.refusal, client, self._access, said))
+            self._see_off(connection.socket, connection.address)
+            return
+        self.lent -= 1
+        connection.socket.close()
+        if self._access.enabled:
+            seconds = time.monotonic() - begun
+            record = AccessRecord(client, self._now, said, 200, tunnel.sent, "tunnel", tunnel.end, seconds, cut=False)
+            self._access.add(record)
 
     def _read_content(self, connection: Connection, content: Content) -> None:
         """Go on once the content has come to its end. Only the head is kept: nobody reads more of the request."""
