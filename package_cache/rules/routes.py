@@ -44,7 +44,7 @@ class Routes:
         if authority is not None and urlsplit(f"//{authority}").hostname not in {own, *self._own}:
             raise ForeignHost(f"this cache has nothing of {authority}{self._have()}")
         if target.path.startswith(RESERVED):
-            return replace(target, path=target.path.removeprefix(_OWN), home=_OWN)
+            return Target(target.path.removeprefix(_OWN), target.query, _OWN)
         for one in self._by_home:
             if target.path.startswith(one.home + "/"):
                 return _within(one, target, len(one.home))
