@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from package_cache.config import Config, TcpAddress, parse_source
@@ -13,6 +14,7 @@ from package_cache.engine.check import Checker
 from package_cache.engine.culling import Culler
 from package_cache.engine.damage import Damages
 from package_cache.engine.fills import Fills
+from package_cache.engine.health import Health, look_at
 from package_cache.engine.refetch import Refetch
 from package_cache.engine.room import Room
 from package_cache.engine.scrub import Scrub
@@ -26,6 +28,7 @@ from package_cache.rules.routes import Routes
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
+from package_cache.server.tunnels import Tunnels
 from package_cache.storage.audit import Audit
 from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
@@ -86,15 +89,17 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
     registry = stores.registry
     via = f"package-cache-{registry.instance}"
     space, culler = build_culler(config, stores)
+    fills = Fills(stores.parts, config.downloads)
     return Service(
         registry,
         stores.blobs,
-        Fills(stores.parts, config.downloads),
+        fills,
         _fetcher(config, via, stores.reports, throttle),
         LastUse(registry, time.time, culler.start),
         Room(space, culler),
         _damages(stores),
         _caretaker(config, stores),
+        Health(partial(look_at, registry, (stores.root / "parts-v1", stores.root / "blobs-v1")), fills.threads.run),
         via,
         routes_of(config),
     )
@@ -148,7 +153,8 @@ def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]
 
 def build_application(config: Config) -> Application:
     """The WSGI callable of a configuration."""
-    return Application(build_service(config), build_access_log(config), Admission(config.allow))
+    tunnels = Tunnels(frozenset(config.connect), config.timeouts)
+    return Application(build_service(config), build_access_log(config), Admission(config.allow), tunnels)
 
 
 def build_access_log(config: Config) -> AccessLog:

@@ -73,6 +73,12 @@ class NoRepository(RequestError):
     http_status = 404
 
 
+class NotImplementedHere(RequestError):
+    """What another host of this cache could do, and this one cannot (RFC 9110, section 15.6.2)."""
+
+    http_status = 501
+
+
 class ForeignHost(RequestError):
     """An absolute-form target for a host of which there is nothing here."""
 

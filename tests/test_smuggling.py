@@ -33,6 +33,7 @@ from package_cache.server.addresses import Listening
 from package_cache.server.app import read_head
 from package_cache.server.connections import head_again, simple
 from package_cache.server.gunicorn import GunicornServer
+from package_cache.server.reloading import Settings
 from package_cache.server.systemd import Notifier
 
 CLIENT, SERVER = ("203.0.113.9", 40000), ("127.0.0.1", 4000)
@@ -42,13 +43,13 @@ ROUTES = Routes((Repository("root", (Source("http://mirror.example"),)),), froze
 @pytest.fixture(scope="module")
 def cfg() -> Any:
     """Gunicorn's settings as the product makes them."""
-    server = GunicornServer(
+    settings = Settings(
         Config(),
-        Listening([]),
-        lambda: pytest.fail("no worker here"),
-        Notifier(""),
-        lambda _: pytest.fail("nor an arbiter"),
+        lambda: pytest.fail("no reload here"),
+        lambda _: pytest.fail("nor a worker"),
+        lambda _: pytest.fail("nor a log"),
     )
+    server = GunicornServer(settings, Listening([]), Notifier(""), lambda _: pytest.fail("nor an arbiter"))
     assert "http_parser" not in server.cfg.settings or server.cfg.http_parser == "python"  # it came with Gunicorn 25.2
     return server.cfg
 

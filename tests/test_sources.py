@@ -427,8 +427,8 @@ def test_a_source_is_told_who_asks_and_not_what_the_client_sent(origin: Origin, 
 def test_a_source_that_leads_back_is_found_out(start: Callable[..., Proxy]) -> None:
     port = free_port()
     answer = start(f"http://127.0.0.1:{port}/", arguments=["--port", str(port)]).get("/a.tar")
-    assert answer.status == 502
-    assert b"508" in answer.body
+    assert answer.status == 508
+    assert b"every source leads back to this cache" in answer.body
 
 
 # Proxies and TLS

@@ -50,7 +50,9 @@ def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
 _GROUPS = {
     "what is served, and where it is kept": ("source", "balance", "cache", "scrub"),
     "how much is kept (what was used longest ago goes first, what is pinned stays)": ("max_size", "min_free", "max_age"),
-    "how it is served": (*("listen", "allow", "host", "port", "server", "workers", "threads", "connections", "downloads"),),
+    "how it is served": (
+        *("listen", "allow", "connect", "host", "port", "server", "workers", "threads", "connections", "downloads"),
+    ),
     "what is logged": ("verbose", "access_log", "access_format", "syslog"),
 }
 

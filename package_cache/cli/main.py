@@ -26,19 +26,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         return commands.run(words)
+
+    def read() -> Config:
+        return _configuration(*arguments.read(words, commands.summaries()))
+
     try:
-        config = _configuration(*arguments.read(words, commands.summaries()))
+        config = read()
     except ConfigError as error:
         return commands.fail(WRONG_OPTIONS, *error.problems)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings were read a moment ago
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)
         from package_cache.cli.serving import serve  # noqa: PLC0415 - the other commands start without a server
 
-        _leave(serve(config))
+        _leave(serve(config, read))
     except PackageCacheError as error:
         return commands.fail(FAILED, str(error))
     except _Terminated:

@@ -4,24 +4,32 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from package_cache import compose
+from package_cache.cli import logs
 from package_cache.cli.command import FAILED
 from package_cache.config import Config
 from package_cache.server import addresses, systemd
-from package_cache.server.standalone import StandaloneServer
+from package_cache.server.app import Application
+from package_cache.server.reloading import Settings
+from package_cache.server.standalone import Renewal, StandaloneServer
 from package_cache.upstream.agent import software
 
 
-def serve(config: Config) -> int:
-    """Serve until the end; the exit code. Raises PackageCacheError where that cannot begin."""
+def serve(config: Config, read: Callable[[], Config]) -> int:
+    """Serve until the end; the exit code. Raises PackageCacheError where that cannot begin.
+
+    At SIGHUP `read` gives the settings as they are then, or raises ConfigError.
+    """
+    settings = Settings(config, read, compose.build_application, logs.configure)
     # Taken out: other programs, and the arbiter of Gunicorn, would take what is meant for this process.
     notifier = systemd.Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
     sockets = systemd.inherited(os.environ)
     inherited = addresses.Listening(sockets) if sockets else None
     if config.server == "gunicorn":
-        return _serve_with_gunicorn(config, inherited, notifier)
-    return _serve_alone(config, inherited, notifier)
+        return _serve_with_gunicorn(settings, inherited, notifier)
+    return _serve_alone(settings, inherited, notifier)
 
 
 def _announce(config: Config, places: str) -> None:
@@ -34,12 +42,21 @@ def _announce(config: Config, places: str) -> None:
         print(f"package-cache: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _serve_alone(config: Config, inherited: addresses.Listening | None, notifier: systemd.Notifier) -> int:
+def _serve_alone(settings: Settings, inherited: addresses.Listening | None, notifier: systemd.Notifier) -> int:
+    config = settings.config
+
+    def make() -> tuple[Config, Application] | None:
+        notifier.reloading()
+        application = settings.renew()
+        return (settings.config, application) if application is not None else None
+
     with inherited or addresses.listen(config) as listening:
-        server = StandaloneServer(config, listening, compose.build_application(config), software())
+        server = StandaloneServer(config, listening, settings.build(), software())
+        renewal = Renewal(make, notifier.ready)
         try:
-            signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, config.timeouts.graceful))
+            signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, settings.config.timeouts.graceful))
             signal.signal(signal.SIGINT, lambda *_: _stop(server, notifier, 0.0))
+            signal.signal(signal.SIGHUP, lambda *_: server.renew(renewal))
             _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
             notifier.ready()
             server.serve()
@@ -56,19 +73,13 @@ def _stop(server: StandaloneServer, notifier: systemd.Notifier, patience: float)
         signal.signal(number, lambda *_: server.stop(0.0))
 
 
-def _serve_with_gunicorn(config: Config, inherited: addresses.Listening | None, notifier: systemd.Notifier) -> int:
+def _serve_with_gunicorn(settings: Settings, inherited: addresses.Listening | None, notifier: systemd.Notifier) -> int:
     from package_cache.server.gunicorn import GunicornServer, upgraded  # noqa: PLC0415 - the bare command does without
 
     arbiter = os.getpid()
-    with inherited or upgraded(os.environ) or addresses.listen(config) as listening:
+    with inherited or upgraded(os.environ) or addresses.listen(settings.config) as listening:
         try:
-            GunicornServer(
-                config,
-                listening,
-                lambda: compose.build_application(config),
-                notifier,
-                lambda places: _announce(config, places),
-            ).run()
+            GunicornServer(settings, listening, notifier, lambda places: _announce(settings.config, places)).run()
         except SystemExit as end:
             # The workers are forked in there; what their codes mean is between them and the arbiter.
             if os.getpid() != arbiter:

@@ -7,7 +7,8 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Callable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_interface
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
@@ -23,6 +24,8 @@ _ADDRESSES = (
     "an address looks like 127.0.0.1:4000, [::1]:4000, :4000 (all of this machine's) or unix:/run/package-cache.sock"
 )
 _NETWORKS = "a network looks like 192.168.0.0/16, 192.168.1.7, fd00::/8 or ::1"
+_ENDS = "the end of a tunnel looks like mirror.example:443 or [2001:db8::1]:443"
+_END = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._\-]+)):([0-9]{1,5})")
 _LONGEST_PATH = 107
 """Bytes of a unix socket's path (sun_path of unix(7), less its end)."""
 _T = TypeVar("_T")
@@ -161,6 +164,24 @@ def parse_allow(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     if not text.strip():
         raise ValueError(f"no network is named, so nobody could ask; {_NETWORKS}")
     return each(parse_network, text)
+
+
+def parse_end(text: str) -> TcpAddress:
+    """The end of a tunnel: a name in lower case, or an IP address in normal form, and a port."""
+    match = _END.fullmatch(text)
+    if match is None or not 1 <= int(match[3]) <= 65535:
+        raise ValueError(f"{text!r} is not a host and a port; {_ENDS}")
+    host = (match[1] or match[2]).lower().removesuffix(".")
+    with suppress(ValueError):
+        return TcpAddress(str(ip_address(host)), int(match[3]))
+    if match[1] or not host:
+        raise ValueError(f"{text!r} has no IPv6 address in its brackets; {_ENDS}")
+    return TcpAddress(host, int(match[3]))
+
+
+def parse_connect(text: str) -> tuple[TcpAddress, ...]:
+    """One or more `--connect` values, parted by blanks."""
+    return each(parse_end, text)
 
 
 def parse_port(text: str) -> int:

@@ -70,6 +70,11 @@ _ALL = (
         *("everybody", True),
     ),
     Setting(
+        *("connect", parsing.parse_connect, "HOST:PORT"),
+        "where clients may have a tunnel to, by CONNECT, such as mirror.example:443 (repeat it)",
+        *("nowhere", True),
+    ),
+    Setting(
         *("server", parsing.parse_server, "|".join(parsing.SERVERS)),
         "the server to run under: wsgiref is one process, gunicorn is for production",
         _DEFAULT.server,
@@ -111,6 +116,7 @@ _LIMITS = {
     "idle": "for a client's next request",
     "send": "for a client to take what was sent",
     "graceful": "for running answers, when the server is told to stop",
+    "tunnel": "for anything to move in a tunnel",
 }
 TIMEOUTS = {
     f"{one.name}_timeout": Setting(

@@ -15,7 +15,7 @@ class Timeouts:
     Towards a source: `connect` to accept a connection, `head` for the whole head of an answer, `stall` between two
     blocks of a body, `crawl` for as many KiB of it.
     Towards a client: `request` for a whole request head, `idle` for the next request, `send` to take what was sent,
-    `graceful` for running answers when the server is told to stop.
+    `graceful` for running answers when the server is told to stop, `tunnel` for anything to move in a tunnel.
     """
 
     connect: float = 5.0
@@ -26,6 +26,7 @@ class Timeouts:
     send: float = 60.0
     graceful: float = 300.0
     crawl: float = 30.0
+    tunnel: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,9 @@ class UnixAddress:
 class Config:
     """Everything that can be set. `cache` is None where the user's cache directory of the system is meant.
 
-    `source` are the sources of the repository at `/`. `max_size` is in bytes, `max_age` in seconds; a bound that is None is
-    not kept. `scrub` is in how many seconds every stored file is read through once; None if that is not done.
+    `source` are the sources of the repository at `/`, `connect` is where tunnels may lead. `max_size` is in bytes and
+    `max_age` in seconds; a bound that is None is not kept. `scrub` is in how many seconds every stored file is read through
+    once; None if that is not done.
     """
 
     source: tuple[Source, ...] = ()
@@ -59,6 +61,7 @@ class Config:
     host: str = "localhost"
     port: int = 4000
     allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    connect: tuple[TcpAddress, ...] = ()
     server: str = "wsgiref"
     workers: int = 2
     threads: int = 128

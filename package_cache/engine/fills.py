@@ -354,7 +354,7 @@ class Fills:
         self.line = Line(downloads, self.threads)
         self._parts = parts
         self._guard = threading.Lock()
-        self._running: dict[Key, Fill] = {}
+        self.running: dict[Key, Fill] = {}
 
     def join(self, key: Key, lead: Lead, run: Run | None = None, client: str = "") -> tuple[Fill, bool]:
         """The fill of a key, begun with `lead` if nobody runs it; and whether it was running already.
@@ -364,10 +364,10 @@ class Fills:
         Raises StoreError if the disk refuses.
         """
         with self._guard:
-            fill = self._running.get(key)
+            fill = self.running.get(key)
             if fill is not None and fill.enter():
                 return fill, True
-            fill = self._running[key] = Fill(key, lead, client, self)
+            fill = self.running[key] = Fill(key, lead, client, self)
         try:
             return fill, not self._begin(fill, run or self.threads.run)
         except BaseException as error:
@@ -396,5 +396,5 @@ class Fills:
         """Count one user less of a fill."""
         if fill.leave():
             with self._guard:
-                if self._running.get(fill.key) is fill:
-                    del self._running[fill.key]
+                if self.running.get(fill.key) is fill:
+                    del self.running[fill.key]

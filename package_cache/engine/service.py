@@ -16,6 +16,7 @@ from package_cache.engine.answers import Answer
 from package_cache.engine.caretaker import Caretaker
 from package_cache.engine.damage import Damages
 from package_cache.engine.fills import Fill, FillReader, Fills
+from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.leader import Leader
 from package_cache.engine.line import Run
@@ -37,7 +38,7 @@ from package_cache.errors import (
 from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.answer import Serving, decide, problem
 from package_cache.rules.freshness import normal_accept
-from package_cache.rules.routes import Routes
+from package_cache.rules.routes import Routes, is_own
 from package_cache.rules.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.targets import key_of
 from package_cache.rules.transfer import Transfer
@@ -65,6 +66,7 @@ class Service:
         room: Room,
         damages: Damages,
         caretaker: Caretaker,
+        health: Health,
         via: str,
         routes: Routes,
     ) -> None:
@@ -78,9 +80,20 @@ class Service:
         self._damages = damages
         self.caretaker = caretaker
         self._absences = Absences(registry.database)
+        self._health = health
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, self._storing, room)
         self._via = via
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it downloads nothing, and nobody waits for a download."""
+        return not self._fills.running
+
+    def retire(self) -> None:
+        """Another service has its place: keep nothing in order any more. What runs comes to its end."""
+        self._leader.close()
+        self.caretaker.close()
 
     def close(self) -> None:
         """Write what is pending and close what is idle. Running downloads go on until the process ends."""
@@ -110,6 +123,8 @@ class Service:
 
     def seek(self, request: Request, run: Run) -> HotFile | Answer | Pending:
         """As `begin`, but a package file that is here comes opened, to be kept at hand. Raises `PackageCacheError`."""
+        if is_own(request.target):
+            return self._own(request)
         self._refuse_loops(request)
         wanted = self._wanted(request)
         try:
@@ -135,12 +150,18 @@ class Service:
     def begin(self, request: Request) -> Answer | Pending:
         """Answer a request, or join the fill that will. Raises `PackageCacheError`."""
         self.caretaker.begin()
+        if is_own(request.target):
+            return self._own(request)
         self._refuse_loops(request)
         wanted = self._wanted(request)
         try:
             return self.attempt(request, self._look(wanted), 1)
         except StoreError as error:
             return self.after_failure(request, wanted, error)
+
+    def _own(self, request: Request) -> Answer:
+        """What this cache says of itself. Waits for a bounded time."""
+        return self._health.answer(request.target, self.serving("fwd=bypass"))
 
     def _refuse_loops(self, request: Request) -> None:
         if self._via in request.fields.get("via", ""):

@@ -16,6 +16,7 @@ from package_cache.rules.targets import authority_of, parse_target, parts_of
 
 RESERVED = "/-/"
 """The beginning of paths that are this cache's own business, and no repository's."""
+_OWN = RESERVED.rstrip("/")
 _REMEMBERED = 1024
 
 
@@ -34,7 +35,7 @@ class Routes:
         """What a request names, by its target and its Host; `own` is another host that this cache goes by.
 
         Raises BadRequest for what names nothing, ForeignHost where it is used as a proxy for a host that it does not serve,
-        NoRepository for a path that no repository has.
+        NoRepository for a path that no repository has. What is this cache's own business is found too; see `is_own`.
         """
         authority, target = parse_target(text)
         placed = self._placed(self._of_host(host) if authority is None else authority, target)
@@ -42,10 +43,11 @@ class Routes:
             return placed
         if authority is not None and urlsplit(f"//{authority}").hostname not in {own, *self._own}:
             raise ForeignHost(f"this cache has nothing of {authority}{self._have()}")
-        if not target.path.startswith(RESERVED):
-            for one in self._by_home:
-                if target.path.startswith(one.home + "/"):
-                    return _within(one, target, len(one.home))
+        if target.path.startswith(RESERVED):
+            return Target(target.path.removeprefix(_OWN), target.query, _OWN)
+        for one in self._by_home:
+            if target.path.startswith(one.home + "/"):
+                return _within(one, target, len(one.home))
         raise NoRepository(f"this cache has nothing at {target.path}{self._have()}")
 
     def named(self, text: str) -> Target:
@@ -98,6 +100,11 @@ class Routes:
         told = [f"paths that begin with {', '.join(paths)}"] if paths else []
         told += [f"what belongs to {', '.join(hosts)}"] if hosts else []
         return f"; it has {', and '.join(told)}" if told else ""
+
+
+def is_own(target: Target) -> bool:
+    """Whether it is this cache's own business: never asked of a source, and never stored."""
+    return target.home == _OWN
 
 
 _UNKNOWN = Repository("", ())

@@ -42,6 +42,7 @@ MAX_UNMARKED = 1 << 36
 _ENDLESS = "gave neither a length nor a chunked body, so its end could not be told"
 _MISSING = frozenset({404, 410})
 _REFUSALS = frozenset({403, 404, 410, 451})
+_LOOP = 508
 _FAULTS = frozenset({429, *range(500, 1000)})
 """What a source says that cannot serve anybody now."""
 _LATER = frozenset({408, 425})
@@ -376,6 +377,8 @@ class Transfer:
         if all(status in _REFUSALS for status in refused):
             missing = any(status in _MISSING for status in refused)
             return GiveUp(404 if missing else refused[0] or 404, reasons, answered)
+        if all(status == _LOOP for status in refused):
+            return GiveUp(_LOOP, f"every source leads back to this cache: {reasons}", answered)
         timeout = all(mirror.timed_out or mirror.refused in _REFUSALS for mirror in self._mirrors)
         return GiveUp(504 if timeout else 502, reasons, answered)
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 logger = logging.getLogger("package_cache.access")
 
-_FETCHED = frozenset({"miss", "refetched", "relayed", "aside", "passed"})
+_FETCHED = frozenset({"miss", "refetched", "relayed", "aside", "passed", "tunnel"})
 _REOPEN_SECONDS = 1.0
 
 
@@ -103,6 +103,14 @@ class Sink(Protocol):
         """Write whole lines, without their line ends."""
         ...
 
+    def reopen(self) -> None:
+        """Write to what has the name of the log now: its file may have been moved away."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        ...
+
 
 class LoggerSink:
     """To the logger `package_cache.access`, where somebody listens to it: the command does with `-v`."""
@@ -116,6 +124,12 @@ class LoggerSink:
         """One record of the log a line."""
         for line in lines:
             logger.info("%s", line)
+
+    def reopen(self) -> None:
+        """Not this one's business."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class FileSink:
@@ -139,10 +153,14 @@ class FileSink:
             os.write(self._descriptor, ("\n".join(lines) + "\n").encode("ascii", "backslashreplace"))
 
     def _reopen_if_moved(self) -> None:
-        now = time.monotonic()
-        if self._path is None or now - self._looked < _REOPEN_SECONDS:
+        if time.monotonic() - self._looked >= _REOPEN_SECONDS:
+            self.reopen()
+
+    def reopen(self) -> None:
+        """Write to the file that has the name now; one that is moved away or gone is made anew."""
+        if self._path is None:
             return
-        self._looked = now
+        self._looked = time.monotonic()
         with suppress(OSError):
             if self._path.exists() and os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
                 return
@@ -150,9 +168,18 @@ class FileSink:
             os.close(self._descriptor)
             self._descriptor = fresh
 
+    def close(self) -> None:
+        """Close the file. What is written later is lost."""
+        if self._path is not None and self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
 
 class AccessLog:
-    """Gathers records and writes them when `flush` is called. Safe for any number of threads."""
+    """Gathers records and writes them when `flush` is called. Safe for any number of threads.
+
+    Once another one has its place, that one gets what still comes.
+    """
 
     def __init__(self, sink: Sink, form: str = "combined") -> None:
         self._sink = sink
@@ -162,14 +189,18 @@ class AccessLog:
         """What is still to be written."""
         self._second = 0
         self._stamp = ""
+        self._successor: AccessLog | None = None
 
     @property
     def enabled(self) -> bool:
         """Whether anybody reads the log."""
-        return self._sink.wanted
+        return self._sink.wanted if self._successor is None else self._successor.enabled
 
     def add(self, record: AccessRecord) -> None:
         """Note a finished request."""
+        if self._successor is not None:
+            self._successor.add(record)
+            return
         if self._json:
             self.lines.append(as_json(record))
             return
@@ -183,6 +214,31 @@ class AccessLog:
         if not self.lines:
             return
         with self._guard:
-            lines = [self.lines.popleft() for _ in range(len(self.lines))]
-            if lines:
-                self._sink.write(lines)
+            self._write()
+
+    def _write(self) -> None:
+        lines = [self.lines.popleft() for _ in range(len(self.lines))]
+        if lines and self._successor is None:
+            self._sink.write(lines)
+        elif self._successor is not None:
+            self._successor.lines.extend(lines)
+            self._successor.flush()
+
+    def reopen(self) -> None:
+        """Write what was gathered; what comes goes to the file that has the name of the log then."""
+        with self._guard:
+            self._write()
+            self._sink.reopen()
+
+    def give_way(self, successor: "AccessLog") -> None:
+        """Write what was gathered. Requests that are still running are noted in another log when they end."""
+        with self._guard:
+            self._write()
+            self._successor = successor
+            self._sink.close()
+
+    def close(self) -> None:
+        """Write what was gathered, and nothing more."""
+        with self._guard:
+            self._write()
+            self._sink.close()

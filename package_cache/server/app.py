@@ -21,13 +21,23 @@ from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
-from package_cache.errors import BadRequest, FillError, Forbidden, NotAllowed, PackageCacheError, RequestError
+from package_cache.errors import (
+    BadRequest,
+    FillError,
+    Forbidden,
+    NotAllowed,
+    NotImplementedHere,
+    PackageCacheError,
+    RequestError,
+)
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import METHODS
 from package_cache.rules.content import MAX_CONTENT, is_small
+from package_cache.rules.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
-from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission
+from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
+from package_cache.server.tunnels import NOWHERE, Tunnels
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -47,10 +57,13 @@ is known, and a connection is cut only where the body may not go on."""
 class Application:
     """The WSGI callable."""
 
-    def __init__(self, service: Service, access: AccessLog, admission: Admission = EVERYBODY) -> None:
+    def __init__(
+        self, service: Service, access: AccessLog, admission: Admission = EVERYBODY, tunnels: Tunnels = NOWHERE
+    ) -> None:
         self.service = service
         self.access = access
         self.admission = admission
+        self.tunnels = tunnels
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
@@ -71,19 +84,36 @@ class Application:
         start_response(_status_line(answer.reply.status), list(answer.reply.fields))
         return self._body(answer, environ, account, ends=ends and _is_known(environ))
 
+    def close(self) -> None:
+        """Let go of everything. Running downloads go on until the process ends."""
+        self.service.close()
+        self.access.close()
+
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
         client = str(environ.get("REMOTE_ADDR") or "")
-        if not self.admission.admits(client):
+        own = str(environ.get("SERVER_NAME", "")).lower()
+        if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, own)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
         if is_small(head):
             _read_content(environ)
         if head.method not in METHODS:
-            raise NotAllowed(f"{head.method} is not allowed here; {', '.join(METHODS)} are")
-        own = str(environ.get("SERVER_NAME", "")).lower()
+            raise self._not_allowed(head.method)
         target = self.service.routes.find(head.target, head.combined.get("host"), own)
         modern = head.minor == 1 and _is_known(environ)
         return self.service.answer(Request(head.method, target, head.combined, modern, client))
+
+    def _not_allowed(self, method: str) -> RequestError:
+        if method == "CONNECT" and self.tunnels:
+            return NotImplementedHere("tunnels are made by the servers of the command package-cache, and by no other one")
+        where = "; --connect says where tunnels may lead" if method == "CONNECT" else ""
+        return NotAllowed(f"{method} is not allowed here, {' and '.join(METHODS)} are{where}")
+
+    def _asks_how_it_fares(self, head: wire.Head, own: str) -> bool:
+        try:
+            return is_own(self.service.routes.find(head.target, head.combined.get("host"), own))
+        except RequestError:
+            return False
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):

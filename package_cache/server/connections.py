@@ -19,7 +19,7 @@ from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply
 from package_cache.rules.content import Content
-from package_cache.rules.routes import Routes
+from package_cache.rules.routes import Routes, is_own
 from package_cache.server.access import Said
 from package_cache.server.sockets import READ
 
@@ -54,6 +54,8 @@ class Connection:
     address: object
     moved: float
     events: int = READ
+    admitted: bool = True
+    """Whether it may ask for files; on this machine, who may not asks how the service fares all the same."""
     received: bytes = b""
     content: Content | None = None
     """What follows a head that was received, and is to be read before it is answered."""
@@ -94,7 +96,7 @@ class Counters:
 
 def simple(head: wire.Head, routes: Routes) -> Asked | None:
     """The request, if it is one that the loop answers itself; what is not goes to the host's ordinary path."""
-    if head.method not in ("GET", "HEAD") or head.minor != 1 or head.has_body:
+    if head.method not in ("GET", "HEAD") or head.has_body:
         return None
     fields = head.combined
     if not _NOT_SIMPLE.isdisjoint(fields):
@@ -103,7 +105,10 @@ def simple(head: wire.Head, routes: Routes) -> Asked | None:
         target = routes.find(head.target, fields.get("host"))
     except PackageCacheError:
         return None
-    hot = "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
+    own = is_own(target)
+    if head.minor != 1 and not own:  # who asks how the service fares is often as old, and must not wait
+        return None
+    hot = not own and "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
     request = Request(head.method, target, fields)
     said = Said(head.method, head.target, fields.get("user-agent", "-"))
     return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)

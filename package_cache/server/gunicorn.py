@@ -26,7 +26,7 @@ from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from package_cache.config import Config, Timeouts
+from package_cache.config import Timeouts
 from package_cache.errors import BadRequest, PackageCacheError
 from package_cache.rules import wire
 from package_cache.server import addresses
@@ -36,6 +36,7 @@ from package_cache.server.connections import client_name
 from package_cache.server.loop import Loop
 from package_cache.server.reactor import Limits
 from package_cache.server.refusals import refuse
+from package_cache.server.reloading import Settings
 from package_cache.server.systemd import Notifier
 
 logger = logging.getLogger(__name__)
@@ -59,30 +60,28 @@ def upgraded(environment: MutableMapping[str, str]) -> Listening | None:
 
 
 class GunicornServer(BaseApplication):  # type: ignore[misc]
-    """Serves the application that `make` builds in each worker.
+    """Serves the application of the settings, built in each worker.
 
     `answering` is called once, when every worker answers requests, with the places where it listens.
     """
 
     def __init__(
         self,
-        config: Config,
+        settings: Settings,
         listening: Listening,
-        make: Callable[[], Application],
         notifier: Notifier,
         answering: Callable[[str], None],
     ) -> None:
         self.listening = listening
         self.notifier = notifier
         self.answering = answering
-        self._config = config
-        self._make = make
+        self._settings = settings
         self._binds = [f"fd://{one.detach()}" for one in listening.sockets]
         super().__init__()
 
     def load_config(self) -> None:
         """Hand our settings over; no file and no environment variable of Gunicorn's is read."""
-        config = self._config
+        config = self._settings.config
         settings = {
             "bind": self._binds,
             "workers": config.workers,
@@ -107,10 +106,19 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
     def load(self) -> Application:
         """Build the application; called once in each worker."""
         try:
-            return self._make()
+            return self._settings.build()
         except (PackageCacheError, OSError) as error:
             logger.error("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def renew(self) -> bool:
+        """Read the settings again, and try what the workers will do with them; whether they can be used."""
+        application = self._settings.renew()
+        if application is None:
+            return False
+        application.close()
+        self.do_load_config()
+        return True
 
     def run(self) -> None:
         """Serve until told to stop; ends in SystemExit."""
@@ -148,9 +156,15 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
             self._server.notifier.ready()
 
     def reload(self) -> None:
-        """SIGHUP: start new workers and tell the old ones to end. There is no configuration to be read anew."""
-        self._settled = False
+        """SIGHUP: read the settings again, start new workers and tell the old ones to end; these stay if that cannot be."""
         self._server.notifier.reloading()
+        if not self._server.renew():
+            self.kill_workers(signal.SIGUSR1)
+            if self._settled:
+                self._server.notifier.ready()
+            return
+        self._settled = False
+        self.setup(self.app)
         self._retired = self.worker_age
         self.manage_workers()
 
@@ -248,6 +262,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             loop.turns(1.0)
         loop.drain()
+        self.wsgi.access.reopen()
         for one in self.sockets:
             one.close()
         deadline = time.monotonic() + min(self.limits.graceful, max(0, self.cfg.graceful_timeout - _RESERVE_SECONDS))
@@ -266,6 +281,12 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         """Hear of signals from here on."""
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+
+    def handle_usr1(self, sig: Any, frame: Any) -> None:
+        """SIGUSR1: the access log may have been moved away."""
+        super().handle_usr1(sig, frame)
+        if self._loop is not None:
+            self._loop.call(self.wsgi.access.reopen)
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
         """SIGQUIT, from an arbiter that got SIGINT: end now."""

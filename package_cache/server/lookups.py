@@ -1,7 +1,8 @@
 """What the event loop has threads do: look into the registry, open files, join fills, and then download.
 
 A look at a slow disk stalls nobody. So many run at once and no more; a thread that goes on to download counts no longer.
-HEAD of a file that is not here waits for a source, so those are counted apart: GET need never wait for one.
+HEAD of a file that is not here waits for a source, so those are counted apart: GET need never wait for one. So are the
+paths of this cache itself, which tell in a bounded time that a disk is slow.
 """
 
 import logging
@@ -16,6 +17,7 @@ from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.service import Service
 from package_cache.errors import FillError, PackageCacheError
+from package_cache.rules.routes import is_own
 from package_cache.server.connections import Asked, Connection
 
 logger = logging.getLogger(__name__)
@@ -48,12 +50,16 @@ class Lookups:
         self._call = call
         self._found = found
         self._lanes = {"GET": _Lane(), "HEAD": _Lane()}
+        self._own = _Lane()
 
     def begin(self, connection: Connection, asked: Asked, find: Find) -> None:
         """Have a thread find the next step. Called in the loop's thread."""
-        lane = self._lanes[asked.request.method]
+        lane = self._lane(asked)
         lane.waiting.append((connection, asked, find))
         self._start(lane)
+
+    def _lane(self, asked: Asked) -> _Lane:
+        return self._own if is_own(asked.request.target) else self._lanes[asked.request.method]
 
     def _start(self, lane: _Lane) -> None:
         while lane.waiting and lane.running < AT_ONCE:
@@ -78,7 +84,7 @@ class Lookups:
             download()
 
     def _end(self, connection: Connection, asked: Asked, step: Step) -> None:
-        lane = self._lanes[asked.request.method]
+        lane = self._lane(asked)
         lane.running -= 1
         self._start(lane)
         self._found(connection, asked, step)

@@ -9,7 +9,9 @@ of Gunicorn or wsgiref; a host gives it listeners and a way out.
 
 import logging
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import FileIO
@@ -20,11 +22,14 @@ from package_cache.engine.fills import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
-from package_cache.errors import RequestError
+from package_cache.errors import Forbidden, RequestError
 from package_cache.model import Request
 from package_cache.rules import wire
 from package_cache.rules.answer import Reply, age, decide
 from package_cache.rules.content import Content, is_awaited
+from package_cache.rules.routes import is_own
+from package_cache.server.access import AccessRecord, Said
+from package_cache.server.admission import NOT_ADMITTED
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
@@ -38,8 +43,10 @@ from package_cache.server.connections import (
 )
 from package_cache.server.lookups import Lookups, Step
 from package_cache.server.reactor import Limits
+from package_cache.server.refusals import TooManyConnections, refuse
 from package_cache.server.sender import Sender
 from package_cache.server.sockets import raise_descriptor_limit
+from package_cache.server.tunnels import Tunnel
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +68,37 @@ class Loop(Sender):
         limits: Limits,
         software: str,
     ) -> None:
-        descriptors = raise_descriptor_limit()
-        room = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
-        super().__init__(listeners, application.service, application.access, application.admission, room)
-        self._routes = application.service.routes
-        self._hotset = HotSet(application.service.generation, descriptors // 4)
+        super().__init__(listeners, application.service, application.access, application.admission, limits)
         self._fallback = fallback
+        self._software = software
+        self._noted = 0.0
+        self._serve(application, limits)
+
+    def _serve(self, application: Application, limits: Limits) -> None:
+        """Have an application answer what is asked from now on."""
+        descriptors = raise_descriptor_limit()
+        self._limits = Limits(min(limits.connections, descriptors // 2), limits.timeouts)
+        self._service, self._access, self._admission = application.service, application.access, application.admission
+        self._routes = application.service.routes
+        self._tunnels = application.tunnels
+        self._hotset = HotSet(application.service.generation, descriptors // 4)
         self._lookups = Lookups(application.service, self.call, self._go_on)
         self._asides = Lookups(application.service, self.call, self._go_on)
         """Apart, as these wait for sources, and the others must not wait for them."""
-        self._software = software
         self._memo: dict[bytes, Asked] = {}
-        self._noted = 0.0
+
+    def renew(self, application: Application, limits: Limits) -> None:
+        """Answer with another application what is asked from now on. Called in the loop's thread.
+
+        What is being answered comes to its end as it began.
+        """
+        self._note_use()
+        self._hotset.clear()
+        before, self._access = self._access, application.access
+        before.give_way(application.access)
+        self._serve(application, limits)
+        for connection in self._connections.values():
+            connection.admitted = self._admission.admits(client_name(connection.address))
 
     # -- turns
 
@@ -131,21 +157,62 @@ class Loop(Sender):
             head, size = parsed
             asked = simple(head, self._routes)
             if asked is None:
-                if is_awaited(head):
-                    connection.content = Content(head, size)
-                    self._read_content(connection, connection.content)
-                else:
-                    self._hand_over(connection)
+                self._pass_over(connection, head, size)
                 return
             connection.received = data[size:]
             if size == len(data) and size < 2048:
                 if len(self._memo) >= _MEMO:
                     self._memo.clear()
                 self._memo[data] = asked
+        if not connection.admitted and not is_own(asked.request.target):
+            self._refuse(connection, Forbidden(NOT_ADMITTED))
+            return
         connection.asked = asked
         connection.busy = True
         connection.begun = self._clock
         self._begin(connection, asked)
+
+    def _pass_over(self, connection: Connection, head: wire.Head, size: int) -> None:
+        """Leave to others what is not simple."""
+        if head.method == "CONNECT" and self._tunnels and connection.admitted:
+            self._make_tunnel(connection, head, connection.received[size:])
+        elif is_awaited(head):
+            connection.content = Content(head, size)
+            self._read_content(connection, connection.content)
+        else:
+            self._hand_over(connection)
+
+    def _make_tunnel(self, connection: Connection, head: wire.Head, received: bytes) -> None:
+        """Have a thread make a tunnel of the connection."""
+        self._forget(connection)
+        self.lent += 1
+        said = Said(head.method, head.target, head.combined.get("user-agent", "-"))
+        tunnels, begun = self._tunnels, self._clock
+
+        def carry() -> None:
+            tunnel = tunnels.carry(connection.socket, head, received, lambda: self._draining)
+            self.call(partial(self._end_tunnel, connection, said, tunnel, begun))
+
+        try:
+            self._service.run(carry)
+        except RuntimeError:
+            refused = Tunnel(refusal=TooManyConnections("there is no thread for a tunnel; try again in a while"))
+            self._end_tunnel(connection, said, refused, begun)
+
+    def _end_tunnel(self, connection: Connection, said: Said, tunnel: Tunnel, begun: float) -> None:
+        """A tunnel came to its end, or was not made."""
+        client = client_name(connection.address)
+        if tunnel.refusal is not None:
+            with suppress(OSError):
+                connection.socket.send(refuse(tunnel.refusal, client, self._access, said))
+            self._see_off(connection.socket, connection.address)
+            return
+        self.lent -= 1
+        connection.socket.close()
+        if self._access.enabled:
+            seconds = time.monotonic() - begun
+            record = AccessRecord(client, self._now, said, 200, tunnel.sent, "tunnel", tunnel.end, seconds, cut=False)
+            self._access.add(record)
 
     def _read_content(self, connection: Connection, content: Content) -> None:
         """Go on once the content has come to its end. Only the head is kept: nobody reads more of the request."""

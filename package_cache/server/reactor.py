@@ -18,7 +18,7 @@ from package_cache.errors import BadRequest, Forbidden, RequestError
 from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessLog
 from package_cache.server.addresses import BACKLOG
-from package_cache.server.admission import NOT_ADMITTED, Admission
+from package_cache.server.admission import NOT_ADMITTED, Admission, is_local
 from package_cache.server.connections import Connection, Counters, client_name
 from package_cache.server.entrance import Entrance
 from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
@@ -244,7 +244,8 @@ class Reactor(ABC):
             return False
         accepted, address = arrival
         self.counters.accepted += 1
-        if not self._admission.admits(client_name(address)):
+        client = client_name(address)
+        if not self._admission.admits(client) and not is_local(client):
             self._turn_away(accepted, address, Forbidden(NOT_ADMITTED))
         elif len(self._connections) + self.lent >= self._limits.connections:
             self._turn_away(accepted, address, TooManyConnections("too many connections; try again in a while"))
@@ -266,6 +267,7 @@ class Reactor(ABC):
     def _take(self, accepted: socket.socket, address: object) -> Connection:
         accepted.settimeout(0)
         connection = Connection(accepted, accepted.fileno(), address, self._clock)
+        connection.admitted = self._admission.admits(client_name(address))
         self._connections[connection.descriptor] = connection
         self._poller.register(connection.descriptor, READ)
         return connection

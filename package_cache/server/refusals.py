@@ -11,6 +11,9 @@ from package_cache.rules.answer import RETRY_SECONDS
 from package_cache.rules.fields import format_date
 from package_cache.server.access import AccessLog, AccessRecord, Said
 
+NOTHING = Said("-", "-", "-")
+"""What is known of a request that could not be read."""
+
 
 class RequestTimeout(RequestError):
     """The head was begun and not ended in time (RFC 9110, section 15.5.9)."""
@@ -26,13 +29,13 @@ class TooManyConnections(RequestError):
     close = True
 
 
-def refuse(error: RequestError, client: str, log: AccessLog) -> bytes:
+def refuse(error: RequestError, client: str, log: AccessLog, said: Said = NOTHING) -> bytes:
     """The whole answer, ready to be sent."""
     status, now = error.http_status, time.time()
     body = f"{error}\n".encode()
     retry = f"Retry-After: {RETRY_SECONDS}\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     if log.enabled:
-        log.add(AccessRecord(client, now, Said("-", "-", "-"), status, len(body), "refused", "-", 0.0, cut=False))
+        log.add(AccessRecord(client, now, said, status, len(body), "refused", "-", 0.0, cut=False))
     first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {format_date(now)}\r\n{retry}"
     return (
         f"{first}Content-Type: text/plain; charset=utf-8\r\n"

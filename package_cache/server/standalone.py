@@ -10,8 +10,10 @@ import select
 import socket
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
@@ -32,6 +34,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RECEIVE = 65536
+_LAST_SECONDS = 2.0
+"""How long a service that was replaced may have requests that look for their answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """How another application takes the place of the one that answers.
+
+    `make` is called in a thread: the application and its settings, or None if all stays as it is. `ended` is called in the
+    loop's thread when what was made is in its place, or was not made.
+    """
+
+    make: Callable[[], tuple[Config, Application] | None]
+    ended: Callable[[], None]
 
 
 class StandaloneServer:
@@ -43,7 +59,11 @@ class StandaloneServer:
         self._software = software
         self._patience: float | None = None
         self._listening = listening
+        self._threads = config.threads
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
+        self._retired: list[tuple[float, Application]] = []
+        self._renewal: Renewal | None = None
+        self._once_more = False
         limits = Limits(config.connections, config.timeouts)
         self._loop = Loop(listening.sockets, application, self._fall_back, limits, software)
 
@@ -52,6 +72,8 @@ class StandaloneServer:
         self._application.service.caretaker.begin()
         while self._patience is None:
             self._loop.turn(1.0)
+            if self._retired:
+                self._bury()
         self._loop.drain()
         self._listening.close()
         begun = time.monotonic()
@@ -71,7 +93,67 @@ class StandaloneServer:
         self._loop.close()
         self._listening.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._application.service.close()
+        for one in (*(application for _, application in self._retired), self._application):
+            one.service.close()
+
+    # -- another application in the place of this one
+
+    def renew(self, renewal: "Renewal") -> None:
+        """Begin a renewal. May be called from a signal handler."""
+        self._loop.call(lambda: self._begin_renewal(renewal))
+
+    def _begin_renewal(self, renewal: "Renewal") -> None:
+        if self._renewal is not None:
+            self._once_more = True
+            return
+        self._renewal = renewal
+        try:
+            self._application.service.run(self._work_at_renewal)
+        except RuntimeError:
+            logger.error("the system gives no thread to read the settings again")
+            self._end_renewal(None)
+
+    def _work_at_renewal(self) -> None:
+        """Runs in a thread."""
+        assert self._renewal is not None
+        fresh = None
+        try:
+            self._application.access.reopen()
+            fresh = self._renewal.make()
+        finally:
+            self._loop.call(lambda: self._end_renewal(fresh))
+
+    def _end_renewal(self, fresh: tuple[Config, Application] | None) -> None:
+        """Runs in the loop's thread."""
+        renewal, self._renewal = self._renewal, None
+        assert renewal is not None
+        if fresh is not None:
+            self._take_over(*fresh)
+        renewal.ended()
+        if self._once_more:
+            self._once_more = False
+            self._begin_renewal(renewal)
+
+    def _take_over(self, config: Config, application: Application) -> None:
+        before, self._application = self._application, application
+        self._timeouts = config.timeouts
+        self._loop.renew(application, Limits(config.connections, config.timeouts))
+        if config.threads != self._threads:
+            self._threads = config.threads
+            self._pool.shutdown(wait=False)  # what it has to do is done
+            self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
+        before.service.retire()
+        self._retired.append((time.monotonic(), before))
+        application.service.caretaker.begin()
+
+    def _bury(self) -> None:
+        """Close the services that were replaced and have come to their end."""
+        before = time.monotonic() - _LAST_SECONDS
+        over = [one for one in self._retired if one[0] < before and one[1].service.is_idle]
+        for one in over:
+            self._retired.remove(one)
+            with suppress(RuntimeError):  # no thread to be had now: what it holds goes with the last who knows it
+                self._application.service.run(one[1].service.close)
 
     def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
         self._loop.lent += 1

@@ -30,6 +30,10 @@ class NameLocks:
         self._descriptor: int | None = None
         forget_in_children(self)
 
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
     def take(self, name: str) -> bool:
         """Take the lock of a name, unless somebody holds or shares it, here or elsewhere. Never waits."""
         return self.take_hashed(_hash(name))
