@@ -222,7 +222,8 @@ SEGMENTS = st.sampled_from(
         *("a.tar", "6f", "a+b", "%2f", "%2B"),
     ]
 ) | st.text("ab-%.2f+", max_size=4)
-PATHS = st.lists(SEGMENTS, max_size=6).map(lambda parts: "/" + "/".join(parts))
+BEGINNINGS = st.sampled_from(["/", "/debian/", "/debian/security/", "/-/security/", "/npm/", "/pub/gentoo/", "/x/", "/d/"])
+PATHS = st.builds("{}{}".format, BEGINNINGS, st.lists(SEGMENTS, max_size=4).map("/".join))
 HOSTS = st.sampled_from(
     [
         *("deb.example", "DEB.EXAMPLE:80", "old.example:8080", "[2001:db8::1]:81", "registry.example", "distfiles.example"),
