@@ -97,7 +97,7 @@ def _perform(command: Command, namespace: argparse.Namespace, config: Config) ->
 
 
 def _read(command: Command, it: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-    namespace, unknown = it.parse_known_args(words)
+    namespace, unknown = it.parse_known_intermixed_args(words)
     given = arguments.texts(namespace)
     problems = arguments.problems(unknown, it)
     config = Config()

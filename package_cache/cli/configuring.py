@@ -124,10 +124,10 @@ def _init(file: str | None) -> int:
     path = Path(file) if file else SYSTEM if os.geteuid() == 0 else places()[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path):
+            raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be")
         with path.open("x", encoding="utf-8") as target:
             target.write(text)
-    except FileExistsError:
-        raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be") from None
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
     output.line(f"wrote {path}")
