@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,10 @@ from package_cache.cli.template import template
 from package_cache.config import NAMES, Config, Layered, TcpAddress, Timeouts, UnixAddress, layered
 from package_cache.config.document import Document, read_document
 from package_cache.config.files import configured, secrets
-from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS
+from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS, parse_fresh
 from package_cache.config.settings import SETTINGS, TIMEOUTS
 from package_cache.errors import ConfigError
-from package_cache.model import Freshness, Place, Preset, Repository, Source
+from package_cache.model import Freshness, Place, Preset, Repository, Source, Target
 from package_cache.rules.routes import Routes
 from package_cache.units import Share
 
@@ -897,12 +898,34 @@ def outcome(text: str) -> Config | tuple[str, ...]:
 # --- The document -----------------------------------------------------------------------------------------------------
 
 
-def test_the_examples_in_the_readme_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(package_cache.__file__).parents[1] / "README.md").read_text()
-    texts = [part.partition("```")[0] for part in readme.split("```toml\n")[1:]]
-    assert texts
-    for text in texts:
-        found = read_document("FILE", text, lambda _kind, _name: "user:password")
-        assert not found.problems
-    names = [one.name for text in texts for one in read_document("FILE", text, lambda *_: "user:password").repositories]
-    assert len(names) >= 3
+README = (Path(package_cache.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_in_the_readme_is_right() -> None:
+    [text] = [part.partition("```")[0] for part in README.split("```toml\n")[1:]]
+    found = read_document("FILE", text, lambda kind, name: f"{kind}:{name}")
+    assert not found.problems
+    config = layered({}, {}, found).config
+    assert (config.max_size, config.timeouts.stall, config.addresses) == (200 << 30, 6, (TcpAddress(None, 4000),))
+    routes = Routes(config.repositories)
+    for target, host, name, path in (
+        ("/distfiles/a.tar", "cache.example", "gentoo", "/distfiles/a.tar"),
+        ("/debian/dists/x", "cache.example", "debian", "/dists/x"),
+        ("/debian/dists/x", "deb.example", "debian", "/dists/x"),
+        ("http://mirror.example/debian/dists/x", None, "debian", "/dists/x"),
+        ("/a.tar", "packages.example", "house", "/a.tar"),
+    ):
+        assert (routes.repository(routes.find(target, host)).name, routes.find(target, host).path) == (name, path)
+    house = routes.policy(routes.find("/", "packages.example"))
+    assert house.repository.sources[0].fields == (("Authorization", basic("file:store.password")),)
+    fresh = {path: house.freshness(Target(path, home="/-/house")).text for path in ("/status/a.json", "/x.iso", "/a.tar")}
+    assert fresh == {"/status/a.json": "5m", "/x.iso": "never", "/a.tar": "immutable"}
+    assert house.largest(Target("/a.tar")) == 2 << 30
+
+
+def test_the_words_in_the_readme_are_those_that_there_are() -> None:
+    table = README.partition("| `fresh` |")[2].partition("\n\n")[0]
+    words = [word for line in table.splitlines()[2:] for word in re.findall("`([^`]+)`", line.split(" | ")[0])]
+    assert {parse_fresh(word).how for word in words} == set(Freshness)
+    presets = README.partition("`preset` (")[2].partition("`raw`")[0]
+    assert {Preset(word) for word in re.findall("`([a-z]+)`", presets)} == set(Preset) - {Preset.RAW}
