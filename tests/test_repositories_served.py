@@ -426,7 +426,7 @@ def test_credentials_go_to_their_own_host_and_nowhere_else(
             credentials='{ file = "pair" }',
             headers='{ X-Token = { env = "TOKEN" } }',
         ).replace(f'["{origin.url}x"]', f'[{{ url = "{origin.url}x" }}]'),
-        table("y", another.url),
+        table("y", another.url + "y"),
         table("z", origin.url + "z"),
     )
     origin.put("/x/a.tar", b"a")
@@ -436,7 +436,8 @@ def test_credentials_go_to_their_own_host_and_nowhere_else(
     origin.put("/w/c.tar", b"c")
     origin.put("/z/d.tar", b"d")
     another.put("/b.tar", b"b")
-    another.put("/back.tar", b"", Say(302, fields=(("Location", f"{origin.url}x/a.tar"),)))
+    another.put("/y/b.tar", b"b")
+    another.put("/y/back.tar", b"", Say(302, fields=(("Location", f"{origin.url}x/a.tar"),)))
     arguments = () if host == "gthread" else ("-vv", "--access-log", "-")
     environment = {"TOKEN": SECRET, "PACKAGE_CACHE_VERBOSE": "2", "PACKAGE_CACHE_ACCESS_LOG": str(tmp_path / "access")}
     proxy = start(host=host, config=config, environment=environment, arguments=arguments)
