@@ -18,7 +18,7 @@ settings.register_profile("long", max_examples=2000)
 
 from nursery import Nursery  # noqa: E402 - found by the line above
 from origin import Origin  # noqa: E402
-from product import HOSTS, Proxy  # noqa: E402
+from product import HOSTS, Proxy, surroundings  # noqa: E402
 from shell import Shell, opened  # noqa: E402
 
 
@@ -101,12 +101,15 @@ def start_fork(cradle: Nursery, start: Callable[..., Proxy], tmp_path: Path) -> 
         cache: Path | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        config: Path | None = None,
     ) -> Proxy:
         is_for_interpreter = any(name.startswith("PYTHON") for name in environment or ())
         if host != "wsgiref" or "--port" in arguments or is_for_interpreter:
-            return start(*sources, host=host, cache=cache, arguments=arguments, environment=environment)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-        variables = {**kept, **(environment or {})}
+            options = {"arguments": arguments, "environment": environment, "config": config}
+            return start(*sources, host=host, cache=cache, **options)
+        variables = surroundings(**(environment or {}))
+        if config is not None:
+            variables["PACKAGE_CACHE_CONFIG"] = str(config)
         proxy = cradle.start(cache or tmp_path / "cache", sources, tmp_path, None, arguments, variables)
         running.append(proxy)
         assert proxy.wait_until_it_serves(), proxy.log

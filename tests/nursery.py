@@ -18,7 +18,7 @@ from pathlib import Path
 
 from faulty import Plan
 from origin import until
-from product import Proxy, children
+from product import Proxy, children, surroundings
 
 
 class Fork(Proxy):
@@ -102,7 +102,7 @@ class Nursery:
         self._guard = threading.Lock()
         self._numbers = itertools.count(1)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
+        environment = surroundings()
         program = [*within, sys.executable, "-B", str(Path(__file__).with_name("faulty.py"))]
         self._process = subprocess.Popen(program, stdin=theirs, env=environment)
         theirs.close()

@@ -15,6 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+
+def surroundings(**more: str) -> dict[str, str]:
+    """The environment of whoever runs the tests, without settings, neither his nor those of a file of this machine."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
+    return kept | {"PACKAGE_CACHE_CONFIG": os.devnull} | more
+
+
 HOSTS = ("wsgiref", "gunicorn", "gthread")
 """The bare command's server, `--server gunicorn`, and a plain Gunicorn with the WSGI callable."""
 
@@ -37,23 +44,30 @@ class Response:
 
 
 class Proxy:
-    """A running package-cache. `url` ends with a slash; `places` are all where it listens."""
+    """A running package-cache. `url` ends with a slash; `places` are all where it listens.
+
+    `config` is its file of configuration.
+    """
 
     def __init__(
         self,
         cache: Path,
-        sources: Sequence[str],
+        sources: Sequence[str] = (),
         host: str = "wsgiref",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         listen: Sequence[str] = (),
+        config: Path | None = None,
     ) -> None:
         self.cache = cache
         self.host = host
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-        variables |= {"PYTHONUNBUFFERED": "1", **(environment or {})}
+        variables = surroundings(PYTHONUNBUFFERED="1", **(environment or {}))
+        if config is not None:
+            variables["PACKAGE_CACHE_CONFIG"] = str(config)
         if host == "gthread":
-            variables |= {"PACKAGE_CACHE_SOURCE": " ".join(sources), "PACKAGE_CACHE_CACHE": str(cache)}
+            variables["PACKAGE_CACHE_CACHE"] = str(cache)
+            if sources:
+                variables["PACKAGE_CACHE_SOURCE"] = " ".join(sources)
             program = ["gunicorn", "package_cache:create_app()", "-b", "127.0.0.1:0", "-w", "2", "--threads", "40"]
             command = [sys.executable, "-m", *program, "--no-control-socket", *arguments]
         else:

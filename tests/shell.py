@@ -2,11 +2,12 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from product import surroundings
 
 _PROGRAM = """
 import contextlib, encodings.ascii, gc, importlib, json, os, pkgutil, sys
@@ -84,6 +85,5 @@ def opened(room: Path) -> Iterator[Shell]:
 
 def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     """A command in the shell of the fixture `shell`, without the settings of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-    ended = _open[-1].run(words, kept | variables)
+    ended = _open[-1].run(words, surroundings(**variables))
     return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())

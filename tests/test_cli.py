@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from origin import Gate, Origin, Serve, until
-from product import Proxy, parts
+from product import Proxy, parts, surroundings
 from raw import Client
 from shell import run as run_forked
 
@@ -29,8 +29,7 @@ servers = pytest.mark.parametrize("server", ["wsgiref", "gunicorn"])
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-    return kept | {"PYTHONUNBUFFERED": "1", **more}
+    return surroundings(PYTHONUNBUFFERED="1", **more)
 
 
 pytestmark = pytest.mark.usefixtures("shell")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from origin import Gate, Origin, Serve, until
-from product import HOSTS, Proxy, blobs, stored
+from product import HOSTS, Proxy, blobs, stored, surroundings
 from shell import run as run_forked
 
 from package_cache.cli.commands import COMMANDS
@@ -33,7 +33,6 @@ def run(cache: Path | None, *words: str, **variables: str) -> "subprocess.Comple
 
 def run_anew(cache: Path | None, *words: str) -> "subprocess.CompletedProcess[str]":
     """A command in an interpreter of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
     where = [] if cache is None else ["--cache", str(cache)]
     return subprocess.run(
         [sys.executable, "-m", "package_cache", *words, *where],
@@ -41,7 +40,7 @@ def run_anew(cache: Path | None, *words: str) -> "subprocess.CompletedProcess[st
         text=True,
         timeout=60,
         check=False,
-        env=kept,
+        env=surroundings(),
     )
 
 

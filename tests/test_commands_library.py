@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from origin import Gate, Origin, Say, Serve, until
+from product import surroundings
 from shell import Shell
 
 from package_cache import Cache, Status
@@ -39,8 +40,7 @@ def command(cache: Path | None, *words: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-    return kept | {"no_proxy": "127.0.0.1"} | more
+    return surroundings(no_proxy="127.0.0.1", **more)
 
 
 _shells: list[Shell] = []

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from origin import Origin, until
-from product import Proxy, children
+from product import Proxy, children, surroundings
 from raw import Client
 
 from package_cache.compose import routes_of
@@ -84,11 +84,10 @@ class Running:
     """A process in a session of its own, whose standard error goes to a file: it may be told to run another one."""
 
     def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str], descriptors: Sequence[int]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                command, stderr=file, env=kept | variables, pass_fds=descriptors, start_new_session=True
+                command, stderr=file, env=surroundings(**variables), pass_fds=descriptors, start_new_session=True
             )
         self.pid = self.process.pid
 

@@ -19,10 +19,12 @@ class Command:
 
     `add` adds its arguments and options to a parser. Those named like a setting are read as settings and reach `run` in the
     Config; the others reach it in the namespace. `run` gives the exit code and raises `PackageCacheError`. One that is
-    `like_serving` takes the options of the server, too.
+    `like_serving` takes the options of the server, too; one with `own_settings` reads them itself, and is given
+    the defaults.
     """
 
     detail: str
     add: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Config], int]
     like_serving: bool = False
+    own_settings: bool = False

@@ -73,7 +73,7 @@ def run(words: Sequence[str]) -> int:
         return fail(WRONG_OPTIONS, f"{name!r} is not a command; {hint}. Without one, package-cache serves")
     command = load(name)
     try:
-        namespace, config = _read(parser(name, command), rest)
+        namespace, config = _read(command, parser(name, command), rest)
     except ConfigError as error:
         return fail(WRONG_OPTIONS, *error.problems)
     return _perform(command, namespace, config)
@@ -98,15 +98,14 @@ def _perform(command: Command, namespace: argparse.Namespace, config: Config) ->
     return code
 
 
-def _read(it: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-    namespace, unknown = it.parse_known_args(words)
+def _read(command: Command, it: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    namespace, unknown = it.parse_known_intermixed_args(words)
     given = arguments.texts(namespace)
     problems = arguments.problems(unknown, it)
     config = Config()
+    settings = {setting: text for setting, text in given.items() if setting in (*NAMES, FILE)}
     try:
-        config = configured(
-            os.environ, {setting: text for setting, text in given.items() if setting in (*NAMES, FILE)}
-        ).config
+        config = config if command.own_settings else configured(os.environ, settings).config
     except ConfigError as error:
         problems.extend(error.problems)
     if problems:

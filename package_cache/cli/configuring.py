@@ -13,7 +13,7 @@ from package_cache.config.files import SYSTEM, configured, places
 from package_cache.config.layers import COMMAND_LINE, ENVIRONMENT
 from package_cache.config.settings import FILE, NAMES, Setting, setting_of
 from package_cache.errors import PackageCacheError
-from package_cache.model import Place, Repository, Source
+from package_cache.model import Place, Repository, Rule, Source
 
 _DEFAULT = "default"
 
@@ -83,14 +83,18 @@ def _lines(one: Repository) -> Iterator[tuple[str, object]]:
     yield "sources", [_source(source) for source in one.sources]
     if one.preset:
         yield "preset", one.preset.value
-    for rule in one.rules:
-        fresh = f"fresh {rule.fresh.text}" if rule.fresh else ""
-        largest = f"at most {rule.largest} bytes" if rule.largest else ""
-        yield "rule", f"{rule.match}: {', '.join(filter(None, (fresh, largest)))}"
+    if one.rules:
+        yield "rules", [_rule(rule) for rule in one.rules]
     if one.largest:
         yield "max-file-size", one.largest
     if one.links:
         yield "links", [f"{there} -> {here}" for there, here in one.links]
+
+
+def _rule(rule: Rule) -> str:
+    fresh = f"fresh {rule.fresh.text}" if rule.fresh else ""
+    largest = f"at most {rule.largest} bytes" if rule.largest else ""
+    return f"{rule.match}: {', '.join(filter(None, (fresh, largest)))}"
 
 
 def _place(place: Place) -> str:
@@ -108,8 +112,9 @@ def _show(settings: Layered) -> None:
     for one in settings.config.repositories:
         output.line()
         for key, value in _lines(one):
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            output.line(f"{'repository' if key == 'name' else '  ' + key:<15} {text}")
+            title = "repository" if key == "name" else f"  {key}"
+            for number, text in enumerate(value if isinstance(value, list) else [value]):
+                output.line(f"{'' if number else title:<15} {text}")
 
 
 def _init(file: str | None) -> int:
@@ -121,10 +126,10 @@ def _init(file: str | None) -> int:
     path = Path(file) if file else SYSTEM if os.geteuid() == 0 else places()[0]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path):
+            raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be")
         with path.open("x", encoding="utf-8") as target:
             target.write(text)
-    except FileExistsError:
-        raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be") from None
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
     output.line(f"wrote {path}")
@@ -139,4 +144,5 @@ server; each wins over those before it. The file is that of --config, else the u
     _add,
     _run,
     like_serving=True,
+    own_settings=True,
 )

@@ -1,5 +1,6 @@
 """`why`: what would happen if a client asked for a path now, and for what reasons."""
 
+import math
 import os
 import time
 from argparse import ArgumentParser, Namespace
@@ -14,7 +15,8 @@ from package_cache.cli.paths import CannotDo, Named, add_accept
 from package_cache.cli.showing import STATES
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
-from package_cache.model import Entry, Fresh, Freshness, Repository, Status
+from package_cache.model import Entry, Fresh, Freshness, Repository, Source, Status
+from package_cache.rules.freshness import Policy
 from package_cache.storage.inventory import Inventory, Pin
 from package_cache.storage.reports import Report, Reports
 from package_cache.storage.stores import Stores
@@ -33,7 +35,7 @@ class _Explanation:
     """What there is to say. `asked` are the sources that would be, in this order."""
 
     name: Named
-    repository: Repository
+    policy: Policy
     rule: Fresh
     decided_by: str
     versions: list[Entry]
@@ -45,6 +47,12 @@ class _Explanation:
     def served(self) -> Entry | None:
         """The version that can be served."""
         return next((entry for entry in self.versions if entry.status is Status.READY), None)
+
+    @property
+    def good_until(self) -> float | None:
+        """Until when that one is good, in seconds of the epoch: infinity, if for ever; None if there is none."""
+        served = self.served
+        return self.policy.good_until(self.name.target, served.representation) if served else None
 
 
 def _run(given: Namespace, config: Config) -> int:
@@ -70,7 +78,7 @@ def _explain(name: Named, stores: Stores, config: Config) -> _Explanation:
     kind = served.representation.get("content-type") if served else None
     return _Explanation(
         name,
-        policy.repository,
+        policy,
         policy.freshness(name.target, kind),
         policy.decided_by(name.target, kind),
         versions,
@@ -105,10 +113,10 @@ class _Asked:
 
 
 def _asked(name: Named, reports: Reports, repository: Repository, versions: list[Entry]) -> list[_Asked]:
-    asked = []
-    for source in repository.sources:
-        url = source.base + name.target.asked
-        asked.append(_Asked(url, _gave(versions, url), reports.last(source.base)))
+    asked = (
+        _Asked(source.base + name.target.asked, _gave(versions, source), reports.last(source.base))
+        for source in repository.sources
+    )
     return sorted(asked, key=lambda one: one.aside > 0)
 
 
@@ -130,9 +138,12 @@ def _download(name: Named, stores: Stores) -> str | None:
 
 def _request(it: _Explanation) -> str:
     """What a request would lead to."""
-    served = it.served
-    if served is not None and it.rule.how is Freshness.IMMUTABLE:
-        return f"version {served.version} is served from the cache; no source is asked"
+    served, until = it.served, it.good_until or 0.0
+    if it.rule.how is Freshness.NEVER:
+        return "the file is passed on from the first source that has it, and not stored"
+    if served is not None and until > time.time():
+        how_long = "" if math.isinf(until) else f" until {output.moment(until)}"
+        return f"version {served.version} is served from the cache{how_long}; no source is asked"
     if it.download is not None and it.download.startswith("is running"):
         return "the client gets what the running download brings"
     if served is None:
@@ -140,14 +151,17 @@ def _request(it: _Explanation) -> str:
     validators = served.representation.validators
     how = f"ETag {validators.etag}" if validators.etag else f"Last-Modified {validators.last_modified}"
     asked = f"by its {how}" if validators else "by its bytes: it has neither ETag nor Last-Modified"
-    return (
-        f"a source is asked whether version {served.version} still holds ({asked}); if none answers, it is served as it is"
+    stale = (
+        "it is served as it is"
+        if it.policy.may_be_stale(it.name.target, served.representation)
+        else "the client is told so"
     )
+    return f"a source is asked whether version {served.version} still holds ({asked}); if none answers, {stale}"
 
 
-def _gave(versions: list[Entry], url: str) -> str:
-    """Which version is from there."""
-    given = [entry for entry in versions if entry.representation.source == url]
+def _gave(versions: list[Entry], source: Source) -> str:
+    """Which version is from there, wherever the source keeps it."""
+    given = [entry for entry in versions if entry.representation.source.startswith(f"{source.base}/")]
     if not given:
         return "no stored version is from there"
     newest = max(given, key=lambda entry: entry.representation.received)
@@ -155,8 +169,13 @@ def _gave(versions: list[Entry], url: str) -> str:
     return f"gave version {newest.version} on {output.moment(received)} ({duration_text(time.time() - received)} ago)"
 
 
+def _whose(repository: Repository) -> str:
+    return f"the repository {repository.name}" if repository.name else "no repository that is configured"
+
+
 def _print(it: _Explanation) -> None:
     output.line(f"key       {it.name.key}")
+    output.line(f"of        {_whose(it.policy.repository)}")
     output.line(f"rule      {it.rule.text}: {it.decided_by}")
     output.line(f"request   {_request(it)}")
     if it.download:
@@ -182,8 +201,10 @@ def _print(it: _Explanation) -> None:
 def _as_json(it: _Explanation) -> dict[str, object]:
     return {
         "key": it.name.key,
+        "repository": it.policy.repository.name or None,
         "rule": it.rule.text,
         "decided_by": it.decided_by,
+        "good_until": None if it.good_until is None or math.isinf(it.good_until) else it.good_until,
         "request": _request(it),
         "download": it.download,
         "pin": asdict(it.pin) if it.pin else None,

@@ -57,12 +57,7 @@ def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
         config = configured(os.environ, options).config
     except ConfigError as error:
         problems.extend(error.problems)
-    if config is None:
-        named = files.named(os.environ, options) or options.get("source") or os.environ.get(f"{PREFIX}SOURCE")
-        is_bare = not (named or "").strip()
-    else:
-        is_bare = not config.sources
-    if is_bare:
+    if not (config.sources if config else files.names_sources(os.environ, options)):
         problems.append(compose.NO_SOURCE)
     server = config.server if config else options.get("server") or os.environ.get(f"{PREFIX}SERVER") or Config().server
     if server == "wsgiref" and options.get("workers", "1") != "1":

@@ -1,9 +1,12 @@
 """The file of configuration that `config init` writes: every setting, explained, with what holds without it."""
 
+import textwrap
 from collections.abc import Iterator
 
 from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS
 from package_cache.config.settings import SETTINGS, TIMEOUTS, Setting
+
+_WIDTH = 120
 
 _HEAD = """\
 # The configuration of package-cache. What the environment says (PACKAGE_CACHE_PORT=4000) wins over this file, and what the
@@ -71,8 +74,10 @@ def _literal(setting: Setting) -> str:
 
 def _keys() -> Iterator[str]:
     yield "# The keys of a repository:\n"
-    for key, text in REPOSITORY_KEYS.items():
-        yield f"#   {key}: {text}\n"
+    yield from map(_key, REPOSITORY_KEYS.items())
     yield "# and of its rules:\n"
-    for key, text in RULE_KEYS.items():
-        yield f"#   {key}: {text}\n"
+    yield from map(_key, RULE_KEYS.items())
+
+
+def _key(named: tuple[str, str]) -> str:
+    return textwrap.fill(": ".join(named), _WIDTH, initial_indent="#   ", subsequent_indent="#     ") + "\n"

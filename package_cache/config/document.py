@@ -13,6 +13,8 @@ from package_cache.model import Repository
 _KEYS = {setting.key: setting for setting in SETTINGS.values()}
 _TIMEOUT_KEYS = {name.removesuffix("_timeout"): setting for name, setting in TIMEOUTS.items()}
 _TABLES = ("timeouts", "repository")
+_LARGEST = 10**100
+"""Beyond it a number is written in so many digits that it cannot be made a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ def read_document(where: str, text: str, secret: Secret) -> Document:
     """What the text of a file says, and all that is wrong with it."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, and brackets within brackets
         return Document(where, {}, (), (f"{where}: {error}",))
     problems: list[str] = []
     settings = _texts({key: value for key, value in table.items() if key not in _TABLES}, _KEYS, _TABLES, problems)
@@ -59,7 +61,7 @@ def _texts(
             continue
         text = _text(setting, value)
         if text is None:
-            problems.append(f"{key}: {value!r} is not {_kind(setting)}")
+            problems.append(f"{key}: it is not {_kind(setting)}")
         else:
             found[setting.name] = text
     return found
@@ -68,6 +70,8 @@ def _texts(
 def _text(setting: Setting, value: object) -> str | None:
     """A value as text; None if it is of a kind that the setting has not."""
     match value:
+        case int() if abs(value) >= _LARGEST:
+            return None
         case bool():
             return ("no", "yes")[value] if not setting.looks and setting.name != "verbose" else None
         case str() | int() | float() if not setting.several or isinstance(value, str):
@@ -80,5 +84,5 @@ def _text(setting: Setting, value: object) -> str | None:
 
 def _kind(setting: Setting) -> str:
     if setting.several:
-        return 'a list of texts, such as ["..."]'
+        return 'a list of texts without blanks, such as ["..."]'
     return "true or false" if not setting.looks and setting.name != "verbose" else "a text or a number"

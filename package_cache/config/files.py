@@ -22,18 +22,33 @@ def places() -> tuple[Path, ...]:
     return (platformdirs.user_config_path("package-cache") / NAME, SYSTEM)
 
 
-def named(environment: Mapping[str, str], options: Mapping[str, str]) -> str | None:
+def _named(environment: Mapping[str, str], options: Mapping[str, str]) -> str | None:
     """The file that the command line, or else the environment, names."""
     return options.get(FILE) or environment.get(f"{PREFIX}{FILE.upper()}") or None
 
 
 def configured(environment: Mapping[str, str], options: Mapping[str, str]) -> Layered:
     """The settings of a process: `options` is the command line, as text by name. Raises ConfigError."""
-    file = named(environment, options)
-    path = Path(file) if file else _first(places())
     settings = {name: text for name, text in options.items() if name != FILE}
-    document = None if path is None else read(path, environment)
-    return layered(environment, settings, document)
+    return layered(environment, settings, _document(environment, options))
+
+
+def _document(environment: Mapping[str, str], options: Mapping[str, str]) -> Document | None:
+    """The file that counts. Raises ConfigError if it cannot be read."""
+    file = _named(environment, options)
+    path = Path(file) if file else _first(places())
+    return None if path is None else read(path, environment)
+
+
+def names_sources(environment: Mapping[str, str], options: Mapping[str, str]) -> bool:
+    """Whether any layer says where to fetch from, or may be meant to: for settings that are not right."""
+    if (options.get("source") or environment.get(f"{PREFIX}SOURCE") or "").strip():
+        return True
+    try:
+        document = _document(environment, options)
+    except ConfigError:
+        return True
+    return document is not None and bool(document.repositories or document.problems or document.settings.get("source"))
 
 
 def _first(paths: tuple[Path, ...]) -> Path | None:

@@ -74,12 +74,15 @@ def _check_source(text: str, parts: SplitResult) -> None:
     try:
         _ = parts.port
     except ValueError:
-        raise ValueError(f"source {shown!r} has a port that is not a number from 0 to 65535; {_EXAMPLE}") from None
+        # What is behind the colon may be the beginning of a password with a blank in it.
+        raise ValueError(
+            f"source of the host {parts.hostname!r} has a port that is not a number from 0 to 65535; {_EXAMPLE}"
+        ) from None
 
 
 def _without_credentials(text: str) -> str:
-    """A source as it may appear in a message; a password may hold any character but '@'."""
-    return re.sub(r"//[^@]*@", "//***@", text)
+    """A source as it may appear in a message: what is left of the last '@' may be a password, or the end of one."""
+    return re.sub(r"^([a-z]+://)?.*@", r"\1***@", text, flags=re.DOTALL | re.IGNORECASE)
 
 
 def parse_address(text: str) -> TcpAddress | UnixAddress:
@@ -220,6 +223,13 @@ def parse_switch(text: str) -> bool:
     return values[text.lower()]
 
 
+def parse_text(text: str) -> str:
+    """A name or a path as the system takes it."""
+    if "\0" in text:
+        raise ValueError("it holds a NUL character, which no name and no path can have")
+    return text
+
+
 def parse_server(text: str) -> str:
     """The name of a host for the application."""
     if text not in SERVERS:
@@ -239,7 +249,7 @@ def parse_path(text: str) -> Path:
     if not text:
         raise ValueError("the cache directory is empty")
     try:
-        return Path(text).expanduser()
+        return Path(parse_text(text)).expanduser()
     except RuntimeError:
         raise ValueError(f"{text!r} names the home directory of a user that is not known here") from None
 

@@ -37,7 +37,8 @@ Secret = Callable[[str, str], str]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*,;=:@-]+)*/?")
-_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?((?:/[^\s?#]*)?)")
+_PLACE = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?(/.*)?")
+_LAST_PORT = 65535
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OURS = re.compile(
     r"(?i)host|range|if-.*|connection|content-.*|transfer-encoding|te|trailer|upgrade|accept-encoding|via|expect|keep-alive"
@@ -138,7 +139,7 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, str | int) or isinstance(value, bool):
-            self.told.add(key, f"{value!r} is no text")
+            self.told.add(key, "it is no text")
             return None
         try:
             return parse(str(value))
@@ -252,12 +253,12 @@ def _prefix(text: str) -> str:
 def parse_place(text: str) -> Place:
     """A host that clients know a repository by, with a port and a path or without. Raises ValueError."""
     match = _PLACE.fullmatch(text)
-    if match is None:
+    if match is None or int(match[2] or 0) > _LAST_PORT or not _PREFIX.fullmatch(match[3] or "/"):
         raise ValueError(
             f"{text!r} is no host; one looks like mirror.example, mirror.example:8080 or mirror.example/debian"
         )
     port = f":{int(match[2])}" if match[2] and int(match[2]) not in (80, 443) else ""
-    return Place(match[1].lower().rstrip(".") + port, match[3].rstrip("/"))
+    return Place(match[1].lower().rstrip(".") + port, (match[3] or "").rstrip("/"))
 
 
 def _preset(text: str) -> Preset:

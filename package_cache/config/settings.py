@@ -62,7 +62,7 @@ _ALL = (
         "where to listen instead of --host and --port: HOST:PORT, :PORT (all addresses) or unix:/PATH (repeat it)",
         *("none", True),
     ),
-    Setting("host", str, "HOSTNAME", "address to listen on", _DEFAULT.host),
+    Setting("host", parsing.parse_text, "HOSTNAME", "address to listen on", _DEFAULT.host),
     Setting("port", parsing.parse_port, "INT", "port to listen on; 0: any free one", str(_DEFAULT.port)),
     Setting(
         *("allow", parsing.parse_allow, "NETWORK"),
@@ -89,7 +89,11 @@ _ALL = (
     Setting("downloads", parsing.parse_count, "INT", "downloads at once in a process", str(_DEFAULT.downloads)),
     Setting("verbose", parsing.parse_level, "", "log more: 1 each request, 2 each decision", "0"),
     Setting("syslog", parsing.parse_switch, "", "log to the system log instead of standard error", "no"),
-    Setting("access_log", str, "PATH", "write a line a request to this file (-: to standard error)", "none"),
+    Setting(
+        *("access_log", parsing.parse_text, "PATH"),
+        "write a line a request to this file (-: to standard error)",
+        "none",
+    ),
     Setting(
         *("access_format", parsing.parse_format, "|".join(parsing.ACCESS_FORMATS)),
         "form of that line",

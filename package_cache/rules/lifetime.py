@@ -1,11 +1,13 @@
 """How long an answer is good by what its source said of it (RFC 9111), for a cache that many clients share."""
 
 from package_cache.model import Representation
-from package_cache.rules.fields import parse_date, parse_length
+from package_cache.rules.fields import parse_date
 
 LONGEST_GUESS = 86400.0
 """Seconds for which an answer is good at most whose source says nothing of it (RFC 9111, section 4.2.2)."""
 _PART_OF_AGE = 0.1
+_DIGITS = 15
+"""Of a number with more, the first ones say enough: that is for ever."""
 
 
 def directives(value: str | None) -> dict[str, str]:
@@ -53,18 +55,29 @@ def good_until(representation: Representation) -> float:
     said = said_of(representation)
     if "no-cache" in said:
         return representation.received
-    age = parse_length(representation.get("age")) or 0
+    # What came through a cache that tells no age is as old as its date says (section 4.2.3).
+    age = max(_seconds(representation.get("age")), representation.received - _made(representation))
     return representation.received + max(0.0, _lifetime(representation, said) - age)
+
+
+def _made(representation: Representation) -> float:
+    """When the source made the answer."""
+    date = parse_date(representation.get("date"))
+    return representation.received if date is None else date
+
+
+def _seconds(text: str | None) -> float:
+    """A number of seconds, however large (section 1.2.2); 0 for anything else, which makes an answer stale."""
+    text = (text or "").strip(" \t")
+    return float(text[:_DIGITS]) if text.isascii() and text.isdigit() else 0.0
 
 
 def _lifetime(representation: Representation, said: dict[str, str]) -> float:
     """Seconds for which the answer is good from when it was made (section 4.2.1)."""
     for name in ("s-maxage", "max-age"):
         if name in said:
-            # What is no number means that the answer is stale.
-            return float(parse_length(said[name]) or 0)
-    date = parse_date(representation.get("date"))
-    made = representation.received if date is None else date
+            return _seconds(said[name])
+    made = _made(representation)
     if representation.get("expires") is not None:
         expires = parse_date(representation.get("expires"))
         return 0.0 if expires is None else max(0.0, expires - made)
@@ -77,5 +90,4 @@ def demanded(cache_control: str | None, pragma: str | None) -> float | None:
     asked = directives(cache_control)
     if "no-cache" in asked or (cache_control is None and "no-cache" in directives(pragma)):
         return 0.0
-    longest = parse_length(asked["max-age"]) if "max-age" in asked else None
-    return None if longest is None else float(longest)
+    return _seconds(asked["max-age"]) if "max-age" in asked else None

@@ -53,7 +53,8 @@ class Routes:
     def named(self, text: str) -> Target:
         """What a person means by a path, by a URL of a source or of this cache, or by a name that it told.
 
-        Also what was stored for a repository that is no more. Raises BadRequest for what names nothing.
+        Also what was stored for a repository that is no more. Raises BadRequest for what names nothing, NoRepository for
+        what has no name here.
         """
         authority, target = parse_target(text)
         placed = self._placed(authority, target)
@@ -81,7 +82,7 @@ class Routes:
         """What is meant where clients believe in that authority; None if no repository is there."""
         for path, repository in self._by_place.get(authority, ()) if authority else ():
             if target.path.startswith(path + "/"):
-                return _within(repository, target, len(path))
+                return self._apart(_within(repository, target, len(path)), authority)
         return None
 
     def _of_host(self, host: str | None) -> str | None:
@@ -92,6 +93,13 @@ class Routes:
             self._hosts.clear()
         self._hosts[host] = authority = _authority(host)
         return authority
+
+    def _apart(self, target: Target, authority: str | None) -> Target:
+        """What is asked for by its host, unless its name here would be that of another repository's file."""
+        for one in self._by_home:
+            if one.home and not target.home and target.path.startswith(one.home + "/"):
+                raise NoRepository(f"{one.home}/ is the repository {one.name} here, and nothing of {authority}")
+        return target
 
     def _have(self) -> str:
         """What there is, for those who asked for something else."""
@@ -146,7 +154,7 @@ def _authority(host: str) -> str | None:
 def _within(repository: Repository, target: Target, start: int) -> Target:
     """A target in its repository, whose path begins there."""
     path = target.path[start:]
-    if DISTFILES in path and repository.preset in (None, Preset.GENTOO):
+    if DISTFILES in path and target.query is None and repository.preset in (None, Preset.GENTOO):
         # Whatever layout a client knows, a distfile has one name here (GLEP 75).
         folder, found, rest = path.partition(DISTFILES)
         path = folder + found + flat_path(rest)

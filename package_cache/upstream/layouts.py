@@ -17,6 +17,9 @@ DAY = 86400.0
 """Seconds for which a layout is taken for granted; Portage does it for as long."""
 _AGAIN = 300.0
 """Seconds after which a source is asked again that did not tell its layout."""
+_SILENT = 30.0
+"""Seconds after which a source is asked again that could not be asked: not each file is to wait for that."""
+_ABSENT = frozenset({403, 404, 410})
 _LONGEST = 65536
 _GUESSES = (FLAT, HASHED)
 _LAYOUT = "layout.conf"
@@ -36,28 +39,41 @@ class Layouts:
         self._clock = clock
         self._guard = threading.Lock()
         self._told: dict[str, _Told] = {}
+        self._turns: dict[str, threading.Lock] = {}
 
     def learn(self, folder: str) -> bool:
         """Ask a source for its layout, by the URL of its folder of distfiles, unless it told not long ago.
 
         Whether it is known then.
         """
-        told = self._told.get(folder)
-        if told is not None and self._clock() < told.until:
+        if self._is_known(folder):
             return True
-        try:
-            structures = self._ask(f"{folder}{_LAYOUT}")
-        except UpstreamError as error:
-            logger.info("%s%s %s", folder, _LAYOUT, error)
-            return False
         with self._guard:
+            turn = self._turns.setdefault(folder, threading.Lock())
+        with turn:  # whoever comes meanwhile has the answer that the first one gets
+            if self._is_known(folder):
+                return True
+            try:
+                structures = self._ask(f"{folder}{_LAYOUT}")
+            except UpstreamError as error:
+                logger.info("%s%s %s", folder, _LAYOUT, error)
+                self._told[folder] = _Told(self._structures(folder), self._clock() + _SILENT)
+                return False
             self._told[folder] = _Told(structures or _GUESSES, self._clock() + (DAY if structures else _AGAIN))
-        return True
+            return True
+
+    def _is_known(self, folder: str) -> bool:
+        told = self._told.get(folder)
+        return told is not None and self._clock() < told.until
+
+    def _structures(self, folder: str) -> tuple[Structure, ...]:
+        """What a source said last, though that may be long ago."""
+        told = self._told.get(folder)
+        return told.structures if told else _GUESSES
 
     def urls(self, folder: str, name: str) -> tuple[str, ...]:
         """Where a source may have a file of that name, percent-encoded, the likeliest place first."""
-        told = self._told.get(folder)
-        paths = (one.path(decoded(name)) for one in (told.structures if told else _GUESSES))
+        paths = (one.path(decoded(name)) for one in self._structures(folder))
         folders = dict.fromkeys(path[: path.rfind("/") + 1] for path in paths)
         return tuple(f"{folder}{digits}{name}" for digits in folders)
 
@@ -65,8 +81,10 @@ class Layouts:
         """The structures that a `layout.conf` names; none, if there is no such file or it is something else."""
         answer = self._open(Ask(url))
         try:
-            if answer.head.status != 200:
+            if answer.head.status in _ABSENT:
                 return ()
+            if answer.head.status != 200:
+                raise UpstreamError(f"answered {answer.head.status}")
             body = b""
             while len(body) < _LONGEST and (block := answer.read()):
                 body += block
