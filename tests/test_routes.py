@@ -12,7 +12,7 @@ from package_cache.config.document import read_document
 from package_cache.errors import BadRequest, ForeignHost, NoRepository, PackageCacheError
 from package_cache.model import Place, Preset, Repository, Source, Target
 from package_cache.rules.layouts import HASHED
-from package_cache.rules.routes import Routes
+from package_cache.rules.routes import Routes, is_own
 from package_cache.rules.targets import key_of
 
 TEXT = """
@@ -153,7 +153,7 @@ def test_the_host_of_this_request_is_its_own() -> None:
 
 def test_where_nothing_is_is_told_with_what_there_is() -> None:
     bare = routes(TEXT.replace('prefix = "/"', 'prefix = "/gentoo/"'))
-    for text in ("/", "/debian", "/distfiles/a", "/-/x"):
+    for text in ("/", "/debian", "/distfiles/a"):
         with pytest.raises(NoRepository, match="has nothing at ") as caught:
             bare.find(text, "unknown.example")
         assert caught.value.http_status == 404
@@ -167,8 +167,11 @@ def test_where_nothing_is_is_told_with_what_there_is() -> None:
 
 @pytest.mark.parametrize("text", ["/-/", "/-/health", "/-/security/a", "/%2D/security/a", "/x/../-/security/a"])
 def test_paths_of_the_cache_itself_are_no_repository(text: str) -> None:
-    with pytest.raises(NoRepository):
-        ROUTES.find(text, "cache.example")
+    for host in (None, "cache.example", "unknown.example"):
+        target = ROUTES.find(text, host)
+        assert is_own(target)
+        assert target.home not in {one.home for one in ROUTES.repositories}
+    assert not is_own(ROUTES.find("/-/x", "registry.example"))
 
 
 def test_a_host_leads_to_no_file_that_another_repository_has_under_that_name() -> None:
@@ -239,6 +242,9 @@ def test_no_request_names_a_file_of_another_repository(path: str, host: str | No
     try:
         target = ROUTES.find(text, host)
     except PackageCacheError:
+        return
+    if is_own(target):
+        assert target.text.startswith("/-/")
         return
     repository = ROUTES.repository(target)
     key = key_of(target)
