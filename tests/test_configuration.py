@@ -526,6 +526,9 @@ def test_a_source_has_one_set_of_credentials() -> None:
     assert read(text)
     told = problem(text.replace(same, same + 'credentials = "u:p"\n', 1))
     assert told == "repository c: sources: http://mirror.example/x has other headers or credentials elsewhere"
+    assert read(REPOSITORY, {}, {"source": "http://mirror.example/debian/"})
+    with pytest.raises(ConfigError, match=r"repository debian: sources: .* has other headers or credentials elsewhere"):
+        read(REPOSITORY, {}, {"source": "http://u:p@mirror.example/debian/"})
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------------

@@ -387,6 +387,18 @@ def test_what_is_no_document_is_not_stored_and_the_old_one_served(
     assert len(blobs(proxy.cache)) == 1
 
 
+def test_a_source_of_what_is_no_document_is_asked_last(
+    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+) -> None:
+    origin.put("/a.json", b"<html>")
+    body = another.put("/a.json", dated(time.time(), 3000))
+    proxy = start_fork(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
+    assert proxy.get("/x/a.json").status == 502
+    assert proxy.get("/x/a.json").body == body
+    assert proxy.get("/x/a.json").body == body
+    assert (len(origin.requests()), len(another.requests())) == (1, 1)
+
+
 def test_a_large_document_that_is_none_never_comes_whole(origin: Origin, start: Start, documents: Path, host: str) -> None:
     origin.put("/a.json", b"[" + b"1," * 200_000)
     proxy = start(host=host, config=documents)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from package_cache.config.document import Document
+from package_cache.config.repositories import differing
 from package_cache.config.settings import FILE, NAMES, PREFIX, TIMEOUTS, setting_of
 from package_cache.config.values import Config, Timeouts
 from package_cache.errors import ConfigError
@@ -63,7 +64,10 @@ def layered(environment: Mapping[str, str], options: Mapping[str, str], document
         raise ConfigError(problems)
     limits = {name.removesuffix("_timeout"): values.pop(name) for name in TIMEOUTS if name in values}
     repositories = document.repositories if document else ()
-    return Layered(Config(**values, repository=repositories, timeouts=Timeouts(**limits)), origins, where or None)
+    config = Config(**values, repository=repositories, timeouts=Timeouts(**limits))
+    if config.source and (told := differing(config.repositories)):
+        raise ConfigError(told)
+    return Layered(config, origins, where or None)
 
 
 def _place(layer: str, name: str) -> str:

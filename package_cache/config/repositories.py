@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -299,7 +299,7 @@ def _conflicts(repositories: list[Repository]) -> list[str]:
         if (key, value) in seen:
             problems.append(f"repository {one.name}: {key}{text}")
         seen.add((key, value))
-    return [*problems, *_nested(repositories), *_differing(repositories)]
+    return [*problems, *_nested(repositories), *differing(repositories)]
 
 
 def _nested(repositories: list[Repository]) -> list[str]:
@@ -311,8 +311,8 @@ def _nested(repositories: list[Repository]) -> list[str]:
     ]
 
 
-def _differing(repositories: list[Repository]) -> list[str]:
-    """Credentials are found by the URL that is asked, so a source has one set of them."""
+def differing(repositories: Sequence[Repository]) -> list[str]:
+    """What they say differently of one source: its credentials are found by the URL that is asked, so it has one set."""
     first = {source.base: source.fields for one in reversed(repositories) for source in reversed(one.sources)}
     return [
         f"repository {one.name}: sources: {source.base} has other headers or credentials elsewhere"

@@ -152,6 +152,8 @@ class Leader:
             case Finish():
                 head = _examined(wanted, lease)
                 if isinstance(head, Failed):
+                    source = _source(lease)
+                    wanted.offer.failed(source, head.reason.removeprefix(f"{source} "))
                     self.failures.note(wanted.key, head.status, head.reason)
                     logger.warning("%s: %s", wanted.text, head.reason)
                     lease.failed(head, keep=False)
@@ -251,6 +253,12 @@ class Leader:
             fill.conclude(lease, error)
         finally:
             self._unstored.release()
+
+
+def _source(lease: Lease) -> str:
+    """Where what has arrived comes from."""
+    assert lease.journal.head is not None  # a transfer finishes only after its head
+    return lease.journal.head.source
 
 
 def _examined(wanted: Errand, lease: Lease) -> Representation | Failed:
