@@ -221,6 +221,7 @@ RIGHT = {
     "port = 0x50": ("port", 80),
     'port = "80"': ("port", 80),
     'allow = ["192.168.0.0/16", "::1"]': ("allow", None),
+    'connect = ["mirror.example:443"]': ("connect", (TcpAddress("mirror.example", 443),)),
     'server = "gunicorn"': ("server", "gunicorn"),
     "workers = 3": ("workers", 3),
     "threads = 3": ("threads", 3),
@@ -741,7 +742,18 @@ def test_every_setting_is_in_the_first_file_and_right_when_its_mark_is_taken_awa
     for key, text in lines.items():
         config = read(text)
         assert tomllib.loads(text), key
-        if key in ("source", "listen", "allow", "cache", "access-log", "max-size", "min-free", "max-age", "verbose"):
+        if key in (
+            "source",
+            "listen",
+            "allow",
+            "connect",
+            "cache",
+            "access-log",
+            "max-size",
+            "min-free",
+            "max-age",
+            "verbose",
+        ):
             assert config != Config(), key
         elif key != "repository":
             assert config == Config(), f"the value of {key} there is not what holds without it"
