@@ -735,7 +735,7 @@ def uncommented() -> dict[str, str]:
         if words.startswith("["):
             table = words + "\n"
         elif line.startswith("# ") and words.partition(" = ")[0].replace("-", "").isalpha() and " = " in words:
-            found[words.partition(" ")[0]] = table + words
+            found[(table and "timeouts.") + words.partition(" ")[0]] = table + words
     tables = rest[rest.index("# [[repository]]") : rest.index("# The keys of a repository")]
     found["repository"] = "".join(f"{line.removeprefix('#').removeprefix(' ')}\n" for line in tables.splitlines())
     return found
@@ -743,13 +743,23 @@ def uncommented() -> dict[str, str]:
 
 def test_every_setting_is_in_the_first_file_and_right_when_its_mark_is_taken_away() -> None:
     lines = uncommented()
-    assert set(lines) == {one.key for one in SETTINGS.values()} | {one.removesuffix("_timeout") for one in TIMEOUTS} | {
-        "repository"
-    }
+    timeouts = {f"timeouts.{one.removesuffix('_timeout')}" for one in TIMEOUTS}
+    assert set(lines) == {one.key for one in SETTINGS.values()} | timeouts | {"repository"}
     for key, text in lines.items():
         config = read(text)
         assert tomllib.loads(text), key
-        if key in ("source", "listen", "allow", "cache", "access-log", "max-size", "min-free", "max-age", "verbose"):
+        if key in (
+            "source",
+            "listen",
+            "allow",
+            "connect",
+            "cache",
+            "access-log",
+            "max-size",
+            "min-free",
+            "max-age",
+            "verbose",
+        ):
             assert config != Config(), key
         elif key != "repository":
             assert config == Config(), f"the value of {key} there is not what holds without it"

@@ -77,6 +77,21 @@ def test_every_other_path_of_the_cache_itself_is_nowhere(origin: Origin, start: 
     assert ask(proxy, HEALTH, method="POST").status == 405
 
 
+def test_a_host_that_belongs_to_a_repository_has_such_paths_of_its_own(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    origin.put("/-/ping", b"{}", content_type="application/json")
+    file = tmp_path / "config.toml"
+    file.write_text(f'[[repository]]\nname = "npm"\nhosts = ["registry.example"]\nsources = ["{origin.url}"]\n')
+    proxy = start(arguments=["--config", str(file)])
+    for target, host in (("http://registry.example/-/ping", "registry.example"), ("/-/ping", "registry.example")):
+        with Client(proxy.address) as client:
+            client.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert client.answer().body == b"{}"
+    assert ask(proxy, "/-/ping").status == 404
+    assert ask(proxy).status == 200
+
+
 def test_an_old_client_is_not_taken_for_a_new_one_by_a_path_that_only_begins_so(origin: Origin, start_fork: Start) -> None:
     origin.put("/file.tar", b"body", Serve(length=False, chunked=True))
     answer = ask(start_fork(origin.url), "/-/../file.tar", version="HTTP/1.0")

@@ -279,7 +279,7 @@ def test_each_word_says_how_long_an_answer_is_good() -> None:
     ):
         one = policy(("*", word))
         assert one.good_until(where, head()) == until
-        assert one.is_kept(where, head()) is (word == "immutable")
+        assert one.is_for_all(where, head()) is (word == "immutable")
         assert one.may_be_stale(where, head(("Cache-Control", "must-revalidate")))
     assert policy(("*", "never")).refusal(where, head()) == "its rule is never"
 

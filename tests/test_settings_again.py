@@ -1,15 +1,19 @@
 """SIGHUP: logs are opened anew and settings read again, and nobody who is being served notices."""
 
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +29,7 @@ LARGE = os.urandom(1_000_000)
 PATIENT = {"STALL_TIMEOUT": "100"}
 server = pytest.mark.parametrize("server", ["wsgiref", "gunicorn"])
 
-LISTS = {"SOURCE", "LISTEN", "ALLOW"}
+LISTS = {"SOURCE", "LISTEN", "ALLOW", "CONNECT"}
 
 
 def toml(settings: Mapping[str, str]) -> str:
@@ -301,6 +305,29 @@ def test_who_may_ask_changes_for_connections_that_stand(origin: Origin, run: Run
 
 
 @server
+def test_where_tunnels_may_lead_changes_and_those_that_stand_go_on(run: Run, server: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        end = f"127.0.0.1:{listener.getsockname()[1]}"
+        proxy = run(server, SOURCE="http://127.0.0.1:9/", CONNECT=end, WORKERS="1")
+        with Client(proxy.address) as client:
+            client.ask(end, method="CONNECT")
+            assert client.head().status == 200
+            with listener.accept()[0] as far:
+                proxy.held = True
+                proxy.change(CONNECT=None)
+                until(lambda: answer_to_connect(proxy, end) == 405)
+                far.sendall(b"x")
+                assert client.socket.recv(1) == b"x"
+
+
+def answer_to_connect(proxy: Proxy, end: str) -> int:
+    with Client(proxy.address) as client:
+        client.ask(end, method="CONNECT")
+        return client.head().status
+
+
+@server
 def test_bad_settings_are_told_one_by_one_and_the_old_ones_hold(
     origin: Origin, run: Run, tmp_path: Path, server: str
 ) -> None:
@@ -415,3 +442,20 @@ def test_a_reload_does_not_end_a_server_that_has_only_just_begun(origin: Origin,
     environment = {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
     proxy = start(origin.url, environment=environment)
     assert proxy.get("/-/health").status == 200
+
+
+def test_the_bare_command_ends_with_its_terminal(tmp_path: Path) -> None:
+    here, there = pty.openpty()
+    command = [sys.executable, "-m", "package_cache", "--source", "http://127.0.0.1:9/", "--port", "0"]
+    command += ["--cache", str(tmp_path / "cache")]
+    take = partial(fcntl.ioctl, there, termios.TIOCSCTTY, 0)
+    with subprocess.Popen(command, stdin=there, stdout=there, stderr=there, start_new_session=True, preexec_fn=take) as one:
+        os.close(there)
+        said = b""
+        while b"(cache in " not in said:
+            said += os.read(here, 1000)
+        os.kill(one.pid, signal.SIGHUP)  # as long as it is there, that is a reload
+        while b"the settings were read again" not in said:
+            said += os.read(here, 1000)
+        os.close(here)
+        assert one.wait(30) == 0

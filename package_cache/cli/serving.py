@@ -52,17 +52,30 @@ def _serve_alone(settings: Settings, inherited: addresses.Listening | None, noti
 
     with inherited or addresses.listen(config) as listening:
         server = StandaloneServer(config, listening, settings.build(), software())
-        renewal = Renewal(make, notifier.ready)
+        renewal, terminal = Renewal(make, notifier.ready), _Terminal()
         try:
             signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, settings.config.timeouts.graceful))
             signal.signal(signal.SIGINT, lambda *_: _stop(server, notifier, 0.0))
-            signal.signal(signal.SIGHUP, lambda *_: server.renew(renewal))
+            signal.signal(
+                signal.SIGHUP, lambda *_: _stop(server, notifier, 0.0) if terminal.is_gone() else server.renew(renewal)
+            )
             _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
             notifier.ready()
             server.serve()
         finally:
             server.close()
     return 0
+
+
+class _Terminal:
+    """The terminal that the command was started from, if it was. When that is closed, it sends SIGHUP too."""
+
+    def __init__(self) -> None:
+        self._was_there = os.isatty(2)
+
+    def is_gone(self) -> bool:
+        """Whether it was closed: nobody would see the server any more, and it would keep its port."""
+        return self._was_there and not os.isatty(2)
 
 
 def _stop(server: StandaloneServer, notifier: systemd.Notifier, patience: float) -> None:

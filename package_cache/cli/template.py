@@ -40,6 +40,7 @@ _REPOSITORIES = """\
 _EXAMPLES = {
     "source": '["http://mirror.example/gentoo/"]',
     "listen": '[":4000", "unix:/run/package-cache.sock"]',
+    "connect": '["mirror.example:443"]',
     "allow": '["192.168.0.0/16", "fd00::/8"]',
     "cache": '"/var/cache/package-cache"',
     "access_log": '"/var/log/package-cache/access.log"',

@@ -29,7 +29,7 @@ from package_cache.rules.answer import Reply, age, decide
 from package_cache.rules.content import Content, is_awaited
 from package_cache.rules.routes import is_own
 from package_cache.server.access import AccessRecord, Said
-from package_cache.server.admission import NOT_ADMITTED
+from package_cache.server.admission import NOT_ADMITTED, is_local
 from package_cache.server.app import Application
 from package_cache.server.connections import (
     Asked,
@@ -164,7 +164,7 @@ class Loop(Sender):
                 if len(self._memo) >= _MEMO:
                     self._memo.clear()
                 self._memo[data] = asked
-        if not connection.admitted and not is_own(asked.request.target):
+        if not connection.admitted and not (is_own(asked.request.target) and is_local(client_name(connection.address))):
             self._refuse(connection, Forbidden(NOT_ADMITTED))
             return
         connection.asked = asked
