@@ -27,6 +27,15 @@ def test_a_server_that_cannot_serve_is_not(shell: Shell, origin: Origin) -> None
     assert f"127.0.0.1:{origin.port} cannot serve: 503 the disk is gone\n" in ended.stderr
 
 
+def test_a_server_that_cannot_serve_is_alive_all_the_same(shell: Shell, origin: Origin) -> None:
+    origin.put("/-/health", b"", Say(503, b"the disk is gone\n"))
+    ended = run("health", "--alive", "--host", "127.0.0.1", "--port", str(origin.port))
+    assert (ended.returncode, ended.stderr) == (DONE, "")
+    assert "cannot serve: 503 the disk is gone" in ended.stdout
+    origin.stop()
+    assert run("health", "--alive", "--host", "127.0.0.1", "--port", str(origin.port)).returncode == FAILED
+
+
 def test_a_server_that_may_not_answer_this_machine_is_healthy(shell: Shell, origin: Origin) -> None:
     origin.put("/-/health", b"", Say(403, b"no\n"))
     assert run("health", "--host", "127.0.0.1", "--port", str(origin.port)).returncode == DONE

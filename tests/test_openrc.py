@@ -20,7 +20,7 @@ import package_cache
 
 CONTRIB = Path(__file__).parent.parent / "contrib"
 PACKAGES = ("openrc", "libeinfo1", "librc1")
-STARTED, STOPPED, CRASHED = 0, 3, 32
+STARTED, STOPPED, UNSUPERVISED = 0, 3, 64
 BODY = "the file\n" * 1000
 
 
@@ -305,15 +305,22 @@ def test_one_that_crashes_is_started_again(service: Service) -> None:
     assert service.status() == STARTED
 
 
-def test_one_that_crashes_again_and_again_is_given_up_and_said_to_have_crashed(service: Service) -> None:
+def test_one_that_crashes_again_and_again_is_given_up(service: Service) -> None:
     service.start()
     service.machine.write("/usr/bin/package-cache", "#!/bin/sh\nexit 1\n", 0o755)
     service.machine.run("kill", "-KILL", str(service.pid()))
     until(lambda: service.machine.run("pgrep", "supervise").text == "", 60)
-    assert service.do("status") == Done(CRASHED, "")
+    assert service.status() == STOPPED
+    assert service.machine.run("pgrep", "-u", "package-cache").text == ""
 
 
-def test_one_that_cannot_serve_any_more_is_started_again(service: Service) -> None:
+def test_one_whose_supervisor_died_is_told_by_the_status(service: Service) -> None:
+    service.start()
+    service.machine.run("pkill", "-KILL", "supervise")
+    assert service.status() == UNSUPERVISED
+
+
+def test_one_that_does_not_answer_any_more_is_started_again(service: Service) -> None:
     service.configure("healthcheck_delay=1", "healthcheck_timer=1", "PC_STOP_TIMEOUT=1")
     service.start()
     before = service.pid()

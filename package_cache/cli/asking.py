@@ -42,6 +42,7 @@ def _add(it: ArgumentParser) -> None:
     it.add_argument(
         "--wait", metavar="TIME", default=None, help="ask again for so long until it can, such as 30s (default: ask once)"
     )
+    it.add_argument("--alive", action="store_true", default=False, help="any answer will do, also that it cannot serve")
 
 
 def _run(given: Namespace, config: Config) -> int:
@@ -49,7 +50,7 @@ def _run(given: Namespace, config: Config) -> int:
     deadline = time.monotonic() + (_period(given.wait) if given.wait else 0.0)
     while True:
         try:
-            output.line(_ask(address))
+            output.line(_ask(address, alive=given.alive))
         except CannotServe:
             if time.monotonic() >= deadline:
                 raise
@@ -58,8 +59,8 @@ def _run(given: Namespace, config: Config) -> int:
             return DONE
 
 
-def _ask(address: TcpAddress | UnixAddress) -> str:
-    """What the server says. Raises CannotServe."""
+def _ask(address: TcpAddress | UnixAddress, *, alive: bool) -> str:
+    """What the server says. Raises CannotServe; with `alive`, only where it says nothing."""
     connection = _Connection(address)
     try:
         connection.request("GET", _TARGET)
@@ -70,9 +71,11 @@ def _ask(address: TcpAddress | UnixAddress) -> str:
     finally:
         connection.close()
     # Whoever is not among the networks of --allow is told so by a server that can serve the others.
-    if response.status not in (200, 403):
-        raise CannotServe(f"the server at {_place(address)} cannot serve: {response.status} {text}")
-    return f"the server at {_place(address)} serves: {response.status} {text}"
+    serves = response.status in (200, 403)
+    said = f"the server at {_place(address)} {'serves' if serves else 'cannot serve'}: {response.status} {text}"
+    if not serves and not alive:
+        raise CannotServe(said)
+    return said
 
 
 def _place(address: TcpAddress | UnixAddress) -> str:
