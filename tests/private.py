@@ -14,9 +14,13 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import package_cache
 
 _SIOCSIFFLAGS = 0x8914
 _UP = 0x1 | 0x40
@@ -31,12 +35,18 @@ class Done:
 
 
 class PrivateMachine:
-    """`layers` are directories whose files come on top of this machine's; `room` is a directory for its mounts."""
+    """`layers` are directories whose files come on top of this machine's; `room` is a directory for its mounts.
 
-    def __init__(self, room: Path, layers: Sequence[Path] = ()) -> None:
+    `shown` are directories of this machine under other names there, whoever may read their parents.
+    """
+
+    def __init__(self, room: Path, layers: Sequence[Path] = (), shown: Mapping[str, Path] = MappingProxyType({})) -> None:
         room.mkdir(parents=True, exist_ok=True)
+        settings = json.dumps(
+            {"layers": [str(one) for one in layers], "shown": {to: str(one) for to, one in shown.items()}}
+        )
         command = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation"]
-        command += ["private", sys.executable, __file__, str(room), *map(str, layers)]
+        command += ["private", sys.executable, __file__, str(room), settings]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self.run("true")
@@ -68,6 +78,19 @@ class PrivateMachine:
         self._process.communicate()
 
 
+def with_command(room: Path, layers: Sequence[Path] = ()) -> PrivateMachine:
+    """A machine where /usr/bin/package-cache is this package, for every user there."""
+    shown = {"/opt/python": Path(sys.base_prefix), "/opt/tree": Path(package_cache.__file__).parent.parent}
+    shown["/opt/packages"] = Path(sysconfig.get_path("purelib"))
+    interpreter = Path("/opt/python", Path(sys.executable).resolve().relative_to(Path(sys.base_prefix).resolve()))
+    machine = PrivateMachine(room, layers, shown)
+    variables = "PYTHONPATH=/opt/tree:/opt/packages PYTHONPYCACHEPREFIX=/opt/compiled"
+    line = f'{variables} exec {interpreter} -m package_cache "$@"'
+    machine.write("/usr/bin/package-cache", f"#!/bin/sh\n{line}\n", 0o755)
+    assert machine.run("install", "-d", "-m", "1777", "/opt/compiled").code == 0
+    return machine
+
+
 def why_not() -> str:
     """What this machine lacks for one; empty if nothing."""
     if os.geteuid() != 0:
@@ -85,7 +108,7 @@ def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)
 
 
-def _enter(room: str, layers: Sequence[str]) -> None:
+def _enter(room: str, layers: Sequence[str], shown: Mapping[str, str]) -> None:
     """Make the files of the machine, and make them the only ones."""
     _mount("-t", "tmpfs", "private", room)
     upper, work, root = (f"{room}/{name}" for name in ("upper", "work", "root"))
@@ -97,6 +120,9 @@ def _enter(room: str, layers: Sequence[str]) -> None:
     _mount("-t", "proc", "proc", f"{root}/proc")
     _mount("--rbind", "/dev", f"{root}/dev")
     _mount("-t", "tmpfs", "run", f"{root}/run")
+    for name, directory in shown.items():
+        os.makedirs(root + name)
+        _mount("--bind", "-o", "ro", directory, root + name)
     os.chroot(root)
     os.chdir("/")
 
@@ -147,9 +173,9 @@ def _reap(_number: int, _frame: object) -> None:
         pass
 
 
-def main(room: str, *layers: str) -> None:
+def main(room: str, settings: str) -> None:
     """The first process: orders come in as lines, and what came of them goes out."""
-    _enter(room, layers)
+    _enter(room, **json.loads(settings))
     _raise_loopback()
     while True:
         signal.signal(signal.SIGCHLD, _reap)

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 from origin import until
-from private import Done, PrivateMachine, why_not
-
-import package_cache
+from private import Done, PrivateMachine, why_not, with_command
 
 CONTRIB = Path(__file__).parent.parent / "contrib"
 PACKAGES = ("openrc", "libeinfo1", "librc1")
@@ -93,19 +91,8 @@ class Service:
         assert machine.run("mkdir", "-p", "/etc/runlevels/default").code == 0
         machine.run("sh", "-c", "echo package-cache:x:4711: >>/etc/group")
         self.add_user("package-cache", 4711)
-        self._install()
         self.put("a.tar", BODY)
         self.put("-/health", "ready")
-
-    def _install(self) -> None:
-        """Make the command, of this interpreter and this package, which everybody may read here."""
-        package = Path(package_cache.__file__).parent.parent
-        for place in (package, Path(sys.executable), Path(sys.executable).resolve(), Path(sys.prefix)):
-            for parent in place.parents:
-                assert self.machine.run("chmod", "a+x", str(parent)).code == 0
-        line = f'PYTHONPATH={package} PYTHONPYCACHEPREFIX=/tmp/compiled exec {sys.executable} -m package_cache "$@"'
-        self.machine.write("/usr/bin/package-cache", f"#!/bin/sh\n{line}\n", 0o755)
-        assert self.machine.run("install", "-d", "-m", "1777", "/tmp/compiled").code == 0
 
     def add_user(self, name: str, number: int) -> None:
         """Make another user of the group package-cache."""
@@ -161,7 +148,7 @@ class Service:
 
 @pytest.fixture
 def service(openrc: Path, tmp_path: Path) -> Iterator[Service]:
-    machine = PrivateMachine(tmp_path / "machine", [openrc / "tree"])
+    machine = with_command(tmp_path / "machine", [openrc / "tree"])
     try:
         yield Service(machine)
     finally:
