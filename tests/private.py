@@ -22,6 +22,8 @@ from types import MappingProxyType
 
 import package_cache
 
+_UNSHARE = ("unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--propagation", "private")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _SIOCSIFFLAGS = 0x8914
 _UP = 0x1 | 0x40
 
@@ -37,16 +39,20 @@ class Done:
 class PrivateMachine:
     """`layers` are directories whose files come on top of this machine's; `room` is a directory for its mounts.
 
-    `shown` are directories of this machine under other names there, whoever may read their parents.
+    `shown` are directories of this machine under other names there, whoever may read their parents. With `booted`,
+    systemd is the first process.
     """
 
-    def __init__(self, room: Path, layers: Sequence[Path] = (), shown: Mapping[str, Path] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        room: Path,
+        layers: Sequence[Path] = (),
+        shown: Mapping[str, Path] = MappingProxyType({}),
+        booted: bool = False,
+    ) -> None:
         room.mkdir(parents=True, exist_ok=True)
-        settings = json.dumps(
-            {"layers": [str(one) for one in layers], "shown": {to: str(one) for to, one in shown.items()}}
-        )
-        command = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--propagation"]
-        command += ["private", sys.executable, __file__, str(room), settings]
+        places = {"layers": [str(one) for one in layers], "shown": {to: str(one) for to, one in shown.items()}}
+        command = [*_UNSHARE, "--kill-child", sys.executable, __file__, str(room), json.dumps({**places, "booted": booted})]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self.run("true")
@@ -78,13 +84,13 @@ class PrivateMachine:
         self._process.communicate()
 
 
-def with_command(room: Path, layers: Sequence[Path] = ()) -> PrivateMachine:
+def with_command(room: Path, layers: Sequence[Path] = (), booted: bool = False) -> PrivateMachine:
     """A machine where /usr/bin/package-cache is this package, for every user there."""
     shown = {"/opt/python": Path(sys.base_prefix), "/opt/tree": Path(package_cache.__file__).parent.parent}
     shown["/opt/packages"] = Path(sysconfig.get_path("purelib"))
     interpreter = Path("/opt/python", Path(sys.executable).resolve().relative_to(Path(sys.base_prefix).resolve()))
-    machine = PrivateMachine(room, layers, shown)
-    variables = "PYTHONPATH=/opt/tree:/opt/packages PYTHONPYCACHEPREFIX=/opt/compiled"
+    machine = PrivateMachine(room, layers, shown, booted)
+    variables = "LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/tree:/opt/packages PYTHONPYCACHEPREFIX=/opt/compiled"
     line = f'{variables} exec {interpreter} -m package_cache "$@"'
     machine.write("/usr/bin/package-cache", f"#!/bin/sh\n{line}\n", 0o755)
     assert machine.run("install", "-d", "-m", "1777", "/opt/compiled").code == 0
@@ -97,10 +103,9 @@ def why_not() -> str:
         return "a private machine needs root"
     if shutil.which("unshare") is None:
         return "unshare is not installed"
-    tried = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "sh", "-c"]
-    tried += ["mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w && cd /mnt && mount -t overlay none /mnt/u -o"]
-    tried[-1] += " lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w"
-    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    line = "mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w && mount -t proc none /proc &&"
+    line += " mount -t overlay none /mnt/u -o lowerdir=/,upperdir=/mnt/u,workdir=/mnt/w"
+    done = subprocess.run([*_UNSHARE, "sh", "-c", line], capture_output=True, text=True, check=False)
     return f"no namespaces or no overlay here: {done.stderr.strip()}" if done.returncode else ""
 
 
@@ -118,13 +123,44 @@ def _enter(room: str, layers: Sequence[str], shown: Mapping[str, str]) -> None:
         shutil.copytree(layer, upper, symlinks=True, dirs_exist_ok=True)
     _mount("-t", "overlay", "private", root, "-o", f"lowerdir=/,upperdir={upper},workdir={work}")
     _mount("-t", "proc", "proc", f"{root}/proc")
-    _mount("--rbind", "/dev", f"{root}/dev")
+    _make_devices(f"{root}/dev")
     _mount("-t", "tmpfs", "run", f"{root}/run")
     for name, directory in shown.items():
         os.makedirs(root + name)
         _mount("--bind", "-o", "ro", directory, root + name)
-    os.chroot(root)
+    # Not chroot: within one, no program could make a user namespace.
+    os.mkdir(f"{root}/outside")
+    os.chdir(root)
+    subprocess.run(["pivot_root", ".", "outside"], check=True)
     os.chdir("/")
+    subprocess.run(["umount", "--lazy", "/outside"], check=True)
+
+
+def _make_devices(place: str) -> None:
+    _mount("-t", "tmpfs", "dev", place)
+    for name in _DEVICES:
+        Path(place, name).touch()
+        _mount("--bind", f"/dev/{name}", f"{place}/{name}")
+    for name in ("shm", "pts"):
+        os.mkdir(f"{place}/{name}")
+    _mount("-t", "tmpfs", "-o", "mode=1777", "shm", f"{place}/shm")
+    _mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666", "pts", f"{place}/pts")
+    os.symlink("pts/ptmx", f"{place}/ptmx")
+    os.symlink("/proc/self/fd", f"{place}/fd")
+
+
+def _boot() -> None:
+    """Go on in a child, and let systemd be the first process; the kernel's settings are not for it to change."""
+    _mount("--bind", "-o", "ro", "/proc/sys", "/proc/sys")
+    _mount("-t", "sysfs", "-o", "ro", "sys", "/sys")
+    _mount("-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
+    shutil.rmtree("/etc/systemd/system")
+    Path("/etc/fstab").write_text("")
+    if os.fork():
+        for number in (0, 1):
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        os.execve("/lib/systemd/systemd", ["systemd", "--system", "--unit=basic.target"], {"container": "private"})
+    os.setsid()
 
 
 def _raise_loopback() -> None:
@@ -175,8 +211,11 @@ def _reap(_number: int, _frame: object) -> None:
 
 def main(room: str, settings: str) -> None:
     """The first process: orders come in as lines, and what came of them goes out."""
-    _enter(room, **json.loads(settings))
+    given = json.loads(settings)
+    _enter(room, given["layers"], given["shown"])
     _raise_loopback()
+    if given["booted"]:
+        _boot()
     while True:
         signal.signal(signal.SIGCHLD, _reap)
         _reap(0, None)
