@@ -315,6 +315,34 @@ def test_one_that_does_not_answer_any_more_is_started_again(service: Service) ->
     until(lambda: service.pid() not in (before, 0) and service.get().code == 200, 90)
 
 
+def test_the_file_of_configuration_says_what_the_variables_do_not(service: Service) -> None:
+    service.machine.write("/etc/conf.d/package-cache", 'PORT="4001"\n')
+    text = 'host = "127.0.0.3"\nport = 4009\n[[repository]]\nname = "x"\nprefix = "/x/"\nsources = ["file:///srv/mirror"]\n'
+    service.machine.write("/etc/package-cache/config.toml", text)
+    service.start()
+    assert service.get("/x/a.tar", 4001, "127.0.0.3") == Done(200, BODY)
+    assert service.do("healthcheck").code == 0
+    assert service.do("stop").code == 0
+    service.machine.run("mv", "/etc/package-cache", "/etc/other")
+    service.machine.write("/etc/conf.d/package-cache", 'CONFIG="/etc/other/config.toml"\n')
+    service.start()
+    assert service.get("/x/a.tar", 4009, "127.0.0.3") == Done(200, BODY)
+
+
+def test_a_bad_file_of_configuration_is_told_before_a_reload(service: Service) -> None:
+    service.machine.write("/etc/package-cache/config.toml", 'source = ["file:///srv/mirror"]\n')
+    service.start()
+    before = service.pid()
+    service.machine.write("/etc/package-cache/config.toml", 'sauce = ["file:///srv/mirror"]\nport = "x"\n')
+    for words in (("checkconfig",), ("reload",)):
+        done = service.do(*words)
+        assert done.code != 0
+        assert "sauce: there is no such setting; the nearest is source" in done.text
+        assert "'x' is not a port" in done.text
+    assert service.pid() == before
+    assert service.get().code == 200
+
+
 def test_a_reload_keeps_the_process(service: Service) -> None:
     assert service.do("reload").code != 0
     service.start()
