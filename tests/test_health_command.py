@@ -59,6 +59,13 @@ def test_it_waits_for_a_server_that_is_not_there_yet(shell: Shell, origin: Origi
     assert len(origin.asked) == len(script)
 
 
+def test_it_waits_no_longer_for_a_server_that_says_nothing(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ended = run("health", "--host", "127.0.0.1", "--port", str(silent.getsockname()[1]), "--wait", "0.3s")
+    assert ended.returncode == FAILED
+    assert "timed out" in ended.stderr
+
+
 @pytest.mark.parametrize("wait", ["soon", "0s"])
 def test_a_wrong_time_is_told(shell: Shell, wait: str) -> None:
     ended = run("health", "--wait", wait)

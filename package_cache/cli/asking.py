@@ -13,7 +13,7 @@ from package_cache.units import parse_duration
 
 _TARGET = "/-/health"
 _PATIENCE = 10.0
-"""Seconds that the server may take for its answer."""
+"""Seconds that the server may take for its answer, unless there is a time to wait for it."""
 _PAUSE = 0.1
 _LONGEST = 200
 """Bytes of the answer's text that are shown."""
@@ -24,8 +24,8 @@ class CannotServe(PackageCacheError):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, address: TcpAddress | UnixAddress) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+    def __init__(self, address: TcpAddress | UnixAddress, patience: float) -> None:
+        super().__init__("localhost", timeout=patience)
         self._address = address
 
     def connect(self) -> None:
@@ -47,10 +47,12 @@ def _add(it: ArgumentParser) -> None:
 
 def _run(given: Namespace, config: Config) -> int:
     address = config.addresses[0]
-    deadline = time.monotonic() + (_period(given.wait) if given.wait else 0.0)
+    wait = _period(given.wait) if given.wait else 0.0
+    deadline = time.monotonic() + wait
     while True:
+        patience = max(_PAUSE, deadline - time.monotonic()) if wait else _PATIENCE
         try:
-            output.line(_ask(address, alive=given.alive))
+            output.line(_ask(address, patience, alive=given.alive))
         except CannotServe:
             if time.monotonic() >= deadline:
                 raise
@@ -59,9 +61,9 @@ def _run(given: Namespace, config: Config) -> int:
             return DONE
 
 
-def _ask(address: TcpAddress | UnixAddress, *, alive: bool) -> str:
-    """What the server says. Raises CannotServe; with `alive`, only where it says nothing."""
-    connection = _Connection(address)
+def _ask(address: TcpAddress | UnixAddress, patience: float, *, alive: bool) -> str:
+    """What the server says within so many seconds. Raises CannotServe; with `alive`, only where it says nothing."""
+    connection = _Connection(address, patience)
     try:
         connection.request("GET", _TARGET)
         response = connection.getresponse()
