@@ -97,6 +97,13 @@ def with_command(room: Path, layers: Sequence[Path] = (), booted: bool = False) 
     return machine
 
 
+def pasted(start: str) -> str:
+    """The lines that the README has to paste behind the paragraph that begins so."""
+    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    paragraphs = text[text.index(f"\n{start}") + 1 :].split("\n\n")
+    return "\n".join(line.removeprefix("    ") for line in paragraphs[1].splitlines() if line.startswith("    "))
+
+
 def why_not() -> str:
     """What this machine lacks for one; empty if nothing."""
     if os.geteuid() != 0:

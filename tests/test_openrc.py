@@ -13,8 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from mirror import require
 from origin import until
-from private import Done, PrivateMachine, why_not, with_command
+from private import Done, PrivateMachine, pasted, why_not, with_command
 
 CONTRIB = Path(__file__).parent.parent / "contrib"
 PACKAGES = ("openrc", "libeinfo1", "librc1")
@@ -356,3 +357,39 @@ def test_what_it_can_do_is_described(service: Service) -> None:
     text = service.do("describe").text
     for name in ("reload", "healthcheck", "checkconfig"):
         assert re.search(rf"{name}: (?!no description)\w+", text), text
+
+
+def test_the_lines_of_the_readme_make_a_service(service: Service) -> None:
+    for name in ("init.d", "conf.d"):
+        assert service.machine.run("rm", f"/etc/{name}/package-cache").code == 0
+    done = service.machine.run("sh", "-e", "-c", f"cd /opt/tree\n{pasted('**OpenRC**')}")
+    assert done.code == 0, done.text
+    assert service.status() == STARTED
+    assert service.argument("--source") == ["http://distfiles.gentoo.org/"]
+    assert service.machine.run("rc-update", "show", "default").text.split() == ["package-cache", "|", "default"]
+    lines = pasted("Without any setting it has")
+    service.machine.write("/etc/conf.d/package-cache", f"{lines}\n")
+    assert service.do("restart").code == 0
+    assert service.argument("--source") == ["http://mirror.example/gentoo/", "http://distfiles.gentoo.org/"]
+    assert (service.argument("--workers"), service.argument("--max-size")) == (["2"], ["200G"])
+
+
+def test_its_logs_are_rotated(service: Service) -> None:
+    require("logrotate")
+    service.machine.write("/etc/logrotate.d/package-cache", (CONTRIB / "logrotate/package-cache").read_text())
+    service.configure('PC_OPTS="--verbose --access-log /var/log/package-cache/access"')
+    service.start()
+
+    def has(text: str, *names: str) -> list[bool]:
+        return [text in service.machine.run("cat", f"/var/log/package-cache/{name}").text for name in names]
+
+    both, rotated = ("access", "package-cache.log"), ("access.1", "package-cache.log.1")
+    service.get()
+    until(lambda: has("/a.tar", *both) == [True, True])
+    done = service.machine.run("logrotate", "--force", "/etc/logrotate.d/package-cache")
+    assert (done.code, done.text.count("error")) == (0, 0), done.text
+    assert has("/a.tar", *both, *rotated) == [False, False, True, True]
+    service.put("b.tar", BODY)
+    assert service.get("/b.tar").code == 200
+    until(lambda: has("/b.tar", *both) == [True, True])
+    assert has("/b.tar", *rotated) == [False, False]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mirror import require
 from origin import until
-from private import Done, PrivateMachine, why_not, with_command
+from private import Done, PrivateMachine, pasted, why_not, with_command
 
 CONTRIB = Path(__file__).parent.parent / "contrib/systemd"
 UNITS = ("package-cache.service", "package-cache.socket")
@@ -186,3 +186,17 @@ def test_the_service_sees_no_more_of_the_machine_than_it_needs(booted: Booted) -
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert {fields[name] for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+
+
+def test_the_lines_of_the_readme_make_a_service(booted: Booted) -> None:
+    booted.machine.run("rm", "-r", "/etc/systemd/system", "/etc/sysusers.d", "/etc/package-cache")
+    booted.machine.run("mkdir", "/etc/systemd/system")
+    booted.machine.write("/bin/edit", '#!/bin/sh\necho \'source = ["file:///srv/mirror"]\' >"$1"\n', 0o755)
+    done = booted.machine.run("bash", "-e", "-c", f"cd /opt/tree; EDITOR=edit\n{pasted('**systemd**')}")
+    assert done.code == 0, done.text
+    assert booted.state() == "active"
+    assert booted.get("[::1]") == Done(0, BODY)
+    booted.machine.write("/etc/package-cache/config.toml", 'source = ["file:///srv/another"]\n')
+    booted.machine.write("/srv/another/b.tar", BODY)
+    booted.do("reload", "package-cache")
+    until(lambda: booted.machine.run("curl", "-sf", "http://127.0.0.1:4000/b.tar") == Done(0, BODY))
