@@ -13,8 +13,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from gentoo import provide_portage  # noqa: F401 - the fixture `portage`
 from private import PrivateMachine, why_not
-from test_portage import portage  # noqa: F401 - the fixture
 
 TREE = Path(__file__).parent.parent
 OVERLAY = TREE / "contrib/gentoo"
@@ -96,7 +96,7 @@ def test_the_ebuild_depends_on_what_the_package_does() -> None:
 
 
 @pytest.fixture
-def gentoo(portage: Path, tmp_path: Path) -> Iterator[PrivateMachine]:  # noqa: F811
+def gentoo(portage: Path, tmp_path: Path) -> Iterator[PrivateMachine]:
     """A machine with Portage, the overlay, and what stands for the Gentoo repository."""
     if said := why_not():
         pytest.skip(said)

@@ -1,18 +1,15 @@
 """The OpenRC service, run by OpenRC itself on a machine of its own."""
 
-import fcntl
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from machines import kept
 from mirror import require
 from origin import until
 from private import Done, PrivateMachine, pasted, why_not, with_command
@@ -23,14 +20,6 @@ STARTED, STOPPED, UNSUPERVISED = 0, 3, 64
 BODY = "the file\n" * 1000
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One at a time, over all processes."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 @pytest.fixture(scope="session")
 def openrc() -> Path:
     """OpenRC as Debian has it, unpacked once and kept among the temporary files: nothing is installed."""
@@ -38,17 +27,7 @@ def openrc() -> Path:
         pytest.skip(said)
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         pytest.skip("OpenRC cannot be had: this is no Debian")
-    place = Path(tempfile.gettempdir()) / f"package-cache-test-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    if place.stat().st_uid != os.getuid() or place.is_symlink():
-        pytest.skip(f"{place} belongs to somebody else")
-    folder = place / "openrc"
-    with locked(place / "openrc.lock"):
-        if not (folder / "ready").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            unpack(folder)
-            (folder / "ready").touch()
-    return folder
+    return kept("openrc", unpack)
 
 
 def unpack(folder: Path) -> None:
@@ -309,9 +288,10 @@ def test_one_whose_supervisor_died_is_told_by_the_status(service: Service) -> No
 
 
 def test_one_that_does_not_answer_any_more_is_started_again(service: Service) -> None:
-    service.configure("healthcheck_delay=1", "healthcheck_timer=1", "PC_STOP_TIMEOUT=1")
+    service.configure("healthcheck_delay=10", "healthcheck_timer=1", "PC_STOP_TIMEOUT=1")
     service.start()
     before = service.pid()
+    assert before
     assert service.machine.run("kill", "-STOP", str(before)).code == 0
     until(lambda: service.pid() not in (before, 0) and service.get().code == 200, 90)
 
