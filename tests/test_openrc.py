@@ -65,6 +65,7 @@ class Service:
             assert machine.run("mkdir", "-p", f"/run/openrc/{state}").code == 0
         machine.write("/run/openrc/softlevel", "default\n")
         machine.write("/etc/insserv.conf", "")
+        assert machine.run("mkdir", "-p", "/etc/insserv.conf.d").code == 0
         machine.write("/etc/init.d/localmount", "#!/sbin/openrc-run\nstart() { return 0; }\n", 0o755)
         machine.write("/etc/init.d/package-cache", (CONTRIB / "openrc/init.d/package-cache").read_text(), 0o755)
         self.configure()
