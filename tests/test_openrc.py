@@ -188,6 +188,14 @@ def test_the_variables_mean_what_they_did(service: Service) -> None:
     assert service.do("healthcheck").code == 0
 
 
+def test_it_listens_where_the_options_say(service: Service) -> None:
+    service.configure('PC_OPTS="--listen 127.0.0.1:4005 --listen unix:/run/package-cache/http.sock"')
+    service.start()
+    assert service.get(port=4005) == Done(200, BODY)
+    assert service.machine.run("package-cache", "health", "--listen", "unix:/run/package-cache/http.sock").code == 0
+    assert service.do("healthcheck").code == 0
+
+
 def test_changed_settings_hold_from_the_next_start(service: Service) -> None:
     service.start()
     service.configure('PORT="4002"')
