@@ -18,7 +18,7 @@ _package_cache() {
 		_package_cache_files -f "$current"
 		return
 		;;
-	:--source|:--max-size|:--min-free|:--max-age|:--listen|:--allow|:--host|:--port|:--workers|:--threads|:--connections|:--downloads|get:--query|get:--header|get:--post|get:--json|get:--file|get:--mirror|get:--sha256|get:--retries|get:--timeout|get:--max-size|get:--label|cat:--accept|cat:--max-size|add:--uri|add:--param|add:--attr|add:--label|add:--ext|ls:--attr|ls:--status|ls:--label|show:--accept|why:--accept|why:--source|gc:--max-size|gc:--min-free|gc:--max-age|fsck:--source|rm:--accept|rm:--version|restore:--accept|restore:--version|purge:--accept|purge:--older|pin:--accept|unpin:--accept|health:--wait|health:--source|health:--max-size|health:--min-free|health:--max-age|health:--listen|health:--allow|health:--host|health:--port|health:--workers|health:--threads|health:--connections|health:--downloads|config:--source|config:--max-size|config:--min-free|config:--max-age|config:--listen|config:--allow|config:--host|config:--port|config:--workers|config:--threads|config:--connections|config:--downloads|warm:--jobs|warm:--rate|warm:--accept|warm:--source|warm:--max-size|warm:--min-free|warm:--max-age)
+	:--source|:--max-size|:--min-free|:--max-age|:--listen|:--allow|:--connect|:--host|:--port|:--workers|:--threads|:--connections|:--downloads|get:--query|get:--header|get:--post|get:--json|get:--file|get:--mirror|get:--sha256|get:--retries|get:--timeout|get:--max-size|get:--label|cat:--accept|cat:--max-size|add:--uri|add:--param|add:--attr|add:--label|add:--ext|ls:--attr|ls:--status|ls:--label|show:--accept|why:--accept|why:--source|gc:--max-size|gc:--min-free|gc:--max-age|fsck:--source|rm:--accept|rm:--version|restore:--accept|restore:--version|purge:--accept|purge:--older|pin:--accept|unpin:--accept|health:--wait|health:--source|health:--max-size|health:--min-free|health:--max-age|health:--listen|health:--allow|health:--connect|health:--host|health:--port|health:--workers|health:--threads|health:--connections|health:--downloads|config:--source|config:--max-size|config:--min-free|config:--max-age|config:--listen|config:--allow|config:--connect|config:--host|config:--port|config:--workers|config:--threads|config:--connections|config:--downloads|warm:--jobs|warm:--rate|warm:--accept|warm:--source|warm:--max-size|warm:--min-free|warm:--max-age)
 		return
 		;;
 	:--scrub|health:--scrub|config:--scrub)
@@ -48,7 +48,7 @@ _package_cache() {
 	esac
 	case $command in
 	"")
-		options="--config --source --balance --cache --scrub --max-size --min-free --max-age --listen --allow --host --port --server --workers --threads --connections --downloads -v --verbose --access-log --access-format --syslog --help --version"
+		options="--config --source --balance --cache --scrub --max-size --min-free --max-age --listen --allow --connect --host --port --server --workers --threads --connections --downloads -v --verbose --access-log --access-format --syslog --help --version"
 		;;
 	"get")
 		options="-o --output --config --cache -v --verbose --query --header --post --json --file --mirror --sha256 --refresh --retries --timeout --max-size --label --help"
@@ -92,10 +92,10 @@ _package_cache() {
 		options="--accept --kind --config --cache -v --verbose --help"
 		;;
 	"health")
-		options="--wait --alive --config --source --balance --cache --scrub --max-size --min-free --max-age --listen --allow --host --port --server --workers --threads --connections --downloads -v --verbose --access-log --access-format --syslog --help"
+		options="--wait --alive --config --source --balance --cache --scrub --max-size --min-free --max-age --listen --allow --connect --host --port --server --workers --threads --connections --downloads -v --verbose --access-log --access-format --syslog --help"
 		;;
 	"config")
-		options="--json --config --source --balance --cache --scrub --max-size --min-free --max-age --listen --allow --host --port --server --workers --threads --connections --downloads -v --verbose --access-log --access-format --syslog --help"
+		options="--json --config --source --balance --cache --scrub --max-size --min-free --max-age --listen --allow --connect --host --port --server --workers --threads --connections --downloads -v --verbose --access-log --access-format --syslog --help"
 		words="check show init"
 		[[ $current == -* ]] || _package_cache_files -f "$current"
 		;;
