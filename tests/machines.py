@@ -119,15 +119,20 @@ def statuses(mirror: Mirror, ending: str | Sequence[str]) -> list[tuple[str, int
 def environment_of(package: str, version: str) -> Path:
     """A virtual environment with a package of the package index, made once and kept among the temporary files."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return kept(f"{package}-{version}-python{python}", lambda folder: _make_environment(folder, package, version))
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """A directory that is made once and kept among the temporary files."""
     place = Path(tempfile.gettempdir()) / f"package-cache-test-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     if place.stat().st_uid != os.getuid() or place.is_symlink():
         pytest.skip(f"{place} belongs to somebody else")
-    folder = place / f"{package}-{version}-python{python}"
-    with _locked(place / f"lock-{package}"):
+    folder = place / name
+    with _locked(place / f"lock-{name}"):
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _make_environment(folder, package, version)
+            make(folder)
             (folder / "ready").touch()
     return folder
 

@@ -27,6 +27,15 @@ def test_a_server_that_cannot_serve_is_not(shell: Shell, origin: Origin) -> None
     assert f"127.0.0.1:{origin.port} cannot serve: 503 the disk is gone\n" in ended.stderr
 
 
+def test_a_server_that_cannot_serve_is_alive_all_the_same(shell: Shell, origin: Origin) -> None:
+    origin.put("/-/health", b"", Say(503, b"the disk is gone\n"))
+    ended = run("health", "--alive", "--host", "127.0.0.1", "--port", str(origin.port))
+    assert (ended.returncode, ended.stderr) == (DONE, "")
+    assert "cannot serve: 503 the disk is gone" in ended.stdout
+    origin.stop()
+    assert run("health", "--alive", "--host", "127.0.0.1", "--port", str(origin.port)).returncode == FAILED
+
+
 def test_a_server_that_may_not_answer_this_machine_is_healthy(shell: Shell, origin: Origin) -> None:
     origin.put("/-/health", b"", Say(403, b"no\n"))
     assert run("health", "--host", "127.0.0.1", "--port", str(origin.port)).returncode == DONE
@@ -48,6 +57,13 @@ def test_it_waits_for_a_server_that_is_not_there_yet(shell: Shell, origin: Origi
     ended = run("health", "--host", "127.0.0.1", "--port", str(origin.port), "--wait", "60s")
     assert ended.returncode == DONE
     assert len(origin.asked) == len(script)
+
+
+def test_it_waits_no_longer_for_a_server_that_says_nothing(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ended = run("health", "--host", "127.0.0.1", "--port", str(silent.getsockname()[1]), "--wait", "0.3s")
+    assert ended.returncode == FAILED
+    assert "timed out" in ended.stderr
 
 
 @pytest.mark.parametrize("wait", ["soon", "0s"])

@@ -379,7 +379,7 @@ def test_bounds_and_limits_change(origin: Origin, run: Run, server: str) -> None
     proxy.change(MAX_SIZE="1G", THREADS="1", CONNECTIONS="5", VERBOSE="1", IDLE_TIMEOUT="0.1")
     assert proxy.get("http://127.0.0.1/file.tar").body == LARGE
     until(lambda: stored(proxy.cache) == ["/file.tar"])
-    assert proxy.said("stored /file.tar") == 1
+    until(lambda: proxy.said("stored /file.tar") == 1)
     with Client(proxy.address) as client:
         assert client.get("/file.tar").body == LARGE
         assert client.ended()

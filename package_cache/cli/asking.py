@@ -13,7 +13,7 @@ from package_cache.units import parse_duration
 
 _TARGET = "/-/health"
 _PATIENCE = 10.0
-"""Seconds that the server may take for its answer."""
+"""Seconds that the server may take for its answer, unless there is a time to wait for it."""
 _PAUSE = 0.1
 _LONGEST = 200
 """Bytes of the answer's text that are shown."""
@@ -24,8 +24,8 @@ class CannotServe(PackageCacheError):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, address: TcpAddress | UnixAddress) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
+    def __init__(self, address: TcpAddress | UnixAddress, patience: float) -> None:
+        super().__init__("localhost", timeout=patience)
         self._address = address
 
     def connect(self) -> None:
@@ -42,14 +42,17 @@ def _add(it: ArgumentParser) -> None:
     it.add_argument(
         "--wait", metavar="TIME", default=None, help="ask again for so long until it can, such as 30s (default: ask once)"
     )
+    it.add_argument("--alive", action="store_true", default=False, help="any answer will do, also that it cannot serve")
 
 
 def _run(given: Namespace, config: Config) -> int:
     address = config.addresses[0]
-    deadline = time.monotonic() + (_period(given.wait) if given.wait else 0.0)
+    wait = _period(given.wait) if given.wait else 0.0
+    deadline = time.monotonic() + wait
     while True:
+        patience = max(_PAUSE, deadline - time.monotonic()) if wait else _PATIENCE
         try:
-            output.line(_ask(address))
+            output.line(_ask(address, patience, alive=given.alive))
         except CannotServe:
             if time.monotonic() >= deadline:
                 raise
@@ -58,9 +61,9 @@ def _run(given: Namespace, config: Config) -> int:
             return DONE
 
 
-def _ask(address: TcpAddress | UnixAddress) -> str:
-    """What the server says. Raises CannotServe."""
-    connection = _Connection(address)
+def _ask(address: TcpAddress | UnixAddress, patience: float, *, alive: bool) -> str:
+    """What the server says within so many seconds. Raises CannotServe; with `alive`, only where it says nothing."""
+    connection = _Connection(address, patience)
     try:
         connection.request("GET", _TARGET)
         response = connection.getresponse()
@@ -70,9 +73,11 @@ def _ask(address: TcpAddress | UnixAddress) -> str:
     finally:
         connection.close()
     # Whoever is not among the networks of --allow is told so by a server that can serve the others.
-    if response.status not in (200, 403):
-        raise CannotServe(f"the server at {_place(address)} cannot serve: {response.status} {text}")
-    return f"the server at {_place(address)} serves: {response.status} {text}"
+    serves = response.status in (200, 403)
+    said = f"the server at {_place(address)} {'serves' if serves else 'cannot serve'}: {response.status} {text}"
+    if not serves and not alive:
+        raise CannotServe(said)
+    return said
 
 
 def _place(address: TcpAddress | UnixAddress) -> str:
