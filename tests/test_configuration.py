@@ -20,6 +20,7 @@ from product import surroundings
 from shell import Shell, run
 
 import package_cache
+from package_cache.cli.commands import COMMANDS, load
 from package_cache.cli.template import template
 from package_cache.config import NAMES, Config, Layered, TcpAddress, Timeouts, UnixAddress, layered
 from package_cache.config.document import Document, read_document
@@ -947,3 +948,31 @@ def test_the_words_in_the_readme_are_those_that_there_are() -> None:
     assert {parse_fresh(word).how for word in words} == set(Freshness)
     presets = README.partition("`preset` (")[2].partition("`raw`")[0]
     assert {Preset(word) for word in re.findall("`([a-z]+)`", presets)} == set(Preset) - {Preset.RAW}
+
+
+def test_who_may_not_read_the_secrets_of_the_service_can_use_what_asks_no_source(tmp_path: Path) -> None:
+    """The library and its commands are for every user of the machine; the file of the service is for its own."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        'port = 4711\n[[repository]]\nname = "a"\nprefix = "/"\nsources = ["http://a.example/"]\n'
+        'credentials = { file = "none" }\n'
+    )
+    environment = {"PACKAGE_CACHE_CONFIG": str(path)}
+    with pytest.raises(ConfigError, match="cannot be read"):
+        configured(environment, {})
+    config = configured(environment, {}, secret=False).config
+    assert (config.port, config.sources) == (4711, (Source("http://a.example"),))
+    assert all(load(name).asks_sources is (name in ("warm", "fsck")) for name in COMMANDS)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_others_counts_only_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "package-cache").mkdir()
+    path = tmp_path / "package-cache" / "config.toml"
+    path.write_text("port = 4711\n")
+    path.chmod(0)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert configured({}, {}, secret=False).config == Config()
+    for environment, secret in (({}, True), ({"PACKAGE_CACHE_CONFIG": str(path)}, False)):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            configured(environment, {}, secret=secret)

@@ -19,8 +19,8 @@ class Command:
 
     `add` adds its arguments and options to a parser. Those named like a setting are read as settings and reach `run` in the
     Config; the others reach it in the namespace. `run` gives the exit code and raises `PackageCacheError`. One that is
-    `like_serving` takes the options of the server, too; one with `own_settings` reads them itself, and is given
-    the defaults.
+    `like_serving` takes the options of the server, too; one with `own_settings` reads them itself, and is given the
+    defaults; one that `asks_sources` needs what only the user of the service may know, the credentials for them.
     """
 
     detail: str
@@ -28,3 +28,4 @@ class Command:
     run: Callable[[Namespace, Config], int]
     like_serving: bool = False
     own_settings: bool = False
+    asks_sources: bool = False

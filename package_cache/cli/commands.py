@@ -105,7 +105,7 @@ def _read(command: Command, it: argparse.ArgumentParser, words: Sequence[str]) -
     config = Config()
     settings = {setting: text for setting, text in given.items() if setting in (*NAMES, FILE)}
     try:
-        config = config if command.own_settings else configured(os.environ, settings).config
+        config = config if command.own_settings else configured(os.environ, settings, secret=command.asks_sources).config
     except ConfigError as error:
         problems.extend(error.problems)
     if problems:

@@ -133,4 +133,5 @@ files younger than an hour and downloads younger than a day. It may run beside t
 there when it is run again. Exit codes: 0 nothing is wrong any more, 1 something is, 130 interrupted.""",
     _add,
     _run,
+    asks_sources=True,
 )

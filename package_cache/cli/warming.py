@@ -194,4 +194,5 @@ asks for a file that is being fetched gets it no faster.
 Exit codes: 0 all is here, 1 something could not be had (a line says why), 2 wrong options, 130 interrupted.""",
     _add,
     _run,
+    asks_sources=True,
 )

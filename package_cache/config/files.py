@@ -27,17 +27,23 @@ def _named(environment: Mapping[str, str], options: Mapping[str, str]) -> str | 
     return options.get(FILE) or environment.get(f"{PREFIX}{FILE.upper()}") or None
 
 
-def configured(environment: Mapping[str, str], options: Mapping[str, str]) -> Layered:
-    """The settings of a process: `options` is the command line, as text by name. Raises ConfigError."""
+def configured(environment: Mapping[str, str], options: Mapping[str, str], *, secret: bool = True) -> Layered:
+    """The settings of a process: `options` is the command line, as text by name. Raises ConfigError.
+
+    Without `secret`, what this user may not read is left out: the credentials of sources that are not going to be asked,
+    and a file that is another user's business, unless it is named.
+    """
     settings = {name: text for name, text in options.items() if name != FILE}
-    return layered(environment, settings, _document(environment, options))
+    return layered(environment, settings, _document(environment, options, secret=secret))
 
 
-def _document(environment: Mapping[str, str], options: Mapping[str, str]) -> Document | None:
+def _document(environment: Mapping[str, str], options: Mapping[str, str], *, secret: bool = True) -> Document | None:
     """The file that counts. Raises ConfigError if it cannot be read."""
     file = _named(environment, options)
     path = Path(file) if file else _first(places())
-    return None if path is None else read(path, environment)
+    if path is None or (not secret and not file and not os.access(path, os.R_OK)):
+        return None
+    return read(path, environment, secret=secret)
 
 
 def names_sources(environment: Mapping[str, str], options: Mapping[str, str]) -> bool:
@@ -55,15 +61,29 @@ def _first(paths: tuple[Path, ...]) -> Path | None:
     return next((path for path in paths if os.path.lexists(path)), None)
 
 
-def read(path: Path, environment: Mapping[str, str]) -> Document:
-    """What a file says. Raises ConfigError if it cannot be read; what is wrong in it is in the document."""
+def read(path: Path, environment: Mapping[str, str], *, secret: bool = True) -> Document:
+    """What a file says, with its secrets or without those that cannot be had; what is wrong in it, too.
+
+    Raises ConfigError if it cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"the configuration {path} cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"the configuration {path} is not UTF-8: byte {error.start} is none of it"]) from error
-    return read_document(str(path), text, secrets(path.parent, environment))
+    needed = secrets(path.parent, environment)
+    return read_document(str(path), text, needed if secret else _if_had(needed))
+
+
+def _if_had(needed: Secret) -> Secret:
+    def secret(kind: str, name: str) -> str | None:
+        try:
+            return needed(kind, name)
+        except ValueError:
+            return None
+
+    return secret
 
 
 def secrets(folder: Path, environment: Mapping[str, str]) -> Secret:

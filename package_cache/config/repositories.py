@@ -32,8 +32,11 @@ RULE_KEYS = {
 """The keys of `[[repository.rule]]`."""
 _SOURCE_KEYS = ("url", "headers", "credentials")
 
-Secret = Callable[[str, str], str]
-"""The text of a secret, by where it is (`file` or `env`) and its name there. Raises ValueError."""
+Secret = Callable[[str, str], str | None]
+"""The text of a secret, by where it is (`file` or `env`) and its name there; None if it cannot be had and is not needed.
+
+Raises ValueError if it is needed.
+"""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*,;=:@-]+)*/?")
@@ -206,6 +209,8 @@ class _Reader:
             except ValueError as error:
                 self.told.add(key, error)
                 return None
+        if text is None and isinstance(value, dict):
+            return None
         if not isinstance(text, str) or not text or not re.fullmatch(r"[\x20-\x7e]*", text):
             self.told.add(key, "it is not one line of printable ASCII")
             return None
