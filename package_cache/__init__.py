@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from package_cache.compose import Server, create_app
     from package_cache.errors import DownloadError
-    from package_cache.library.archives import open_archive
-    from package_cache.library.bodies import File
+    from package_cache.library.archives.archive import open_archive
     from package_cache.library.cache import Cache
-    from package_cache.library.descriptors import Descriptor
-    from package_cache.library.downloads import DownloadManager
+    from package_cache.library.downloads.bodies import File
+    from package_cache.library.downloads.descriptors import Descriptor
+    from package_cache.library.downloads.manager import DownloadManager
     from package_cache.library.items import CacheItem
     from package_cache.model import Status
 
@@ -33,14 +33,14 @@ __all__ = [
 _HOMES = {
     "Cache": "package_cache.library.cache",
     "CacheItem": "package_cache.library.items",
-    "Descriptor": "package_cache.library.descriptors",
+    "Descriptor": "package_cache.library.downloads.descriptors",
     "DownloadError": "package_cache.errors",
-    "DownloadManager": "package_cache.library.downloads",
-    "File": "package_cache.library.bodies",
+    "DownloadManager": "package_cache.library.downloads.manager",
+    "File": "package_cache.library.downloads.bodies",
     "Server": "package_cache.compose",
     "Status": "package_cache.model",
     "create_app": "package_cache.compose",
-    "open_archive": "package_cache.library.archives",
+    "open_archive": "package_cache.library.archives.archive",
 }
 
 

@@ -9,22 +9,22 @@ from pathlib import Path
 
 from package_cache.config import Config, TcpAddress, parse_source
 from package_cache.config.files import configured
-from package_cache.engine.caretaker import Caretaker
-from package_cache.engine.check import Checker
-from package_cache.engine.culling import Culler
-from package_cache.engine.damage import Damages
-from package_cache.engine.fills import Fills
+from package_cache.engine.fills.fill import Fills
 from package_cache.engine.health import Health, look_at
-from package_cache.engine.refetch import Refetch
-from package_cache.engine.room import Room
-from package_cache.engine.scrub import Scrub
 from package_cache.engine.service import Service
-from package_cache.engine.space import Space
-from package_cache.engine.sweep import Sweep
-from package_cache.engine.upkeep import LastUse
+from package_cache.engine.upkeep.caretaker import Caretaker
+from package_cache.engine.upkeep.check import Checker
+from package_cache.engine.upkeep.culling import Culler
+from package_cache.engine.upkeep.damage import Damages
+from package_cache.engine.upkeep.last_use import LastUse
+from package_cache.engine.upkeep.refetch import Refetch
+from package_cache.engine.upkeep.room import Room
+from package_cache.engine.upkeep.scrub import Scrub
+from package_cache.engine.upkeep.space import Space
+from package_cache.engine.upkeep.sweep import Sweep
 from package_cache.errors import ConfigError, StoreError
 from package_cache.model import Source
-from package_cache.rules.routes import Routes
+from package_cache.rules.repositories.routes import Routes
 from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application

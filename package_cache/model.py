@@ -9,8 +9,8 @@ from enum import Enum, IntEnum
 from typing import NewType
 
 Key = NewType("Key", str)
-"""The canonical name of a thing: path and query in normal form, see `rules/targets.py`; it begins with a slash. Or the name
-of an item of the library, see `rules/keys.py`; it never does."""
+"""The canonical name of a thing: path and query in normal form, see `rules/http/targets.py`; it begins with a slash. Or the
+name of an item of the library, see `rules/library/keys.py`; it never does."""
 
 Fields = tuple[tuple[str, str], ...]
 """HTTP header fields, in order, names as first written."""

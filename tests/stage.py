@@ -22,8 +22,8 @@ from nursery import Fork, Nursery
 from origin import Gate, Origin, Serve, until
 from product import Response, blobs, parts
 
-from package_cache.engine.damage import Damages
-from package_cache.engine.sweep import Sweep
+from package_cache.engine.upkeep.damage import Damages
+from package_cache.engine.upkeep.sweep import Sweep
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import SEAL_NS, BlobStore
 from package_cache.storage.quarantine import Quarantine

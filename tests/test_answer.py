@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from package_cache.model import Fields, Representation, Request, Span, Target
-from package_cache.rules.answer import (
+from package_cache.rules.http.answer import (
     Reply,
     Serving,
     age,
@@ -17,7 +17,7 @@ from package_cache.rules.answer import (
     problem,
     refreshed,
 )
-from package_cache.rules.fields import format_date
+from package_cache.rules.http.fields import format_date
 
 NOON = 1_767_225_600.0
 CHANGED = NOON - 86400

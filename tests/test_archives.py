@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from packing import ARCHIVES, METHODS, PACKERS, TARS, archive, folder, hard, symbolic, tar, zipped
 
 from package_cache.errors import ExtractionError, MissingMember, UnsupportedArchive
-from package_cache.library.archives import inflate, open_archive
-from package_cache.library.reading import CHUNK
+from package_cache.library.archives.archive import inflate, open_archive
+from package_cache.library.archives.reading import CHUNK
 
 SINGLES = ["plain", *PACKERS]
 TEXT = "first\r\nsecond: äöü €\rthird\n\nlast"
@@ -418,7 +418,7 @@ def test_without_its_package_zstandard_is_refused_with_the_way_to_get_it(tmp_pat
     program = """
 import sys
 sys.modules["zstandard"] = None
-from package_cache.library.archives import open_archive
+from package_cache.library.archives.archive import open_archive
 try:
     open_archive(sys.argv[1])
 except Exception as error:

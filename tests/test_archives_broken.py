@@ -24,8 +24,8 @@ from package_cache.errors import (
     UnsafeMember,
     UnsupportedArchive,
 )
-from package_cache.library.archives import inflate, open_archive
-from package_cache.library.inflating import allowance
+from package_cache.library.archives.archive import inflate, open_archive
+from package_cache.library.archives.inflating import allowance
 
 MEBI = 1 << 20
 SMALL = b"The content of a small file, and some of it twice: of a small file.\n" * 3

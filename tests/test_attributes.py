@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from package_cache.errors import ArgumentError
 from package_cache.model import Status
-from package_cache.rules.attributes import LONGEST, canonical, dump, leaves, load, moment
-from package_cache.rules.keys import library_key
+from package_cache.rules.library.attributes import LONGEST, canonical, dump, leaves, load, moment
+from package_cache.rules.library.keys import library_key
 
 zones = st.builds(timezone, st.timedeltas(timedelta(hours=-14), timedelta(hours=14)))
 times = st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=zones)

@@ -17,10 +17,10 @@ from service import Httpbin
 
 from package_cache.config import Timeouts
 from package_cache.errors import ConfigError, DescriptorError, UpstreamError, UpstreamLie, UpstreamTimeout
-from package_cache.library.bodies import File
-from package_cache.library.descriptors import Descriptor
+from package_cache.library.downloads.bodies import File
+from package_cache.library.downloads.descriptors import Descriptor
 from package_cache.model import Validators
-from package_cache.rules.steps import Ask
+from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.asking import CallAnswer, open_call
 from package_cache.upstream.backends import NAMES, backend_of
 from package_cache.upstream.calls import Backend, Reach

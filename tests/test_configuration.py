@@ -21,7 +21,7 @@ from shell import Shell, run
 
 import package_cache
 from package_cache.cli.commands import COMMANDS, load
-from package_cache.cli.template import template
+from package_cache.cli.commands.template import template
 from package_cache.config import NAMES, Config, Layered, TcpAddress, Timeouts, UnixAddress, layered
 from package_cache.config.document import Document, read_document
 from package_cache.config.files import configured, secrets
@@ -29,7 +29,7 @@ from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS, parse_
 from package_cache.config.settings import SETTINGS, TIMEOUTS
 from package_cache.errors import ConfigError
 from package_cache.model import Freshness, Place, Preset, Repository, Source, Target
-from package_cache.rules.routes import Routes
+from package_cache.rules.repositories.routes import Routes
 from package_cache.units import Share
 
 pytestmark = pytest.mark.usefixtures("shell")

@@ -5,8 +5,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from package_cache.errors import BadRequest
-from package_cache.rules.content import MAX_CONTENT, Content, is_awaited
-from package_cache.rules.wire import MAX_LINE, Head, parse_head
+from package_cache.rules.http.content import MAX_CONTENT, Content, is_awaited
+from package_cache.rules.http.wire import MAX_LINE, Head, parse_head
 
 CHUNKED = ("transfer-encoding", "chunked")
 EXTENSIONS = st.sampled_from([b"", b";a", b";a=b", b' ; a = "b;\\""', b";a;b=c", b";" + b"a" * 200])

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from origin import Origin, Serve, until
 from product import Proxy, blobs
 
-from package_cache.engine.committer import Committer, Job
-from package_cache.engine.culling import Culler, Report
-from package_cache.engine.room import Refusal, Reservation, Room
-from package_cache.engine.space import Space
+from package_cache.engine.fills.committer import Committer, Job
+from package_cache.engine.upkeep.culling import Culler, Report
+from package_cache.engine.upkeep.room import Refusal, Reservation, Room
+from package_cache.engine.upkeep.space import Space
 from package_cache.errors import StoreError
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.rules.culling import (
@@ -48,7 +48,7 @@ from package_cache.rules.culling import (
 )
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.inventory import Inventory
-from package_cache.storage.parts import Part
+from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import News, Registry
 from package_cache.storage.removal import Kind, Place, Removal
 from package_cache.units import Share

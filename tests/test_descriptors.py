@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from package_cache.errors import DescriptorError
-from package_cache.library.bodies import File
-from package_cache.library.descriptors import Descriptor
-from package_cache.library.headers import Headers
-from package_cache.rules.naming import base_name, filename_of, suffix_of
+from package_cache.library.downloads.bodies import File
+from package_cache.library.downloads.descriptors import Descriptor
+from package_cache.library.downloads.headers import Headers
+from package_cache.rules.library.naming import base_name, filename_of, suffix_of
 
 URL = "http://mirror.example/a"
 names = st.text(min_size=1, max_size=8)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from package_cache.rules.digests import Digest, declared
-from package_cache.rules.disguise import FIRST, is_known, unmask
-from package_cache.rules.networks import is_inside_by_name, is_public
+from package_cache.rules.http.digests import Digest, declared
+from package_cache.rules.transfers.disguise import FIRST, is_known, unmask
+from package_cache.rules.transfers.networks import is_inside_by_name, is_public
 
 HTML = b"<!DOCTYPE html><html>"
 BEGINNINGS = {

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from origin import Gate, Hang, Origin, Raw, Say, Serve
 
 from package_cache.errors import ArgumentError, DocumentError, DownloadError
-from package_cache.library.downloads import DownloadManager
-from package_cache.rules.documents import Document, inflated, parse
+from package_cache.library.downloads.manager import DownloadManager
+from package_cache.rules.repositories.documents import Document, inflated, parse
 
 Make = Callable[..., DownloadManager]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from origin import Gate, Origin, Serve, until
 
-from package_cache.library.downloads import DownloadManager
+from package_cache.library.downloads.manager import DownloadManager
 from package_cache.model import Status
 
 BODY = random.Random(7).randbytes(4_000_000)
@@ -19,7 +19,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 PROGRAM = r"""
 import sys, threading
-from package_cache.library.downloads import DownloadManager
+from package_cache.library.downloads.manager import DownloadManager
 cache, url, threads, dest = sys.argv[1:]
 manager = DownloadManager(cache or None, proxies={}, timeout=60)
 def fetch():

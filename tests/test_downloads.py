@@ -20,8 +20,8 @@ import pytest
 from origin import Gate, Hang, Origin, Raw, Say, Serve
 
 from package_cache.errors import ArgumentError, ConfigError, DownloadError, StoreError
-from package_cache.library.descriptors import Descriptor
-from package_cache.library.downloads import DownloadManager
+from package_cache.library.downloads.descriptors import Descriptor
+from package_cache.library.downloads.manager import DownloadManager
 from package_cache.model import Status
 from package_cache.upstream.backends import NAMES
 

@@ -31,12 +31,12 @@ from test_trees import REPOSITORIES, STAMP, grown
 
 from package_cache.cli import commands
 from package_cache.errors import BadRequest
-from package_cache.rules.fields import parse_date
-from package_cache.rules.layouts import HASHED, layout_text
-from package_cache.rules.targets import parse_target
+from package_cache.rules.http.fields import parse_date
+from package_cache.rules.http.targets import parse_target
+from package_cache.rules.repositories.layouts import HASHED, layout_text
 from package_cache.rules.trees import names_of, set_aside
 from package_cache.storage.blobs import SEAL_NS
-from package_cache.storage.locks import NameLocks
+from package_cache.storage.parts.locks import NameLocks
 
 __all__ = ["run_mirror"]
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from package_cache.model import Span
-from package_cache.rules.fields import (
+from package_cache.rules.http.fields import (
     ContentRange,
     Unsatisfiable,
     format_date,

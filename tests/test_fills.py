@@ -16,11 +16,11 @@ import pytest
 from origin import Gate, Origin, Raw, Serve, until
 from product import Proxy, Response, blobs, parts
 
-from package_cache.engine.fills import Fill, FillReader, Fills, Lead, ReplacedError
+from package_cache.engine.fills.fill import Fill, FillReader, Fills, Lead, ReplacedError
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Key, Representation, Span
-from package_cache.storage.journals import Failed
-from package_cache.storage.leases import Lease, PartStore
+from package_cache.storage.parts.journals import Failed
+from package_cache.storage.parts.leases import Lease, PartStore
 
 HELD_BACK = 65536
 """Bytes at the end that no client gets before the whole is verified."""

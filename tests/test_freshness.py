@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from package_cache.model import Freshness, Repository, Target
-from package_cache.rules.freshness import Policy
-from package_cache.rules.targets import parse_target
+from package_cache.rules.http.targets import parse_target
+from package_cache.rules.repositories.freshness import Policy
 
 HEX = "0123456789abcdef" * 4
 

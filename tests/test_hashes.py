@@ -11,10 +11,10 @@ from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from package_cache.engine import hashes
-from package_cache.engine.hashes import Hashes
-from package_cache.rules.digests import Digest
-from package_cache.storage.parts import Part
+from package_cache.engine.fills import hashes
+from package_cache.engine.fills.hashes import Hashes
+from package_cache.rules.http.digests import Digest
+from package_cache.storage.parts.part import Part
 
 POOL = random.Random(1).randbytes(1 << 20)
 SIZES = st.sampled_from([0, 1, 100, 65_536, 262_143, 262_144, 262_145, 1 << 20])

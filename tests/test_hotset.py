@@ -18,8 +18,8 @@ from raw import Client
 from package_cache.engine.hotset import MAX_BYTES, MAX_ENTRIES, HotFile, HotSet
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.generation import Generation
-from package_cache.storage.parts import Part
+from package_cache.storage.database.generation import Generation
+from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import Registry
 from package_cache.storage.removal import Kind, Place, Removal
 

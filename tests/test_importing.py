@@ -27,9 +27,9 @@ from package_cache.cli import commands
 from package_cache.library.importing.importer import Importer
 from package_cache.library.importing.trees import Tree
 from package_cache.library.opening import open_library
-from package_cache.rules.routes import Routes
+from package_cache.rules.repositories.routes import Routes
 from package_cache.storage.leftovers import DEAD_SECONDS, dead_fills
-from package_cache.storage.locks import NameLocks
+from package_cache.storage.parts.locks import NameLocks
 
 KEY = "0123456789abcdef0123456789abcdef"
 OTHER = "fedcba9876543210fedcba9876543210"

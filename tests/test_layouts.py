@@ -11,7 +11,15 @@ from origin import Origin, Say
 
 from package_cache.config import Timeouts
 from package_cache.model import Source
-from package_cache.rules.layouts import FLAT, HASHED, Structure, flat_name, flat_path, layout_text, parse_layout
+from package_cache.rules.repositories.layouts import (
+    FLAT,
+    HASHED,
+    Structure,
+    flat_name,
+    flat_path,
+    layout_text,
+    parse_layout,
+)
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.layouts import DAY, Layouts
 

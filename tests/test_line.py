@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from origin import until
 
-from package_cache.engine.line import LONGEST, Line, Turn
-from package_cache.engine.threads import Threads
+from package_cache.engine.fills.line import LONGEST, Line, Turn
+from package_cache.engine.fills.threads import Threads
 
 
 @dataclass

@@ -13,7 +13,7 @@ from origin import Hang, Origin, Serve
 from product import Proxy
 
 from package_cache.model import Validators
-from package_cache.rules.links import has_links, mark_of, marked, replaced, unmarked
+from package_cache.rules.repositories.links import has_links, mark_of, marked, replaced, unmarked
 
 Start = Callable[..., Proxy]
 

@@ -23,7 +23,7 @@ from raw import Client
 
 from package_cache import Server
 from package_cache.errors import RequestError
-from package_cache.rules.wire import parse_head
+from package_cache.rules.http.wire import parse_head
 from package_cache.server.loop import Loop
 from package_cache.server.reactor import STALL_SECONDS, Limits
 

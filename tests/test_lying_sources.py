@@ -27,7 +27,7 @@ import pytest
 from origin import MODIFIED, Behaviour, Flood, Gate, Origin, Raw, Say, Serve, until
 from product import HOSTS, Proxy, Response, blobs
 
-from package_cache.rules.transfer import OVERLAP
+from package_cache.rules.transfers.transfer import OVERLAP
 
 LIMITS = {
     "PACKAGE_CACHE_CONNECT_TIMEOUT": "2",

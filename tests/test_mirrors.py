@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from package_cache.engine.failures import LONGEST, Failures
+from package_cache.engine.fills.failures import LONGEST, Failures
 from package_cache.errors import FillError
 from package_cache.model import Key, Source
-from package_cache.rules.pace import JUDGED, LEAST, Pace, Speed, by_speed, is_outrun
+from package_cache.rules.transfers.pace import JUDGED, LEAST, Pace, Speed, by_speed, is_outrun
 from package_cache.upstream.mirrors import ASIDE_SECONDS, LONGEST_ASIDE, MEASURED_SECONDS, PROBE_SECONDS, Mirrors
 
 A, B, C = BASES = ("http://a.example", "http://b.example/gentoo", "http://b.example")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from package_cache.config.globs import glob_pattern
 from package_cache.config.repositories import parse_fresh
 from package_cache.model import Fields, Freshness, Preset, Repository, Representation, Rule, Target
-from package_cache.rules import lifetime
-from package_cache.rules.fields import format_date
-from package_cache.rules.freshness import Policy
-from package_cache.rules.presets import rows_of
-from package_cache.rules.targets import parse_target
+from package_cache.rules.http.fields import format_date
+from package_cache.rules.http.targets import parse_target
+from package_cache.rules.repositories import lifetime
+from package_cache.rules.repositories.freshness import Policy
+from package_cache.rules.repositories.presets import rows_of
 
 NOW = 1_700_000_000.0
 HEX = "0123456789abcdef" * 4

@@ -20,17 +20,17 @@ from origin import Origin, until
 from product import Proxy, blobs, parts
 from stock import BODIES, Stock, blob_of, fill, make, names, overwrite, rot, serves_all
 
-from package_cache.engine.damage import Damages
-from package_cache.engine.scrub import Scrub
-from package_cache.engine.sweep import NAMELESS_SECONDS, Sweep
+from package_cache.engine.upkeep.damage import Damages
+from package_cache.engine.upkeep.scrub import Scrub
+from package_cache.engine.upkeep.sweep import NAMELESS_SECONDS, Sweep
 from package_cache.model import Key, Representation, Status
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.bookkeeping import compare, keep_ledger
-from package_cache.storage.connections import MissingDatabase, open_database
+from package_cache.storage.database.bookkeeping import compare, keep_ledger
+from package_cache.storage.database.connections import MissingDatabase, open_database
+from package_cache.storage.database.ledger import Ledger, parse
 from package_cache.storage.inventory import Inventory
-from package_cache.storage.leases import PartStore
-from package_cache.storage.ledger import Ledger, parse
+from package_cache.storage.parts.leases import PartStore
 from package_cache.storage.quarantine import KEPT_BYTES, Quarantine
 from package_cache.storage.registry import Registry, Totals
 from package_cache.storage.removal import Place, Removal

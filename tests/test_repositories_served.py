@@ -16,8 +16,8 @@ from raw import Answer, Client
 from shell import run
 
 from package_cache.model import Key
-from package_cache.rules.fields import format_date
-from package_cache.rules.layouts import FLAT, HASHED, Structure, layout_text
+from package_cache.rules.http.fields import format_date
+from package_cache.rules.repositories.layouts import FLAT, HASHED, Structure, layout_text
 from package_cache.storage.registry import Registry
 
 Start = Callable[..., Proxy]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from package_cache.errors import UpstreamLie
-from package_cache.rules.response import MAX_FIELDS, ResponseHead, parse_chunk_line, parse_response
+from package_cache.rules.http.response import MAX_FIELDS, ResponseHead, parse_chunk_line, parse_response
 
 
 def read(*lines: bytes, of_head: bool = False, end: bytes = b"\r\n") -> ResponseHead:

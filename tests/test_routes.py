@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from package_cache.config.document import read_document
 from package_cache.errors import BadRequest, ForeignHost, NoRepository, PackageCacheError
 from package_cache.model import Place, Preset, Repository, Source, Target
-from package_cache.rules.layouts import HASHED
-from package_cache.rules.routes import Routes, is_own
-from package_cache.rules.targets import key_of, parse_target
+from package_cache.rules.http.targets import key_of, parse_target
+from package_cache.rules.repositories.layouts import HASHED
+from package_cache.rules.repositories.routes import Routes, is_own
 
 TEXT = """
 [[repository]]

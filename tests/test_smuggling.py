@@ -1,7 +1,7 @@
 """One reading of any bytes: what the event loop takes for a request, Gunicorn's parser takes for the same one.
 
 The loop reads a head and either answers it or hands the bytes over; if the two disagreed about where a request ends or what
-it is, one client's bytes would be taken for another one's request. The property: whatever head `rules.wire` accepts,
+it is, one client's bytes would be taken for another one's request. The property: whatever head `rules.http.wire` accepts,
 Gunicorn reads from the same bytes the same method, target, fields, framing and wish to persist, and leaves the same bytes
 behind it, or refuses it for one of the reasons in `reason_to_refuse`.
 """
@@ -27,8 +27,8 @@ from raw import Client
 from package_cache.config import Config
 from package_cache.errors import RequestError
 from package_cache.model import Repository, Source
-from package_cache.rules import wire
-from package_cache.rules.routes import Routes
+from package_cache.rules.http import wire
+from package_cache.rules.repositories.routes import Routes
 from package_cache.server.addresses import Listening
 from package_cache.server.app import read_head
 from package_cache.server.connections import head_again, simple

@@ -17,8 +17,8 @@ from product import Proxy, blobs, parts
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Validators
-from package_cache.rules.fields import parse_date
-from package_cache.rules.steps import Ask
+from package_cache.rules.http.fields import parse_date
+from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.files import open_file
 
 FEW = 3

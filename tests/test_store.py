@@ -27,9 +27,9 @@ from product import Proxy, blobs, parts
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Key, Representation
 from package_cache.storage.blobs import SEAL_NS, BlobStore
-from package_cache.storage.journals import Failed, Journal
-from package_cache.storage.leases import Lease, PartStore, Watch
-from package_cache.storage.parts import Part
+from package_cache.storage.parts.journals import Failed, Journal
+from package_cache.storage.parts.leases import Lease, PartStore, Watch
+from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import Registry, Totals
 
 KEY = Key("/a.tar")

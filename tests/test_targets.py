@@ -11,7 +11,7 @@ from urllib3.util import parse_url
 
 from package_cache.errors import BadRequest, RequestError
 from package_cache.model import Target
-from package_cache.rules.targets import MAX_TARGET, key_of, parse_target
+from package_cache.rules.http.targets import MAX_TARGET, key_of, parse_target
 
 
 def read(text: str) -> Target:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from package_cache.model import Fields, Representation, Span, Validators
-from package_cache.rules.fields import ContentRange, format_date, is_strong
-from package_cache.rules.steps import (
+from package_cache.rules.http.fields import ContentRange, format_date, is_strong
+from package_cache.rules.transfers.steps import (
     Action,
     Ask,
     Broke,
@@ -29,7 +29,7 @@ from package_cache.rules.steps import (
     Restart,
     Slow,
 )
-from package_cache.rules.transfer import (
+from package_cache.rules.transfers.transfer import (
     FREE_ASK,
     MAX_UNMARKED,
     OVERLAP,

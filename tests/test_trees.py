@@ -20,8 +20,8 @@ from test_importing import Run, imported, take_over
 from package_cache.library.importing.importer import Importer
 from package_cache.library.importing.trees import Tree
 from package_cache.library.opening import open_library
-from package_cache.rules.layouts import HASHED, Structure
-from package_cache.rules.routes import Routes
+from package_cache.rules.repositories.layouts import HASHED, Structure
+from package_cache.rules.repositories.routes import Routes
 from package_cache.storage.blobs import SEAL_NS
 
 STAMP = 1_577_836_800

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from package_cache.errors import BadRequest, RequestError, TargetTooLong
-from package_cache.rules.wire import (
+from package_cache.rules.http.wire import (
     MAX_FIELDS,
     MAX_HEAD,
     MAX_LINE,

@@ -16,8 +16,8 @@ import pytest
 from origin import until
 
 from package_cache import Cache, CacheItem, Status
-from package_cache.engine.damage import Damages
-from package_cache.engine.sweep import Sweep
+from package_cache.engine.upkeep.damage import Damages
+from package_cache.engine.upkeep.sweep import Sweep
 from package_cache.errors import ItemBusy, StoreError
 from package_cache.library.opening import open_library
 from package_cache.model import Key

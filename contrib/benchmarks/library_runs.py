@@ -68,7 +68,7 @@ def median_ms(act):
 def fill_new(cache, count):
     """Items in one transaction: made one by one they would take long, in the original half a day."""
     from package_cache.library.forms import new_item  # noqa: PLC0415 - only where it is installed
-    from package_cache.storage.items import _insert  # noqa: PLC0415
+    from package_cache.storage.items.table import _insert  # noqa: PLC0415
 
     core = cache._core
     with core.library.stores.registry.database.writing() as connection:

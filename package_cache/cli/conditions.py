@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from package_cache.errors import ArgumentError
-from package_cache.rules.attributes import moment
-from package_cache.rules.searching import Criteria, Selection, condition, criteria, date
+from package_cache.rules.library.attributes import moment
+from package_cache.rules.library.searching import Criteria, Selection, condition, criteria, date
 
 _CONDITION = re.compile(r"(.*?)\s*(>=|<=|!=|==|>|<|=|~)\s*(.*)", re.DOTALL)
 _DATE = "DATE:"

@@ -6,9 +6,9 @@ from datetime import datetime
 
 from package_cache.cli.holdings import Holdings
 from package_cache.model import Entry, Status
-from package_cache.rules.attributes import load
+from package_cache.rules.library.attributes import load
 from package_cache.storage.inventory import Pin
-from package_cache.storage.item_rows import ItemRow
+from package_cache.storage.items.rows import ItemRow
 
 
 def entry_as_json(entry: Entry, pin: Pin | None) -> dict[str, object]:

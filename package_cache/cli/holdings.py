@@ -9,10 +9,10 @@ from package_cache.config import Config
 from package_cache.library.core import Core
 from package_cache.library.opening import directory
 from package_cache.model import Status
-from package_cache.rules.attributes import load
-from package_cache.rules.searching import Criteria
+from package_cache.rules.library.attributes import load
+from package_cache.rules.library.searching import Criteria
 from package_cache.storage.inventory import Inventory
-from package_cache.storage.item_rows import ItemRow
+from package_cache.storage.items.rows import ItemRow
 from package_cache.storage.stores import Stores
 
 _ID_DIGITS = 12

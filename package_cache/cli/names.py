@@ -12,8 +12,8 @@ from package_cache.compose import routes_of
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
 from package_cache.model import Entry, Status
-from package_cache.rules.searching import Criteria
-from package_cache.storage.item_rows import ItemRow
+from package_cache.rules.library.searching import Criteria
+from package_cache.storage.items.rows import ItemRow
 
 PROXY, ITEM = "proxy", "item"
 _ID = re.compile(r"([0-9a-f]{8,64})(?:-([1-9]\d{0,18}))?")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from package_cache.errors import ArgumentError, PackageCacheError, RequestError
 from package_cache.model import Key, Target
-from package_cache.rules.routes import Routes
-from package_cache.rules.targets import key_of
+from package_cache.rules.http.targets import key_of
+from package_cache.rules.repositories.routes import Routes
 from package_cache.storage.inventory import Inventory
 
 

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from package_cache import errors
 from package_cache.compat.gone import Vanished
 from package_cache.errors import StoreError
-from package_cache.library.documents import JsonDocument
-from package_cache.library.downloads import DownloadManager
-from package_cache.rules.documents import parse
+from package_cache.library.downloads.documents import JsonDocument
+from package_cache.library.downloads.manager import DownloadManager
+from package_cache.rules.repositories.documents import parse
 
 __all__ = [
     "BZ2ExtractionError",

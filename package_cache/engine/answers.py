@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from io import FileIO
 
 from package_cache.engine.aside import AsideReader
-from package_cache.engine.fills import FillReader
+from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.relay import Relay
-from package_cache.rules.answer import Reply
+from package_cache.rules.http.answer import Reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ cannot, or breaks off, the client gets the rest from the fill, as if nothing had
 import logging
 from collections.abc import Generator
 
-from package_cache.engine.fills import FillReader
+from package_cache.engine.fills.fill import FillReader
 from package_cache.errors import FillError, UpstreamError, UpstreamLie
 from package_cache.model import Representation, Span
-from package_cache.rules.steps import Ask
-from package_cache.rules.transfer import is_part, proof_for
+from package_cache.rules.transfers.steps import Ask
+from package_cache.rules.transfers.transfer import is_part, proof_for
 from package_cache.upstream.answers import Answer, Offer
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.line import Run
+from package_cache.engine.fills.line import Run
 from package_cache.errors import StoreError
 from package_cache.model import Target
-from package_cache.rules.answer import Serving, problem
-from package_cache.rules.routes import RESERVED
+from package_cache.rules.http.answer import Serving, problem
+from package_cache.rules.repositories.routes import RESERVED
 from package_cache.storage.registry import Registry
 
 PATIENCE = 2.0

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from io import FileIO
 
 from package_cache.model import Entry
-from package_cache.rules.answer import Reply
-from package_cache.storage.generation import Generation
+from package_cache.rules.http.answer import Reply
+from package_cache.storage.database.generation import Generation
 
 MAX_ENTRIES = 4096
 """Entries, and with them open descriptors."""

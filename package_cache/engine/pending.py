@@ -7,11 +7,11 @@ from typing import Protocol
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import FAR, AsideReader, open_aside
-from package_cache.engine.fills import Fill, FillReader, Progress
+from package_cache.engine.fills.fill import Fill, FillReader, Progress
 from package_cache.engine.wanted import Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Representation, Request, Span
-from package_cache.rules.answer import Serving, decide
+from package_cache.rules.http.answer import Serving, decide
 
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
 """Fields that may make an answer of a head alone, or of bytes far ahead."""

@@ -1,8 +1,8 @@
 """A file that is passed on without being kept: one client, one download, nothing on the disk.
 
-The same download as every other (`engine.pump`), with the same failover; its destination is what the client reads. What was
-passed on already is remembered by its digest, so that no other file's bytes are ever put behind it. The end is held back
-until all of it is here, as in a fill.
+The same download as every other (`engine.fills.pump`), with the same failover; its destination is what the client reads.
+What was passed on already is remembered by its digest, so that no other file's bytes are ever put behind it. The end is
+held back until all of it is here, as in a fill.
 """
 
 import hashlib
@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import NoReturn, Protocol, cast
 
-from package_cache.engine.pump import End, steps
+from package_cache.engine.fills.pump import End, steps
 from package_cache.errors import FillError
 from package_cache.model import Representation, Span
-from package_cache.rules.digests import Digest
-from package_cache.rules.steps import Finish, GiveUp
-from package_cache.rules.transfer import OVERLAP, Transfer
+from package_cache.rules.http.digests import Digest
+from package_cache.rules.transfers.steps import Finish, GiveUp
+from package_cache.rules.transfers.transfer import OVERLAP, Transfer
 from package_cache.storage.blobs import hash_file
 from package_cache.upstream.answers import Offer
 

@@ -13,18 +13,18 @@ from dataclasses import replace
 from functools import partial
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.caretaker import Caretaker
-from package_cache.engine.damage import Damages
-from package_cache.engine.fills import Fill, FillReader, Fills
+from package_cache.engine.fills.fill import Fill, FillReader, Fills
+from package_cache.engine.fills.leader import Leader
+from package_cache.engine.fills.line import Run
+from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.leader import Leader
-from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Kept, Relay
-from package_cache.engine.room import Room
-from package_cache.engine.storing import UNSTORABLE, Storing
-from package_cache.engine.upkeep import LastUse
+from package_cache.engine.upkeep.caretaker import Caretaker
+from package_cache.engine.upkeep.damage import Damages
+from package_cache.engine.upkeep.last_use import LastUse
+from package_cache.engine.upkeep.room import Room
 from package_cache.engine.wanted import Wanted
 from package_cache.errors import (
     DamagedBlob,
@@ -36,12 +36,12 @@ from package_cache.errors import (
     UpstreamTimeout,
 )
 from package_cache.model import Entry, Representation, Request, Span
-from package_cache.rules.answer import Serving, decide, problem
-from package_cache.rules.freshness import normal_accept
-from package_cache.rules.routes import Routes, is_own
-from package_cache.rules.steps import Ask, Broke, GiveUp, Receive
-from package_cache.rules.targets import key_of
-from package_cache.rules.transfer import Transfer
+from package_cache.rules.http.answer import Serving, decide, problem
+from package_cache.rules.http.targets import key_of
+from package_cache.rules.repositories.freshness import normal_accept
+from package_cache.rules.repositories.routes import Routes, is_own
+from package_cache.rules.transfers.steps import Ask, Broke, GiveUp, Receive
+from package_cache.rules.transfers.transfer import Transfer
 from package_cache.storage.absences import Absences
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.registry import Registry

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from package_cache.model import Entry, Freshness, Key, Representation, Target
-from package_cache.rules.documents import parse
-from package_cache.rules.freshness import Policy, varies_by_accept
+from package_cache.rules.repositories.documents import parse
+from package_cache.rules.repositories.freshness import Policy, varies_by_accept
 from package_cache.upstream.answers import Offer
 
 

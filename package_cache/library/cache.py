@@ -17,8 +17,8 @@ from package_cache.library.items import CacheItem
 from package_cache.library.opening import directory
 from package_cache.library.writing import BinaryWriter, TextWriter, Writing
 from package_cache.model import Status
-from package_cache.rules.searching import LATEST, Selection, condition, criteria, status_of
-from package_cache.storage.item_rows import ItemRow
+from package_cache.rules.library.searching import LATEST, Selection, condition, criteria, status_of
+from package_cache.storage.items.rows import ItemRow
 
 Moment = str | datetime
 Several = int | Collection[int]

@@ -8,9 +8,9 @@ from pathlib import Path
 from package_cache.library.core import Core
 from package_cache.library.items import CacheItem
 from package_cache.model import Status
-from package_cache.rules.searching import Criteria
-from package_cache.storage.item_rows import ItemRow
-from package_cache.storage.item_strays import remove_stray, strays
+from package_cache.rules.library.searching import Criteria
+from package_cache.storage.items.rows import ItemRow
+from package_cache.storage.items.strays import remove_stray, strays
 
 _ALL = Criteria(include_removed=True)
 _UNFINISHED = (Status.UNINITIALIZED, Status.WRITE)

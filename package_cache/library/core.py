@@ -14,11 +14,11 @@ from package_cache.library.opening import now, open_library
 from package_cache.library.reads import Reads
 from package_cache.library.writers import Writers
 from package_cache.model import Status
-from package_cache.rules.attributes import dump, load, moment
-from package_cache.rules.searching import Criteria, date, status_of
-from package_cache.storage.item_rows import Details, ItemRow
-from package_cache.storage.items import New, Outcome
-from package_cache.storage.parts import translated
+from package_cache.rules.library.attributes import dump, load, moment
+from package_cache.rules.library.searching import Criteria, date, status_of
+from package_cache.storage.items.rows import Details, ItemRow
+from package_cache.storage.items.table import New, Outcome
+from package_cache.storage.parts.part import translated
 
 _CHANGEABLE = ("attrs", "label", "filename", "date", "status")
 _FIXED = ("key", "version", "uri", "params", "ext", "path")

@@ -7,12 +7,12 @@ from typing import TypedDict
 from package_cache.library.core import optional_text
 from package_cache.library.items import CacheItem
 from package_cache.library.opening import now
-from package_cache.rules.attributes import canonical, dump
-from package_cache.rules.files import extension, file_name
-from package_cache.rules.keys import key_of
-from package_cache.rules.searching import status_of
-from package_cache.storage.item_rows import Details
-from package_cache.storage.items import New
+from package_cache.rules.library.attributes import canonical, dump
+from package_cache.rules.library.files import extension, file_name
+from package_cache.rules.library.keys import key_of
+from package_cache.rules.library.searching import status_of
+from package_cache.storage.items.rows import Details
+from package_cache.storage.items.table import New
 
 Attributes = Mapping[str, object]
 State = int | str

@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Literal
 
 from package_cache.errors import StoreError
-from package_cache.library.archives import Opened, open_archive
+from package_cache.library.archives.archive import Opened, open_archive
 from package_cache.library.core import Core
 from package_cache.model import Status
-from package_cache.rules.attributes import load, moment
-from package_cache.rules.searching import status_of
-from package_cache.storage.item_rows import ItemRow
+from package_cache.rules.library.attributes import load, moment
+from package_cache.rules.library.searching import status_of
+from package_cache.storage.items.rows import ItemRow
 
 
 class CacheItem:

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from package_cache.engine.damage import Damages
+from package_cache.engine.upkeep.damage import Damages
 from package_cache.errors import ArgumentError, DamagedBlob, ItemError
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import SEAL_NS, hash_file
-from package_cache.storage.item_files import ItemFiles
-from package_cache.storage.item_rows import ItemRow
-from package_cache.storage.items import Items
+from package_cache.storage.items.files import ItemFiles
+from package_cache.storage.items.rows import ItemRow
+from package_cache.storage.items.table import Items
 from package_cache.storage.stores import Stores, default_directory, open_stores
 
 _REMEDY = "Give a directory that this user may write: --cache PATH, or path=... in Python"

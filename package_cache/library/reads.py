@@ -6,7 +6,7 @@ import threading
 import time
 
 from package_cache.errors import StoreError
-from package_cache.storage.items import Items
+from package_cache.storage.items.table import Items
 
 logger = logging.getLogger(__name__)
 

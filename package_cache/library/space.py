@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from package_cache.engine.room import Refusal, Reservation
-from package_cache.engine.space import Claim
+from package_cache.engine.upkeep.room import Refusal, Reservation
+from package_cache.engine.upkeep.space import Claim
 from package_cache.errors import StoreError
 from package_cache.units import size_text
 

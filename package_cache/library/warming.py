@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills import Fill, FillReader
+from package_cache.engine.fills.fill import Fill, FillReader
 from package_cache.engine.pending import Pending
 from package_cache.engine.service import Service
 from package_cache.errors import ArgumentError, FillError, NoRepository, PackageCacheError

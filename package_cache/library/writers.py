@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 from weakref import WeakValueDictionary, finalize
 
 from package_cache.errors import StoreError
-from package_cache.storage.forks import forget_in_children
-from package_cache.storage.locks import NameLocks
+from package_cache.storage.parts.forks import forget_in_children
+from package_cache.storage.parts.locks import NameLocks
 
 _T = TypeVar("_T")
 

@@ -9,8 +9,8 @@ from package_cache.errors import ArgumentError
 from package_cache.library.core import Core
 from package_cache.library.items import CacheItem
 from package_cache.model import Status
-from package_cache.storage.items import New
-from package_cache.storage.parts import translated
+from package_cache.storage.items.table import New
+from package_cache.storage.parts.part import translated
 
 
 class BinaryWriter(io.BufferedWriter):

@@ -6,7 +6,7 @@ A tree has the paths that clients ask for, decoded.
 import re
 from urllib.parse import unquote
 
-from package_cache.rules.layouts import Structure
+from package_cache.rules.repositories.layouts import Structure
 
 DISTFILES = "distfiles"
 LAYOUT = "layout.conf"

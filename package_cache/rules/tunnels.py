@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from package_cache.config import TcpAddress
 from package_cache.config.parsing import parse_end
 from package_cache.errors import BadRequest, ForeignHost
-from package_cache.rules.networks import is_public
+from package_cache.rules.transfers.networks import is_public
 
 Listed = frozenset[TcpAddress]
 

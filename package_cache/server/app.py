@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
-from package_cache.engine.fills import FillReader
+from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
 from package_cache.errors import (
@@ -31,10 +31,10 @@ from package_cache.errors import (
     RequestError,
 )
 from package_cache.model import Request
-from package_cache.rules import wire
-from package_cache.rules.answer import METHODS
-from package_cache.rules.content import MAX_CONTENT, is_small
-from package_cache.rules.routes import is_own
+from package_cache.rules.http import wire
+from package_cache.rules.http.answer import METHODS
+from package_cache.rules.http.content import MAX_CONTENT, is_small
+from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
 from package_cache.server.tunnels import NOWHERE, Tunnels

@@ -10,16 +10,16 @@ from io import FileIO
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
-from package_cache.engine.fills import FillReader
+from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
 from package_cache.errors import PackageCacheError
 from package_cache.model import Request
-from package_cache.rules import wire
-from package_cache.rules.answer import Reply
-from package_cache.rules.content import Content
-from package_cache.rules.routes import Routes, is_own
+from package_cache.rules.http import wire
+from package_cache.rules.http.answer import Reply
+from package_cache.rules.http.content import Content
+from package_cache.rules.repositories.routes import Routes, is_own
 from package_cache.server.access import Said
 from package_cache.server.sockets import READ
 

@@ -28,7 +28,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from package_cache.config import Timeouts
 from package_cache.errors import BadRequest, PackageCacheError
-from package_cache.rules import wire
+from package_cache.rules.http import wire
 from package_cache.server import addresses
 from package_cache.server.addresses import Listening
 from package_cache.server.app import Application

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from package_cache.engine.answers import Answer
+from package_cache.engine.fills.line import Run
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.line import Run
 from package_cache.engine.pending import Pending
 from package_cache.engine.service import Service
 from package_cache.errors import FillError, PackageCacheError
-from package_cache.rules.routes import is_own
+from package_cache.rules.repositories.routes import is_own
 from package_cache.server.connections import Asked, Connection
 
 logger = logging.getLogger(__name__)

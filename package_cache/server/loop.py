@@ -2,9 +2,9 @@
 
 A hit is answered from the hot set with sendfile. What is not in it is looked up in a thread, and comes back as an `Answer`
 or as a `Pending`, which waits here without a thread: the one that looked it up goes on to download it. A file that is still
-arriving is sent as it grows. Everything that is not strictly simple (`rules.wire`) leaves with the bytes read so far to the
-host's ordinary WSGI path. Status and fields of a hit come from `rules.answer.decide`, as everywhere. The loop knows nothing
-of Gunicorn or wsgiref; a host gives it listeners and a way out.
+arriving is sent as it grows. Everything that is not strictly simple (`rules.http.wire`) leaves with the bytes read so far
+to the host's ordinary WSGI path. Status and fields of a hit come from `rules.http.answer.decide`, as everywhere. The loop
+knows nothing of Gunicorn or wsgiref; a host gives it listeners and a way out.
 """
 
 import logging
@@ -18,16 +18,16 @@ from io import FileIO
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
-from package_cache.engine.fills import POLL, FillReader
+from package_cache.engine.fills.fill import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
 from package_cache.errors import Forbidden, RequestError
 from package_cache.model import Request
-from package_cache.rules import wire
-from package_cache.rules.answer import Reply, age, decide
-from package_cache.rules.content import Content, is_awaited
-from package_cache.rules.routes import is_own
+from package_cache.rules.http import wire
+from package_cache.rules.http.answer import Reply, age, decide
+from package_cache.rules.http.content import Content, is_awaited
+from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessRecord, Said
 from package_cache.server.admission import NOT_ADMITTED, is_local
 from package_cache.server.app import Application

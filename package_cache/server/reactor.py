@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from package_cache.config import Timeouts
 from package_cache.errors import BadRequest, Forbidden, RequestError
-from package_cache.rules.fields import format_date
+from package_cache.rules.http.fields import format_date
 from package_cache.server.access import AccessLog
 from package_cache.server.addresses import BACKLOG
 from package_cache.server.admission import NOT_ADMITTED, Admission, is_local

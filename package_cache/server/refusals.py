@@ -7,8 +7,8 @@ import time
 from http import HTTPStatus
 
 from package_cache.errors import RequestError
-from package_cache.rules.answer import RETRY_SECONDS
-from package_cache.rules.fields import format_date
+from package_cache.rules.http.answer import RETRY_SECONDS
+from package_cache.rules.http.fields import format_date
 from package_cache.server.access import AccessLog, AccessRecord, Said
 
 NOTHING = Said("-", "-", "-")

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from package_cache.engine.fills import FillReader, UnstorableError
+from package_cache.engine.fills.fill import FillReader, UnstorableError
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.service import Service
 from package_cache.errors import FillError

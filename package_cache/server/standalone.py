@@ -20,7 +20,7 @@ from wsgiref.handlers import SimpleHandler
 
 from package_cache.config import Config
 from package_cache.errors import BadRequest, RequestError
-from package_cache.rules import wire
+from package_cache.rules.http import wire
 from package_cache.server.addresses import Listening, own_name
 from package_cache.server.app import Application
 from package_cache.server.connections import client_name

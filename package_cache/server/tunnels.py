@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from package_cache.config import TcpAddress, Timeouts
 from package_cache.errors import BadRequest, ForeignHost, RequestError
-from package_cache.rules import wire
+from package_cache.rules.http import wire
 from package_cache.rules.tunnels import Listed, end_of, may_reach, text_of
 from package_cache.server.refusals import TooManyConnections
 from package_cache.server.sockets import BROKEN, READ, WRITE

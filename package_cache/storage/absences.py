@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from package_cache.errors import StoreError
 from package_cache.model import Key
-from package_cache.storage.database import Database
+from package_cache.storage.database.file import Database
 
 LONGEST = 30 * 86400.0
 """Seconds for which it is remembered."""

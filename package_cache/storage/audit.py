@@ -1,10 +1,10 @@
 """What the registry says as a whole, for those who compare it with what is on disk. Each look is a short one."""
 
 from package_cache.model import Entry, Status
-from package_cache.storage import recovery
-from package_cache.storage.connections import ERRORS, Connection
-from package_cache.storage.database import Database, mended
-from package_cache.storage.schema import COLUMNS, NEEDS_BLOB, entry_of
+from package_cache.storage.database import recovery
+from package_cache.storage.database.connections import ERRORS, Connection
+from package_cache.storage.database.file import Database, mended
+from package_cache.storage.database.schema import COLUMNS, NEEDS_BLOB, entry_of
 
 _SUMS = (
     "SELECT (SELECT count(*) FROM entry WHERE status = 3 AND digest IS NOT NULL), (SELECT count(*) FROM blob),"

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from package_cache.errors import DamagedBlob, StoreError
-from package_cache.storage.locks import NameLocks
-from package_cache.storage.parts import Part, translated
+from package_cache.storage.parts.locks import NameLocks
+from package_cache.storage.parts.part import Part, translated
 
 SEAL_NS = 946_684_800 * 10**9
 """The modification time of every blob, in nanoseconds of the epoch: 2000-01-01."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from package_cache.errors import StoreError
-from package_cache.storage.connections import FileId
+from package_cache.storage.database.connections import FileId
 
 BLOCK = 1 << 18
 

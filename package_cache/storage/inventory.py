@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from package_cache.model import Entry, Key, Status
-from package_cache.storage.database import Database
-from package_cache.storage.schema import COLUMNS, OF_PROXY, entry_of
+from package_cache.storage.database.file import Database
+from package_cache.storage.database.schema import COLUMNS, OF_PROXY, entry_of
 
 _PAGE = 500
 

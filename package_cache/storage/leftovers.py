@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from package_cache.errors import StoreError
-from package_cache.storage.locks import NameLocks
+from package_cache.storage.parts.locks import NameLocks
 
 DEAD_SECONDS = 86400.0
 """How long nothing happened to a download that nobody goes on with."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from package_cache.errors import DamagedRegistry
 from package_cache.model import Entry, Key, Representation, Status
-from package_cache.storage import records
-from package_cache.storage.changes import tell_new
-from package_cache.storage.connections import Connection
-from package_cache.storage.database import Database, mended
-from package_cache.storage.item_rows import Describe, describe_item
-from package_cache.storage.schema import COLUMNS, Row, entry_of, seal_of, strip
+from package_cache.storage.database import records
+from package_cache.storage.database.changes import tell_new
+from package_cache.storage.database.connections import Connection
+from package_cache.storage.database.file import Database, mended
+from package_cache.storage.database.schema import COLUMNS, Row, entry_of, seal_of, strip
+from package_cache.storage.items.rows import Describe, describe_item
 
 
 @dataclass(frozen=True, slots=True)

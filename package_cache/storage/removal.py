@@ -14,8 +14,8 @@ from enum import Enum
 from package_cache.errors import StoreError
 from package_cache.model import Key
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.database import Database
-from package_cache.storage.schema import OF_PROXY
+from package_cache.storage.database.file import Database
+from package_cache.storage.database.schema import OF_PROXY
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import platformdirs
 
 from package_cache.errors import StoreError
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.leases import PartStore
+from package_cache.storage.parts.leases import PartStore
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry
 from package_cache.storage.reports import Reports

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from package_cache.rules.steps import Ask, Head
+from package_cache.rules.transfers.steps import Ask, Head
 
 
 class Answer(Protocol):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from package_cache.errors import UpstreamLie
 from package_cache.model import Fields
-from package_cache.rules.asking import (
+from package_cache.rules.transfers.asking import (
     MAX_REDIRECTS,
     REDIRECTS,
     Origin,
@@ -15,7 +15,7 @@ from package_cache.rules.asking import (
     head_of,
     told_fields,
 )
-from package_cache.rules.steps import Ask, Head
+from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.calls import Backend, Body, Exchange
 
 

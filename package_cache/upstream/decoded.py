@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.model import Fields
-from package_cache.rules.fields import media_type
-from package_cache.rules.steps import Head
+from package_cache.rules.http.fields import media_type
+from package_cache.rules.transfers.steps import Head
 from package_cache.upstream.answers import Answer
 
 _GZIP, _ZLIB, _BARE = 31, 15, -15

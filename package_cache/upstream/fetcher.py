@@ -7,8 +7,8 @@ from itertools import takewhile
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Preset, Repository, Source, Target
-from package_cache.rules.disguise import is_doubtful
-from package_cache.rules.steps import Ask
+from package_cache.rules.transfers.disguise import is_doubtful
+from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.files import open_file
 from package_cache.upstream.http import HttpFetcher

@@ -9,8 +9,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Representation, Span
-from package_cache.rules.fields import ContentRange, format_date
-from package_cache.rules.steps import Ask, Head
+from package_cache.rules.http.fields import ContentRange, format_date
+from package_cache.rules.transfers.steps import Ask, Head
 
 _BLOCK = 1 << 20
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})

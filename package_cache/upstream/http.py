@@ -16,10 +16,10 @@ from urllib3.response import BaseHTTPResponse
 from package_cache.config import Timeouts
 from package_cache.errors import UpstreamLie
 from package_cache.model import Fields, Source
-from package_cache.rules.answer import kept_fields
-from package_cache.rules.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
-from package_cache.rules.networks import is_inside_by_name, is_public
-from package_cache.rules.steps import Ask, Head
+from package_cache.rules.http.answer import kept_fields
+from package_cache.rules.transfers.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
+from package_cache.rules.transfers.networks import is_inside_by_name, is_public
+from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.with_urllib3 import FOREIGN, Urllib3Exchange, let_go, make_manager, translated
 
 

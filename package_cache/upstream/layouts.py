@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Target
-from package_cache.rules.layouts import DISTFILES, FLAT, HASHED, Structure, decoded, parse_layout
-from package_cache.rules.steps import Ask
+from package_cache.rules.repositories.layouts import DISTFILES, FLAT, HASHED, Structure, decoded, parse_layout
+from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.answers import Answer
 
 logger = logging.getLogger(__name__)

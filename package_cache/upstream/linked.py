@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.model import Links
-from package_cache.rules.links import LONGEST, has_links, mark_of, marked, replaced, unmarked
-from package_cache.rules.steps import Ask, Head
+from package_cache.rules.repositories.links import LONGEST, has_links, mark_of, marked, replaced, unmarked
+from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.answers import Answer
 
 Open = Callable[[Ask], Answer]

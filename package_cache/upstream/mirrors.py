@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from package_cache.model import Source
-from package_cache.rules.pace import Speed, by_speed, is_outrun
+from package_cache.rules.transfers.pace import Speed, by_speed, is_outrun
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Takes the place of the standard library's response inside urllib3's connections. That one reads a head without a limit of
 time, forgives what must not be forgiven, and takes ten times as long over it. What the bytes mean is decided in
-`rules/response.py`; this module gets them off the connection.
+`rules/http/response.py`; this module gets them off the connection.
 """
 
 import http.client
@@ -14,7 +14,7 @@ from contextlib import suppress
 from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Fields
-from package_cache.rules.response import (
+from package_cache.rules.http.response import (
     HEAD_END,
     LINE_END,
     MAX_CHUNK_LINE,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from package_cache.config import Timeouts
 from package_cache.model import Source
-from package_cache.rules.steps import Ask
+from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.http import HttpAnswer, HttpFetcher
 
 LEAST = 4096

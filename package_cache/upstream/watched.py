@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 from package_cache.errors import UpstreamCrawl, UpstreamLie
-from package_cache.rules.disguise import FIRST, is_known, unmask
-from package_cache.rules.pace import LEAST, Pace
+from package_cache.rules.transfers.disguise import FIRST, is_known, unmask
+from package_cache.rules.transfers.pace import LEAST, Pace
 from package_cache.upstream.answers import Answer
 
 

@@ -12,7 +12,7 @@ from package_cache.compat.gone import Vanished, gone
 from package_cache.errors import ArgumentError
 from package_cache.library import cache, items
 from package_cache.model import Status
-from package_cache.rules.searching import LATEST
+from package_cache.rules.library.searching import LATEST
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from package_cache.compat.gone import gone
-from package_cache.library.headers import Headers
-from package_cache.rules.fields import parse_date
+from package_cache.library.downloads.headers import Headers
+from package_cache.rules.http.fields import parse_date
 
 Verdict = tuple[bool, str]
 _UNAVAILABLE = "method_unavailable"

@@ -9,8 +9,8 @@ from package_cache.compat.gone import Vanished, gone
 from package_cache.library import items
 from package_cache.library.cache import Cache
 from package_cache.model import Status
-from package_cache.rules.attributes import load, moment
-from package_cache.rules.keys import library_key
+from package_cache.rules.library.attributes import load, moment
+from package_cache.rules.library.keys import library_key
 
 _SEARCHES = "searches are not recorded; last_read and read_count tell of use"
 

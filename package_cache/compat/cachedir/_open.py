@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
-from package_cache.library.archives import Members, Opened, open_archive
+from package_cache.library.archives.archive import Members, Opened, open_archive
 
 
 class Opener:

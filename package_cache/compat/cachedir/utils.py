@@ -5,8 +5,8 @@ from datetime import datetime
 
 from package_cache.compat.cachedir._item import CacheItem, written
 from package_cache.compat.gone import gone, missing
-from package_cache.rules.attributes import moment
-from package_cache.rules.searching import date
+from package_cache.rules.library.attributes import moment
+from package_cache.rules.library.searching import date
 
 _KEY = "item.key is the key of an item: SHA-256 over the JSON of uri and params"
 __getattr__ = missing(

@@ -7,8 +7,8 @@ from typing import Any
 from package_cache.compat.dlmachine._constants import PARAMS
 from package_cache.compat.gone import Gone, gone
 from package_cache.errors import DescriptorError
-from package_cache.library import descriptors
-from package_cache.library.bodies import File
+from package_cache.library.downloads import descriptors
+from package_cache.library.downloads.bodies import File
 
 _ALWAYS = {
     "followlocation": "redirects are followed",

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 from package_cache.compat.cachedir import Opener
 from package_cache.compat.dlmachine._misc import parse_header
 from package_cache.compat.gone import GoneAttribute
-from package_cache.library.descriptors import Descriptor
-from package_cache.library.downloads import DownloadManager
-from package_cache.library.headers import Headers
-from package_cache.library.results import Result
+from package_cache.library.downloads.descriptors import Descriptor
+from package_cache.library.downloads.headers import Headers
+from package_cache.library.downloads.manager import DownloadManager
+from package_cache.library.downloads.results import Result
 
 _STEP = "download() is the whole of it, one loop with every backend"
 _SHOWN = "DownloadManager.download(..., progress=function) tells how far it is"

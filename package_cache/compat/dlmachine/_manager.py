@@ -11,7 +11,8 @@ from package_cache.compat.cachedir import Cache
 from package_cache.compat.dlmachine._descriptor import Descriptor
 from package_cache.compat.gone import gone
 from package_cache.errors import ArgumentError
-from package_cache.library import descriptors, downloads, options
+from package_cache.library.downloads import descriptors, options
+from package_cache.library.downloads import manager as downloads
 
 _METHODS = ("auto", "etag", "modified")
 _CONDITIONAL = (

@@ -15,9 +15,9 @@ from urllib.parse import unquote
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.library.exporting.place import Place, Unplaceable, Way
 from package_cache.model import Entry, Freshness, Preset, Target
-from package_cache.rules.fields import parse_date
-from package_cache.rules.layouts import FLAT, Structure, layout_text, parse_layout
-from package_cache.rules.routes import Routes
+from package_cache.rules.http.fields import parse_date
+from package_cache.rules.repositories.layouts import FLAT, Structure, layout_text, parse_layout
+from package_cache.rules.repositories.routes import Routes
 from package_cache.rules.trees import LAYOUT, distfiles_of, is_layout, laid_out, names_of
 from package_cache.storage.blobs import SEAL_NS
 from package_cache.storage.inventory import Inventory

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from package_cache.errors import ArgumentError
-from package_cache.library.descriptors import Descriptor
+from package_cache.library.downloads.descriptors import Descriptor
 from package_cache.library.forms import new_item
 from package_cache.library.importing.finds import Find, Refused
 from package_cache.model import Status
-from package_cache.rules.documents import parse
+from package_cache.rules.repositories.documents import parse
 
 NAME = "file_cache.json"
 

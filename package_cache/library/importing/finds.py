@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from package_cache.model import Fields, Key, Status
-from package_cache.storage.item_rows import Details
+from package_cache.storage.items.rows import Details
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from package_cache.errors import ArgumentError
 from package_cache.library.importing.finds import Find, Refused, Skipped
 from package_cache.library.opening import Library
 from package_cache.model import Representation, Status
-from package_cache.rules.attributes import dump, load
-from package_cache.storage.intake import CHANGED, Copy, Intake, Unfit, Version, discard
-from package_cache.storage.item_rows import Details, ItemRow
-from package_cache.storage.parts import translated
+from package_cache.rules.library.attributes import dump, load
+from package_cache.storage.items.intake import CHANGED, Copy, Intake, Unfit, Version, discard
+from package_cache.storage.items.rows import Details, ItemRow
+from package_cache.storage.parts.part import translated
 
 _MOST_FILES = 200
 _MOST_BYTES = 256 << 20

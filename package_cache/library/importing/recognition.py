@@ -8,7 +8,7 @@ from package_cache.library.importing.file_caches import FileCache
 from package_cache.library.importing.finds import Older
 from package_cache.library.importing.registries import ItemRegistry
 from package_cache.library.importing.trees import Tree, prefix_of
-from package_cache.rules.routes import Routes
+from package_cache.rules.repositories.routes import Routes
 
 _HEAD = b"SQLite format 3\0"
 _OWN = "registry-v1.db"

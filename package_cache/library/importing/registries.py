@@ -22,8 +22,8 @@ from package_cache.library.forms import new_item
 from package_cache.library.importing.finds import Find, Refused
 from package_cache.library.importing.requests import requested
 from package_cache.model import Status
-from package_cache.rules.attributes import microseconds
-from package_cache.rules.files import extension
+from package_cache.rules.library.attributes import microseconds
+from package_cache.rules.library.files import extension
 
 NAME = "cache.sqlite"
 _COLUMNS = "id, item_id, version_id, version, status, file_name, label, date, ext, last_read, read_count"

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from package_cache.errors import ArgumentError
-from package_cache.library.descriptors import Descriptor
-from package_cache.library.headers import is_secret
+from package_cache.library.downloads.descriptors import Descriptor
+from package_cache.library.downloads.headers import is_secret
 from package_cache.model import Fields
 
 _JSON = "content-type: application/json"

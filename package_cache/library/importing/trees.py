@@ -14,9 +14,9 @@ from urllib.parse import quote
 from package_cache.errors import ArgumentError, BadRequest
 from package_cache.library.importing.finds import Find, Refused, Skipped
 from package_cache.model import Fields, Freshness, Preset, Target
-from package_cache.rules.fields import format_date
-from package_cache.rules.routes import Routes
-from package_cache.rules.targets import key_of
+from package_cache.rules.http.fields import format_date
+from package_cache.rules.http.targets import key_of
+from package_cache.rules.repositories.routes import Routes
 from package_cache.rules.trees import CHECKOUTS, CONTROL, DISTFILES, LAYOUT, UNFINISHED, is_layout, set_aside
 from package_cache.storage.blobs import SEAL_NS
 

@@ -1,0 +1,148 @@
+"""`config`: check the settings, show where each comes from, write a first file."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from package_cache.cli import arguments, output
+from package_cache.cli.command import DONE, Command
+from package_cache.cli.commands.template import template
+from package_cache.config import Config, Layered
+from package_cache.config.files import SYSTEM, configured, places
+from package_cache.config.layers import COMMAND_LINE, ENVIRONMENT
+from package_cache.config.settings import FILE, NAMES, Setting, setting_of
+from package_cache.errors import PackageCacheError
+from package_cache.model import Place, Repository, Rule, Source
+
+_DEFAULT = "default"
+
+
+class CannotWrite(PackageCacheError):
+    """A file of configuration cannot be written, or is there already."""
+
+
+def _add(it: ArgumentParser) -> None:
+    it.add_argument("action", choices=("check", "show", "init"), help="what to do")
+    it.add_argument(
+        "file", metavar="FILE", nargs="?", default=None, help="the file to check, show or write (init: - prints)"
+    )
+    it.add_argument("--json", action="store_true", default=False, help="show: one JSON object")
+
+
+def _run(given: Namespace, _config: Config) -> int:
+    if given.action == "init":
+        return _init(given.file)
+    texts = {name: text for name, text in arguments.texts(given).items() if name in (*NAMES, FILE)}
+    if given.file:
+        texts[FILE] = given.file
+    settings = configured(os.environ, texts)
+    if given.action == "check":
+        _check(settings)
+    elif given.json:
+        output.document({name: {"value": text, "from": where} for name, text, where in _rows(settings)} | _tables(settings))
+    else:
+        _show(settings)
+    return DONE
+
+
+def _check(settings: Layered) -> None:
+    repositories = settings.config.repositories
+    count = output.count(len(repositories), "repository", "repositories")
+    output.line(f"{settings.file or 'no file of configuration'}: nothing wrong; {count}")
+    if not repositories:
+        output.line("nothing could be served: name a source, or describe a repository")
+
+
+def _rows(settings: Layered) -> Iterator[tuple[str, str, str]]:
+    """Name, value as text and layer of each setting."""
+    for name in NAMES:
+        setting = setting_of(name)
+        text, layer = settings.origins.get(name, (setting.default, _DEFAULT))
+        if name == "source":
+            text = " ".join(f"{one.base}/" for one in settings.config.source) or "none"  # without its credentials
+        yield name, text, _told(setting, layer)
+
+
+def _told(setting: Setting, layer: str) -> str:
+    places = {COMMAND_LINE: setting.option, ENVIRONMENT: setting.variable}
+    return f"{layer} ({places[layer]})" if layer in places else layer
+
+
+def _tables(settings: Layered) -> dict[str, object]:
+    return {"repository": [dict(_lines(one)) for one in settings.config.repositories]}
+
+
+def _lines(one: Repository) -> Iterator[tuple[str, object]]:
+    """What a repository is, without what is secret."""
+    yield "name", one.name
+    if not one.home.startswith("/-/"):
+        yield "prefix", f"{one.home}/"
+    if one.places:
+        yield "hosts", [_place(place) for place in one.places]
+    yield "sources", [_source(source) for source in one.sources]
+    if one.preset:
+        yield "preset", one.preset.value
+    if one.rules:
+        yield "rules", [_rule(rule) for rule in one.rules]
+    if one.largest:
+        yield "max-file-size", one.largest
+    if one.links:
+        yield "links", [f"{there} -> {here}" for there, here in one.links]
+
+
+def _rule(rule: Rule) -> str:
+    fresh = f"fresh {rule.fresh.text}" if rule.fresh else ""
+    largest = f"at most {rule.largest} bytes" if rule.largest else ""
+    return f"{rule.match}: {', '.join(filter(None, (fresh, largest)))}"
+
+
+def _place(place: Place) -> str:
+    return place.authority + place.path
+
+
+def _source(source: Source) -> str:
+    names = ", ".join(name for name, _ in source.fields)
+    return f"{source.base}/" + (f" (sends {names})" if names else "")
+
+
+def _show(settings: Layered) -> None:
+    rows = [(setting_of(name).key, text, where) for name, text, where in _rows(settings)]
+    output.table(("setting", "value", "from"), rows)
+    for one in settings.config.repositories:
+        output.line()
+        for key, value in _lines(one):
+            title = "repository" if key == "name" else f"  {key}"
+            for number, text in enumerate(value if isinstance(value, list) else [value]):
+                output.line(f"{'' if number else title:<15} {text}")
+
+
+def _init(file: str | None) -> int:
+    """Write a first file. Raises CannotWrite where there is one."""
+    text = template()
+    if file == "-":
+        output.pour([text.encode()])
+        return DONE
+    path = Path(file) if file else SYSTEM if os.geteuid() == 0 else places()[0]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path):
+            raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be")
+        with path.open("x", encoding="utf-8") as target:
+            target.write(text)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
+    output.line(f"wrote {path}")
+    return DONE
+
+
+CONFIG = Command(
+    f"""
+check tells what is wrong with the settings, all of it; show tells each value and the layer it comes from; init writes a
+first file, in which everything is explained. Settings come from a file, from the environment, and from the options of the
+server; each wins over those before it. The file is that of --config, else the user's, else {SYSTEM}.""",
+    _add,
+    _run,
+    like_serving=True,
+    own_settings=True,
+)

@@ -1,0 +1,87 @@
+"""Commits of finished downloads, in groups: many small files share one round of directory syncs and one transaction.
+
+There is no thread for it, and nobody waits: whoever comes first commits for all who come meanwhile. A file is durable
+before its entry says READY.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.storage.blobs import BlobStore
+from package_cache.storage.parts.part import Part
+from package_cache.storage.registry import News, Registry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A sealed part that is to be the newest version of a key. `ended` is told whether it is; it must not raise."""
+
+    news: News
+    part: Part
+    ended: Callable[[StoreError | None], None]
+
+
+class Committer:
+    """Puts sealed parts into the store. Safe for any number of threads."""
+
+    def __init__(self, registry: Registry, blobs: BlobStore) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._guard = threading.Lock()
+        self._waiting: list[Job] = []
+        self._busy = False
+
+    def commit(self, job: Job) -> None:
+        """Have a part made the blob of its digest and the newest version of its key, now or in a moment."""
+        with self._guard:
+            self._waiting.append(job)
+            if self._busy:
+                return
+            self._busy = True
+        try:
+            while jobs := self._next():
+                self._commit(jobs)
+        except BaseException:
+            with self._guard:
+                self._busy = False
+            raise
+
+    def _next(self) -> list[Job]:
+        with self._guard:
+            jobs, self._waiting = self._waiting, []
+            self._busy = bool(jobs)
+        return jobs
+
+    def _commit(self, jobs: list[Job]) -> None:
+        outcomes: dict[Job, StoreError | None] = dict.fromkeys(
+            jobs, StoreError("storing a finished download ended in an internal error")
+        )
+        try:
+            with self._blobs.holding(job.news.digest for job in jobs):
+                self._store(jobs, outcomes)
+        except StoreError as error:
+            outcomes |= {job: error for job, outcome in outcomes.items() if outcome is not None}
+        finally:
+            for job, outcome in outcomes.items():
+                job.ended(outcome)
+
+    def _store(self, jobs: list[Job], outcomes: dict[Job, StoreError | None]) -> None:
+        published: list[Job] = []
+        directories: set[Path] = set()
+        for job in jobs:
+            try:
+                directories.add(self._blobs.publish(job.part, job.news.digest))
+            except StoreError as error:
+                outcomes[job] = error
+            else:
+                published.append(job)
+        try:
+            self._blobs.settle(directories)
+            self._registry.commit_all([job.news for job in published])
+        except StoreError as error:
+            outcomes.update(dict.fromkeys(published, error))
+        else:
+            outcomes.update(dict.fromkeys(published, None))

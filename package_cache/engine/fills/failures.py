@@ -1,0 +1,76 @@
+"""Downloads that failed a moment ago, so that a client which asks in a loop does not make this cache hammer the sources."""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from package_cache.errors import FillError
+from package_cache.model import Key
+from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
+
+LONGEST = 60.0
+"""Seconds for which a failure is told again at most."""
+_FORGIVEN = 600.0
+"""Seconds after which a failure does not count any more."""
+_KEYS = 4096
+_HELD = frozenset({502, 504})
+"""That a source has no such file is its answer, not its failure; and a full disk is none of its doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    count: int
+    when: float
+    hold: float
+    status: int
+    reason: str
+
+
+class Failures:
+    """The last failures, by key. Safe for any number of threads."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._failed: dict[Key, _Failure] = {}
+
+    def check(self, key: Key) -> None:
+        """Raise FillError with the last failure of a key while it is too early to try again."""
+        failure = self._failed.get(key)
+        if failure is None:
+            return
+        left = failure.when + failure.hold - self._clock()
+        if left > 0:
+            raise FillError(failure.reason, failure.status, retry_after=math.ceil(left))
+
+    def note(self, key: Key, status: int, reason: str) -> FillError:
+        """A download failed: what to tell its client.
+
+        The next one may begin at once, the one after it in a second, and then in twice the time each.
+        """
+        now = self._clock()
+        if status not in _HELD:
+            self.forget(key)
+            return FillError(reason, status)
+        with self._guard:
+            before = self._failed.pop(key, None)
+            count = 1 if before is None or now - before.when > _FORGIVEN else before.count + 1
+            hold = 0.0 if count == 1 else min(2.0 ** min(count - 2, 10), LONGEST)
+            self._failed[key] = _Failure(count, now, hold, status, reason)
+            if len(self._failed) > _KEYS:
+                del self._failed[next(iter(self._failed))]
+        return FillError(reason, status)
+
+    def settle(self, key: Key, end: Finish | NotModified | GiveUp) -> None:
+        """A download ended so."""
+        if isinstance(end, GiveUp):
+            self.note(key, end.status, end.reason)
+        else:
+            self.forget(key)
+
+    def forget(self, key: Key) -> None:
+        """A download did not fail."""
+        if key in self._failed:
+            with self._guard:
+                self._failed.pop(key, None)

@@ -1,0 +1,277 @@
+"""What the leading thread of a fill does: downloads one key from the sources and puts it into the store."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Protocol, Self
+
+from package_cache.engine.fills.committer import Committer, Job
+from package_cache.engine.fills.failures import Failures
+from package_cache.engine.fills.fill import Fill
+from package_cache.engine.fills.pump import pump
+from package_cache.engine.fills.sinks import PartSink, Reserving
+from package_cache.engine.fills.storing import Storing
+from package_cache.errors import DamagedBlob, StoreError
+from package_cache.model import Entry, Key, Representation
+from package_cache.rules.http.answer import refreshed
+from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
+from package_cache.rules.transfers.transfer import Transfer
+from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.items.rows import Describe
+from package_cache.storage.parts.journals import Failed, Journal
+from package_cache.storage.parts.leases import Lease
+from package_cache.storage.registry import News, Registry
+from package_cache.upstream.answers import Offer
+
+logger = logging.getLogger(__name__)
+
+UNSTORED = 64
+"""Files of one process that may be verified and not yet durable. Beyond that the disk sets the pace for the clients."""
+
+
+class Errand(Protocol):
+    """What a leader is sent for; see `Wanted`, which is the proxy's.
+
+    `seen` is the version that was here when the registry's mark of the key was `mark`. `held` is the head that makes the
+    requests to the sources conditional, None if they are not to be.
+    """
+
+    @property
+    def key(self) -> Key:
+        """Its name here."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What to call it in the log."""
+        ...
+
+    @property
+    def offer(self) -> Offer:
+        """Where it is to be had."""
+        ...
+
+    @property
+    def mark(self) -> int:
+        """The registry's mark of the key when it was looked up."""
+        ...
+
+    @property
+    def seen(self) -> Entry | None:
+        """The version that was here then."""
+        ...
+
+    @property
+    def held(self) -> Representation | None:
+        """The head that a source may confirm."""
+        ...
+
+    def looked(self, mark: int, seen: Entry | None) -> Self:
+        """The same, after another look at what is here."""
+        ...
+
+    def is_met_by(self, representation: Representation) -> bool:
+        """Whether a version with that head is good enough."""
+        ...
+
+    def describe(self, representation: Representation, digest: str) -> Describe | None:
+        """What is to be written of a version with that head and those bytes besides."""
+        ...
+
+    def refusal(self, head: Representation) -> str | None:
+        """Why an answer with that head is not to be stored; None if it is."""
+        ...
+
+    def largest(self) -> int | None:
+        """How many bytes may be stored of it; None if any number."""
+        ...
+
+    def examined(self, head: Representation, read: Callable[[], bytes], /) -> Representation:
+        """The head, with what the body says of it. Raises ValueError for a body that is not what it has to be."""
+        ...
+
+
+class Leader:
+    """Leads fills. Safe for any number of threads."""
+
+    def __init__(self, registry: Registry, blobs: BlobStore, storing: Storing, room: Reserving) -> None:
+        self.failures = Failures(time.monotonic)
+        self._registry = registry
+        self._blobs = blobs
+        self._room = room
+        self._storing = storing
+        self._committer = Committer(registry, blobs)
+        self._unstored = threading.BoundedSemaphore(UNSTORED)
+
+    def close(self) -> None:
+        """Remove nothing more to make room. Running downloads go on."""
+        self._room.close()
+
+    def lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
+        """Download what is wanted, unless it is here by now. Raises StoreError.
+
+        Returns whether the fill is over. If not, the file is about to be stored, and `Fill.conclude` will be called.
+        """
+        try:
+            return self._lead(wanted, fill, lease)
+        except StoreError as error:
+            self._storing.failed(wanted.key, error)
+            self._room.relieve(error)
+            raise
+
+    def _lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
+        if lease.unstored is not None:
+            self._store_late(wanted, fill, lease, lease.unstored)
+        seen = wanted.seen
+        if self._registry.mark(wanted.key) != wanted.mark:
+            seen = self._registry.best(wanted.key)
+            if seen is not None and wanted.is_met_by(seen.representation):
+                lease.done()
+                fill.publish(lease)
+                return True
+        sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.largest())
+        try:
+            over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink)
+        except BaseException:
+            sink.release()
+            raise
+        if over:
+            sink.release()
+        return over
+
+    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> bool:
+        seen = wanted.seen
+        transfer = Transfer(wanted.offer.urls, lease.have, lease.journal.head if lease.part else None, wanted.held)
+        fill.publish(lease)
+        match pump(transfer, wanted.offer, sink):
+            case Finish():
+                head = _examined(wanted, lease)
+                if isinstance(head, Failed):
+                    source = _source(lease)
+                    wanted.offer.failed(source, head.reason.removeprefix(f"{source} "))
+                    self.failures.note(wanted.key, head.status, head.reason)
+                    logger.warning("%s: %s", wanted.text, head.reason)
+                    lease.failed(head, keep=False)
+                else:
+                    self.failures.forget(wanted.key)
+                    self._store(wanted, fill, lease, sink, head)
+                    return False
+            case NotModified(head):
+                assert seen is not None  # only an entry makes a request conditional
+                self.failures.forget(wanted.key)
+                known = self._known(wanted, seen, refreshed(seen.representation, head))
+                if self._registry.confirm(seen, known, wanted.describe(known, seen.digest)) is None:
+                    return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
+                lease.done()
+            case GiveUp(status, reason, answered):
+                self.failures.note(wanted.key, status, reason)
+                # Where a version is here, serving it is what gets the warning.
+                level = logging.INFO if status == 404 or seen is not None else logging.WARNING
+                logger.log(level, "%s: %s", wanted.text, reason)
+                lease.failed(Failed(status, reason, answered, transfer.hopeless), keep=not transfer.contradicted)
+        fill.publish(lease)
+        return True
+
+    def _known(self, wanted: Errand, seen: Entry, head: Representation) -> Representation:
+        """The head of a version that a source confirmed, with what its body says, if it was not asked before."""
+        if head.good_until is not None:
+            return head
+        with suppress(ValueError, StoreError):
+            return wanted.examined(head, lambda: self._read(seen))
+        return head
+
+    def _read(self, entry: Entry) -> bytes:
+        with self._blobs.open(entry.digest, entry.size) as file:
+            return file.read()
+
+    def _look_again(self, wanted: Errand) -> Errand:
+        mark = self._registry.mark(wanted.key)
+        return wanted.looked(mark, self._registry.best(wanted.key))
+
+    def _store_late(self, wanted: Errand, fill: Fill, lease: Lease, journal: Journal) -> None:
+        """Put into the store what a killed process had verified, if it is there still."""
+        digest, head, size = journal.digest, journal.head, journal.size
+        if digest is None or head is None or size is None:
+            return
+        # A source may have another index by now: who asked later waits for its answer. Who was told gets the rest.
+        tells = wanted.is_met_by(head) or fill.progress().journal.digest is not None
+        if lease.part is not None:
+            if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
+                return
+            if tells:
+                self._tell_whole(fill, lease, digest, size)
+            self._blobs.seal(lease.part)
+            with self._blobs.holding([digest]):
+                self._blobs.settle([self._blobs.publish(lease.part, digest)])
+                lease.adopted()
+                self._registry.commit_all([_news(wanted, digest, head, size)])
+            return
+        with self._blobs.holding([digest]):
+            try:
+                self._blobs.open(digest, size).close()
+            except DamagedBlob:
+                return
+            if tells:
+                self._tell_whole(fill, lease, digest, size)
+            self._registry.commit_all([_news(wanted, digest, head, size)])
+
+    @staticmethod
+    def _tell_whole(fill: Fill, lease: Lease, digest: str, size: int) -> None:
+        """Let readers have the rest; those of a leader that died were told already, and must not be told otherwise."""
+        lease.whole(digest, size)
+        fill.publish(lease)
+
+    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, head: Representation) -> None:
+        part = lease.part
+        assert part is not None  # a transfer finishes only with one
+        digest = sink.digest()
+        news = _news(wanted, digest, head, part.size)
+        self._unstored.acquire()
+        try:
+            self._tell_whole(fill, lease, digest, part.size)
+            self._blobs.seal(part)
+        except BaseException:
+            self._unstored.release()
+            raise
+        ended = partial(self._end, wanted, fill, lease, sink)
+        self._committer.commit(Job(news, part, ended))
+
+    def _end(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, error: StoreError | None) -> None:
+        sink.release()
+        if error is not None:
+            self._storing.failed(wanted.key, error)
+        elif lease.journal.head is not None:
+            logger.info("stored %s, %d bytes, from %s", wanted.text, lease.have, lease.journal.head.source)
+            self._storing.went_well(wanted.key)
+            lease.adopted()
+        try:
+            fill.conclude(lease, error)
+        finally:
+            self._unstored.release()
+
+
+def _source(lease: Lease) -> str:
+    """Where what has arrived comes from."""
+    assert lease.journal.head is not None  # a transfer finishes only after its head
+    return lease.journal.head.source
+
+
+def _examined(wanted: Errand, lease: Lease) -> Representation | Failed:
+    """The head to store what has arrived with, or why it must not be."""
+    head, part = lease.journal.head, lease.part
+    assert head is not None  # a transfer finishes only after its head
+    assert part is not None
+    try:
+        return wanted.examined(head, lambda: os.pread(part.fileno(), part.size, 0))
+    except ValueError as error:
+        return Failed(502, f"{head.source} sent what is not to be stored: {error}", hopeless=True)
+
+
+def _news(wanted: Errand, digest: str, head: Representation, size: int) -> News:
+    head = replace(head, size=size)
+    return News(wanted.key, digest, head, wanted.describe(head, digest))

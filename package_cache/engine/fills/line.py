@@ -1,0 +1,152 @@
+"""The line that downloads stand in: so many of a process run at once, and no client has all of them.
+
+However many files clients ask for at once, no more threads, connections to sources and open parts come of it. Who comes
+later waits, without a thread; a free place goes to the client that has the fewest. Nobody waits for long: a client that is
+told to come again is better off than one that hangs.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from package_cache.engine.fills.threads import Threads
+
+DOWNLOADS = 64
+"""Downloads at once, where nothing else is said."""
+LONGEST = 1024
+"""Downloads that may wait; half of them for one client."""
+PATIENCE = 20.0
+"""Seconds that one may wait. Less than a reader in another process waits for a sign of life."""
+BUSY = "the cache downloads as many files at once as it may; try again in a while"
+_LOOK_SECONDS = 1.0
+
+Run = Callable[[Callable[[], None]], None]
+"""Has a job run in a thread that is nobody else's, at once or in a moment. Raises RuntimeError if there is none."""
+
+
+class Drop(Protocol):
+    """Ends a download that has not begun."""
+
+    def __call__(self, *, forced: bool) -> bool:
+        """Whether it did; where not forced, it need not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Turn:
+    """A download that is to begin. `begin` lasts as long as it does. `wanted` tells whether somebody waits for it still.
+
+    Instead of `begin`, `drop` is called: forced, where there is no place for it; else where nobody wants it. Then it
+    returns False, and does nothing, if somebody does by now.
+    """
+
+    client: str
+    begin: Callable[[], None]
+    wanted: Callable[[], bool]
+    drop: Drop
+
+
+class Line:
+    """Lets `places` downloads run at once. Safe for any number of threads; calls nobody with its lock held."""
+
+    def __init__(self, places: int, threads: Threads, patience: float = PATIENCE) -> None:
+        self._places = places
+        self._patience = patience
+        self._share = max(1, places * 3 // 4)
+        self._threads = threads
+        self._guard = threading.Lock()
+        self._running: Counter[str] = Counter()
+        self._waiting: list[tuple[float, Turn]] = []
+        self._watched = False
+
+    def enter(self, turn: Turn, run: Run) -> None:
+        """Begin a download by `run`, or in a while, or drop it. Raises RuntimeError if there is no thread for it."""
+        with self._guard:
+            begins = self._may_begin(turn.client)
+            if begins:
+                self._running[turn.client] += 1
+            waits = not begins and self._has_room(turn.client)
+            if waits:
+                self._waiting.append((time.monotonic() + self._patience, turn))
+            watch = waits and not self._watched
+            self._watched = self._watched or watch
+        if begins:
+            self._start(turn, run)
+        elif not waits:
+            turn.drop(forced=True)
+        if watch:
+            self._start_watching()
+
+    def _may_begin(self, client: str) -> bool:
+        return self._running.total() < self._places and self._running[client] < self._share
+
+    def _has_room(self, client: str) -> bool:
+        own = sum(turn.client == client for _, turn in self._waiting)
+        return len(self._waiting) < LONGEST and own < LONGEST // 2
+
+    def _start(self, turn: Turn, run: Run) -> None:
+        try:
+            run(partial(self._work, turn))
+        except RuntimeError:
+            self._leave(turn)
+            raise
+
+    def _work(self, turn: Turn) -> None:
+        """Runs in the thread of a download, which goes on to the next one that waits."""
+        following: Turn | None = turn
+        while following is not None:
+            try:
+                following.begin()
+            finally:
+                self._leave(following)
+            following = self._next()
+
+    def _leave(self, turn: Turn) -> None:
+        with self._guard:
+            self._running[turn.client] -= 1
+            if not self._running[turn.client]:
+                del self._running[turn.client]
+
+    def _next(self) -> Turn | None:
+        """Take the next one that may begin, and that somebody waits for still."""
+        while True:
+            with self._guard:
+                able = [one for one in self._waiting if self._may_begin(one[1].client)]
+                if not able:
+                    return None
+                chosen = min(able, key=lambda one: self._running[one[1].client])
+                self._waiting.remove(chosen)
+                self._running[chosen[1].client] += 1
+            if chosen[1].wanted() or not chosen[1].drop(forced=False):
+                return chosen[1]
+            self._leave(chosen[1])
+
+    def _start_watching(self) -> None:
+        try:
+            self._threads.run(self._watch)
+        except RuntimeError:
+            with self._guard:
+                self._watched = False
+                given_up, self._waiting = self._waiting, []
+            for _, turn in given_up:
+                turn.drop(forced=True)
+
+    def _watch(self) -> None:
+        """Drop those who waited too long, or whom nobody waits for. Runs in a thread while there is a line."""
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            with self._guard:
+                self._watched = bool(self._waiting)
+                if not self._watched:
+                    return
+                now = time.monotonic()
+                gone = [one for one in self._waiting if one[0] <= now or not one[1].wanted()]
+                self._waiting = [one for one in self._waiting if one not in gone]
+            for until, turn in gone:
+                if not turn.drop(forced=until <= now):
+                    with self._guard:
+                        self._waiting.append((until, turn))

@@ -1,0 +1,159 @@
+"""The only loop that downloads: performs what a `Transfer` says, whatever the destination."""
+
+import logging
+import time
+from collections.abc import Generator
+from typing import Protocol, cast
+
+from package_cache.errors import UpstreamCrawl, UpstreamError, UpstreamLie, UpstreamTimeout
+from package_cache.model import Representation
+from package_cache.rules.http.digests import Digest
+from package_cache.rules.transfers.steps import (
+    Action,
+    Ask,
+    Broke,
+    Chunk,
+    Eof,
+    Event,
+    Finish,
+    GiveUp,
+    Lied,
+    Mismatch,
+    NotModified,
+    Receive,
+    Restart,
+    Slow,
+)
+from package_cache.rules.transfers.transfer import Transfer
+from package_cache.upstream.answers import Answer, Offer
+
+logger = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Where the bytes of a download go. Methods raise StoreError."""
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head` as the head of the bytes kept and to come."""
+        ...
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare what is kept at `at`, append what is beyond; False if a byte differs."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every byte kept."""
+        ...
+
+    def beat(self) -> None:
+        """The download goes on, though no byte may arrive for a while."""
+        ...
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """A source declares these of the whole file."""
+        ...
+
+    def agrees(self, digests: tuple[Digest, ...]) -> bool:
+        """Whether the bytes kept are what these digests are of."""
+        ...
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes kept, in hex."""
+        ...
+
+
+End = Finish | NotModified | GiveUp
+
+
+def pump(transfer: Transfer, offer: Offer, sink: Sink) -> End:
+    """Drive the transfer to its end."""
+    each = steps(transfer, offer, sink)
+    while True:
+        try:
+            next(each)
+        except StopIteration as end:
+            return cast("End", end.value)
+
+
+def steps(transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, End]:
+    """As `pump`, at the pace of the caller: goes on after each block that the sink was given."""
+    action = transfer.start()
+    while True:
+        match action:
+            case Ask():
+                action = yield from _perform(action, transfer, offer, sink)
+            case Restart():
+                sink.reset()
+                action = transfer.resume()
+            case Finish() | NotModified() | GiveUp():
+                return action
+            case Receive():
+                raise AssertionError("a body is read only while its source is open")
+
+
+def _perform(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, Action]:
+    if ask.pause:
+        time.sleep(ask.pause)
+    sink.beat()
+    logger.debug("asking %s from byte %d", ask.url, ask.offset)
+    action = yield from _follow(ask, transfer, offer, sink)
+    if transfer.fault is not None:
+        offer.failed(*transfer.fault)
+    elif isinstance(action, Finish | NotModified):
+        offer.delivered(ask.url)
+    return action
+
+
+def _follow(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, Action]:
+    """What to do after the answer to `ask`, whatever becomes of it."""
+    try:
+        answer = offer.open(ask)
+        try:
+            action = transfer.next(answer.head)
+            if isinstance(action, Receive):
+                action = yield from _receive(answer, transfer, offer, sink, action)
+            return action
+        finally:
+            answer.close()
+    except UpstreamError as error:
+        logger.info("%s %s", ask.url, error)
+        return transfer.next(_event_of(error))
+
+
+def _event_of(error: UpstreamError) -> Event:
+    if isinstance(error, UpstreamLie):
+        return Lied(str(error))
+    return Broke(str(error), error.again, isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl))
+
+
+def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, action: Action) -> Generator[None, None, Action]:
+    sink.expect(answer.head.digests)
+    while True:
+        if isinstance(action, Receive) and action.begin is not None:
+            sink.begin(action.begin)
+        rival = offer.rival(answer, transfer.left)
+        if rival is not None and isinstance(moved := transfer.next(Slow(rival)), Ask):
+            logger.info("%s goes on at %s, which is faster", answer.head.representation.source, rival)
+            return moved
+        data = answer.read()
+        if not data:
+            return _ended(answer, transfer, sink)
+        if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
+            return transfer.next(Mismatch())
+        action = transfer.next(Chunk(len(data)))
+        yield
+
+
+def _ended(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
+    action = transfer.next(Eof())
+    if isinstance(action, Finish) and not sink.agrees(answer.head.digests):
+        return transfer.next(Lied(_disagreement(sink.digest(), answer.head.digests)))
+    return action
+
+
+def _disagreement(digest: str, digests: tuple[Digest, ...]) -> str:
+    wanted = [one.value.hex() for one in digests if one.algorithm == "sha256"]
+    unlike = next((one for one in wanted if one != digest), None)
+    if unlike is None:
+        return "sent bytes that are not those of the digest it declares"
+    return f"sent bytes with another digest: their SHA-256 is {digest}, not {unlike}"

@@ -1,0 +1,134 @@
+"""Where a fill's bytes go: the part under its lease, hashed on the way."""
+
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from package_cache.engine.fills.hashes import Hashes
+from package_cache.engine.upkeep.room import Refusal, Reservation
+from package_cache.errors import NoRoom, NotKept, StoreError
+from package_cache.model import Representation
+from package_cache.rules.http.digests import Digest
+from package_cache.storage.parts.leases import Lease
+
+BEAT_SECONDS = 1.0
+_QUIET_BYTES = 65536
+"""As long as no more than this is here, readers have nothing of it: other processes need not hear of it."""
+_QUIET_SECONDS = 0.25
+
+
+class Reserving(Protocol):
+    """Where the room for a download comes from; see `engine.upkeep.room`."""
+
+    def reserve(self, size: int | None, have: int = 0) -> Reservation | Refusal:
+        """Room for a file of `size` bytes, None if nobody knows; `have` of them are on the disk already."""
+        ...
+
+    def relieve(self, error: StoreError) -> None:
+        """A download ended with this error: make room if that would have helped."""
+        ...
+
+    def close(self) -> None:
+        """Make no more."""
+        ...
+
+
+Refusing = Callable[[Representation], str | None]
+"""Says why an answer with that head is not to be stored; None if it is."""
+
+
+def _nothing(_head: Representation) -> None:
+    pass
+
+
+class PartSink:
+    """Writes to the part of a lease, as far as there is room, and tells readers after each block."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        room: Reserving,
+        publish: Callable[[], None],
+        refusal: Refusing = _nothing,
+        largest: int | None = None,
+    ) -> None:
+        self._lease = lease
+        self._room = room
+        self._refusal = refusal
+        self._largest = largest
+        self._reservation: Reservation | None = None
+        self._publish = publish
+        self._hashes = Hashes()
+        self._begun = self._beaten = time.monotonic()
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head`. Readers hear of it with the first bytes. Raises NoRoom."""
+        self.release()
+        reason = self._refusal(head)
+        if reason is not None:
+            raise NotKept(reason)
+        self._reservation = _granted(self._room.reserve(head.size, self._lease.have))
+        self._lease.begin(head)
+
+    def release(self) -> None:
+        """Give back the room that was reserved. May be called again."""
+        if self._reservation is not None:
+            self._reservation.release()
+            self._reservation = None
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare and append; False if a byte differs from what is kept. Raises NoRoom."""
+        part = self._lease.part
+        assert part is not None  # a body is received only after `begin`
+        before = part.size
+        if self._largest is not None and at + len(data) > self._largest:
+            raise NotKept(f"it has more than the {self._largest} bytes that are stored of a file there")
+        if self._reservation is not None:
+            _granted(self._reservation.wrote(max(before, at + len(data))))
+        if not part.put(at, data):
+            return False
+        if part.size > before:
+            self._hashes.take(part, before, memoryview(data)[before - at :])
+        if part.size > _QUIET_BYTES:
+            self._lease.expose()
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            self.beat()
+        else:
+            self._publish()
+        return True
+
+    def beat(self) -> None:
+        """Show all readers that the download goes on."""
+        self._beaten = time.monotonic()
+        if self._lease.exposed or self._beaten - self._begun > _QUIET_SECONDS:
+            self._lease.beat()
+            self._publish()
+
+    def reset(self) -> None:
+        """Begin a new part."""
+        self._lease.reset()
+        self._hashes = Hashes()
+
+    def digest(self) -> str:
+        """SHA-256 of the part, in hex."""
+        assert self._lease.part is not None
+        return self._hashes.digest(self._lease.part)
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """Hash on the way what will be compared at the end."""
+        self._hashes.expect(digests)
+
+    def agrees(self, digests: tuple[Digest, ...]) -> bool:
+        """Whether the part is what these digests are of."""
+        assert self._lease.part is not None
+        return self._hashes.agree(self._lease.part, digests)
+
+
+_Granted = TypeVar("_Granted")
+
+
+def _granted(answer: _Granted | Refusal) -> _Granted:
+    """What was asked for. Raises NoRoom."""
+    if isinstance(answer, Refusal):
+        raise NoRoom(answer.reason)
+    return answer

@@ -1,0 +1,1 @@
+"""Archives and compressed files, as lines, contents and members."""

@@ -1,0 +1,1 @@
+"""The library's names and searches: keys, attributes, criteria, file names."""

@@ -1,0 +1,1 @@
+"""Which repository a request is for, and how long what is there is good."""

@@ -1,0 +1,155 @@
+"""Which files may be kept for ever, which must be asked for again, and which are not stored at all.
+
+Rules of the configuration come first, by the path alone. Else the table of the preset decides
+(`rules.repositories.presets`), unless a query or the media type of the answer says that it is a document, which changes.
+"""
+
+import math
+from collections.abc import Mapping
+from urllib.parse import unquote
+
+from package_cache.config.globs import glob_pattern
+from package_cache.model import Fresh, Freshness, Preset, Repository, Representation, Target
+from package_cache.rules.http.fields import media_type
+from package_cache.rules.repositories import lifetime
+from package_cache.rules.repositories.documents import INTERVAL
+from package_cache.rules.repositories.presets import IMMUTABLE, REVALIDATE, rows_of
+
+_LONGEST_ACCEPT = 1024
+_LONGEST_REMEMBERED = 512
+_REMEMBERED = 4096
+_DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
+
+
+class Policy:
+    """What holds for the paths of one repository."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+        rules = tuple((glob_pattern(rule.match), rule) for rule in repository.rules)
+        self._fresh_by_rule = tuple((pattern, rule.fresh, rule.match) for pattern, rule in rules if rule.fresh)
+        self._largest_by_rule = tuple((pattern, rule.largest) for pattern, rule in rules if rule.largest)
+        self._rows = rows_of(repository.preset)
+        self._knows_documents = repository.preset is not Preset.RAW
+        self._remembered: dict[str, Fresh] = {}
+
+    def freshness(self, target: Target, content_type: str | None = None) -> Fresh:
+        """How long what is at a target is good; `content_type` is that of the stored answer, if there is one."""
+        ruled = self._ruled(target)
+        if ruled is not None:
+            return ruled[0]
+        if self._knows_documents and (_is_document(media_type(content_type)) or target.query is not None):
+            return REVALIDATE
+        return self._by_path(target.path)
+
+    def decided_by(self, target: Target, content_type: str | None = None) -> str:
+        """What decides that, in words."""
+        ruled, kind = self._ruled(target), media_type(content_type)
+        if ruled is not None:
+            return f"the rule for {ruled[1]} in the repository {self.repository.name}"
+        if self._knows_documents and _is_document(kind):
+            return f"its type is {kind}"
+        if self._knows_documents and target.query is not None:
+            return "it has a query"
+        found = next((row.pattern.pattern for row in self._rows if row.pattern.search(target.path)), None)
+        if found is None:
+            return "it is no tarball" if self.repository.preset is Preset.NPM else "its name has no suffix"
+        return f"its path matches {found}" if self._knows_documents else "the preset raw leaves it to the source"
+
+    def _ruled(self, target: Target) -> tuple[Fresh, str] | None:
+        """What the first rule says that matches, and its glob."""
+        path = unquote(target.path) if self._fresh_by_rule else ""
+        return next(((fresh, glob) for pattern, fresh, glob in self._fresh_by_rule if pattern.fullmatch(path)), None)
+
+    def _by_path(self, path: str) -> Fresh:
+        known = self._remembered.get(path)
+        if known is None:
+            known = next((row.fresh for row in self._rows if row.pattern.search(path)), REVALIDATE)
+            if len(path) <= _LONGEST_REMEMBERED:
+                if len(self._remembered) >= _REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[path] = known
+        return known
+
+    def largest(self, target: Target) -> int | None:
+        """How many bytes what is at a target may have to be stored; None if any number."""
+        path = unquote(target.path) if self._largest_by_rule else ""
+        ruled = (largest for pattern, largest in self._largest_by_rule if pattern.fullmatch(path))
+        return next(ruled, self.repository.largest)
+
+    def good_until(self, target: Target, head: Representation) -> float:
+        """Until when an answer is good, in seconds of the epoch: infinity, if for ever; no later than it came, if never."""
+        fresh = self.freshness(target, head.get("content-type"))
+        if any(value == "*" for value in _varies(head)):
+            return head.received
+        match fresh.how:
+            case Freshness.IMMUTABLE:
+                return math.inf
+            case Freshness.TIMED:
+                return head.received + fresh.seconds
+            case Freshness.HTTP:
+                return lifetime.good_until(head)
+            case Freshness.JSON_METADATA if head.good_until is not None:
+                return max(head.good_until, head.received + INTERVAL)
+            case _:
+                return head.received
+
+    def is_for_all(self, target: Target, head: Representation) -> bool:
+        """Whether an answer is good for ever, and for whoever asks."""
+        return math.isinf(self.good_until(target, head)) and not varies_by_accept(head)
+
+    def may_be_stale(self, target: Target, head: Representation) -> bool:
+        """Whether an answer may be served after its time, where no source can be asked."""
+        fresh = self.freshness(target, head.get("content-type"))
+        return fresh.how is not Freshness.HTTP or not lifetime.must_not_be_stale(head)
+
+    def demanded(self, target: Target, fields: Mapping[str, str]) -> float | None:
+        """How many seconds ago an answer may have come at most, where the client has a say in that."""
+        if self.freshness(target).how is not Freshness.HTTP:
+            return None
+        return lifetime.demanded(fields.get("cache-control"), fields.get("pragma"))
+
+    def refusal(self, target: Target, head: Representation) -> str | None:
+        """Why an answer is passed on without being stored; None if it is stored."""
+        fresh = self.freshness(target, head.get("content-type"))
+        if fresh.how is Freshness.NEVER:
+            return "its rule is never"
+        if fresh.how is Freshness.HTTP and lifetime.is_private(head):
+            return f"its source says {head.get('cache-control')}"
+        largest = self.largest(target)
+        if largest is not None and head.size is not None and head.size > largest:
+            return f"it has {head.size} bytes, and no more than {largest} are stored of a file there"
+        return None
+
+    def accept_of(self, target: Target, accept: str | None) -> str | None:
+        """The client's Accept where the answer may depend on it: for documents, not for package files.
+
+        One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
+        """
+        if accept is None or (self.freshness(target) == IMMUTABLE and "json" not in accept):
+            return None
+        return normal_accept(accept)
+
+
+def normal_accept(accept: str | None) -> str | None:
+    """An Accept field in one spelling; None if it says nothing, or nothing that can be part of a key."""
+    if accept is None or accept.strip() in ("", "*/*"):
+        return None
+    if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
+        return None
+    return ", ".join(part.strip() for part in accept.split(","))
+
+
+def varies_by_accept(head: Representation) -> bool:
+    """Whether the source would have answered another Accept with something else."""
+    return "accept" in _varies(head)
+
+
+def _is_document(kind: str) -> bool:
+    return kind in _DOCUMENT_TYPES or kind.endswith("+json")
+
+
+def _varies(head: Representation) -> list[str]:
+    """What the answer depends on, besides the target (RFC 9110, section 12.5.5)."""
+    fields = (value for name, value in head.fields if name.lower() == "vary")
+    return [word.strip().lower() for value in fields for word in value.split(",")]

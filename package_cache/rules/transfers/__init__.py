@@ -1,0 +1,1 @@
+"""How one file is downloaded from several sources that cannot be trusted."""

@@ -1,0 +1,1 @@
+"""The SQLite file of the registry: how it is shared, repaired, and made again from its ledger."""

@@ -1,0 +1,217 @@
+"""Keeps the ledger complete and short: what a crash cost it is added, and what is out of date is left out.
+
+Runs beside everything else, in small steps. The registry is right; the ledger is made to tell what it says.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.model import Status
+from package_cache.storage.blobs import sync_directory
+from package_cache.storage.database.file import Database, mended
+from package_cache.storage.database.ledger import Ledger, Record, gone_line, row_line, side_line
+from package_cache.storage.database.schema import COLUMNS, SIDE_TABLES, Row
+
+_BATCH = 1000
+_ROWS = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest)"
+_SPARE = 1000
+"""Lines more than twice the entries that a ledger may have."""
+_FEW = ("meta", "pin")
+"""Other tables that are small, and that matter to the last row."""
+_UNKNOWN = 0
+_SHIFT = 10
+"""Added to a status, so that it fits a byte and is never `_UNKNOWN`."""
+
+
+Sides = dict[tuple[str, object], list[object]]
+"""Rows of other tables, by table and primary key."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """What the ledger and the registry disagree about. `wrong` are entries the ledger has not as they are.
+
+    `rows` counts those of all tables, `sides` are rows of others that it has not as they are, by table and primary key.
+    """
+
+    lines: int = 0
+    damaged: int = 0
+    rows: int = 0
+    wrong: list[int] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    sides: list[tuple[str, object]] = field(default_factory=list)
+
+    @property
+    def is_to_be_rewritten(self) -> bool:
+        """Whether adding lines is not enough."""
+        lacks_more = self.lines < self.rows - len(self.wrong) - len(self.sides)
+        return self.damaged > 0 or lacks_more or self.lines > 2 * self.rows + _SPARE
+
+
+@mended
+def compare(database: Database, pause: Callable[[], None]) -> Findings:
+    """Read all of both; `pause` is called between two steps. Raises StoreError, OSError."""
+    with database.halted():
+        end = database.ledger.size()
+    found = Findings()
+    states, sides = _told(database.ledger, end, found, pause)
+    _compare_sides(database, sides, found)
+    for rows in _batches(database):
+        found.rows += len(rows)
+        for number, status in ((int(str(row[0])), int(str(row[3]))) for row in rows):
+            if number >= len(states) or states[number] != status + _SHIFT:
+                found.wrong.append(number)
+            if number < len(states):
+                states[number] = _UNKNOWN
+        pause()
+    over = (_UNKNOWN, Status.DELETED + _SHIFT)
+    found.gone = [number for number, state in enumerate(states) if state not in over]
+    _forgive(database.ledger, end, found)
+    return found
+
+
+def _told(ledger: Ledger, end: int, found: Findings, pause: Callable[[], None]) -> tuple[bytearray, Sides]:
+    """The last states of entries, by number, and the other rows, as the ledger tells them."""
+    states, sides = bytearray(), Sides()
+    for record in ledger.read(0, end):
+        found.lines += 1
+        if found.lines % _BATCH == 0:
+            pause()
+        if record is None:
+            found.damaged += 1
+        elif record.number:
+            if record.number >= len(states):
+                states.extend(bytes(record.number + 1 - len(states)))
+            states[record.number] = record.status + _SHIFT
+        elif not _note_side(record, sides):
+            found.damaged += 1
+    return states, sides
+
+
+def _note_side(record: Record, sides: Sides) -> bool:
+    """Remember what the ledger says of the rows that are looked at one by one; False if the line makes no sense."""
+    try:
+        table, values = record.side_row()
+    except ValueError:
+        return False
+    if table in _FEW:
+        sides[table, values[0]] = values
+        if record.status == Status.DELETED:
+            del sides[table, values[0]]
+    return True
+
+
+def _compare_sides(database: Database, sides: Sides, found: Findings) -> None:
+    with database.lent() as connection:
+        for table in SIDE_TABLES:
+            found.rows += connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        rows = [(table, row) for table in _FEW for row in connection.execute(f"SELECT * FROM {table}")]
+    found.sides = [(table, row[0]) for table, row in rows if sides.pop((table, row[0]), None) != [*row]]
+    found.sides.extend(sides)
+
+
+def _forgive(ledger: Ledger, end: int, found: Findings) -> None:
+    """Leave out what changed while it was looked at: the ledger tells that by now."""
+    numbers = {record.number for record in ledger.read(end) if record is not None}
+    found.wrong = [number for number in found.wrong if number not in numbers]
+    found.gone = [number for number in found.gone if number not in numbers]
+    if 0 in numbers:
+        found.sides = []  # they are seen to the next time
+
+
+@mended
+def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
+    """Make the ledger tell what the registry says; what was wrong with it. One process at a time. Raises StoreError."""
+    try:
+        found = compare(database, pause)
+        if found.is_to_be_rewritten:
+            _rewrite(database, pause)
+        else:
+            _add(database, found.wrong + found.gone, pause)
+            _add_sides(database, found.sides)
+    except OSError as error:
+        raise StoreError(f"cannot keep {database.ledger.path}: {error.strerror}") from error
+    return found
+
+
+def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> None:
+    for start in range(0, len(numbers), _BATCH):
+        batch = numbers[start : start + _BATCH]
+        # Looked at again with nobody else writing: an entry may have changed since, and its line is there.
+        with database.writing() as connection:
+            lines: list[bytes] = []
+            for number in batch:
+                row = connection.execute(f"{_ROWS} WHERE id = ?", (number,)).fetchone()
+                lines.append(row_line(row[:-1], row[-1]) if row else gone_line(number))
+                items = connection.execute("SELECT * FROM item WHERE entry = ?", (number,))
+                lines.extend(side_line("item", item) for item in items)
+            database.ledger.append(b"".join(lines))
+        pause()
+
+
+def _add_sides(database: Database, sides: list[tuple[str, object]]) -> None:
+    if not sides:
+        return
+    with database.writing() as connection:
+        lines: list[bytes] = []
+        for table, name in sides:
+            row = connection.execute(f"SELECT * FROM {table} WHERE {SIDE_TABLES[table]} = ?", (name,)).fetchone()
+            lines.append(side_line(table, row or (name,), gone=row is None))
+        database.ledger.append(b"".join(lines))
+
+
+def _rewrite(database: Database, pause: Callable[[], None]) -> None:
+    """Write the ledger anew. What changes meanwhile is in the old one behind the place where this began."""
+    ledger, new = database.ledger, Path(f"{database.ledger.path}.new")
+    try:
+        with database.halted():
+            end = ledger.size()
+        new.touch(0o600)
+        with new.open("wb") as file:
+            for table in SIDE_TABLES.keys() - {"item"}:
+                with database.lent() as connection:
+                    rows = connection.execute(f"SELECT * FROM {table}").fetchall()
+                file.writelines(side_line(table, row) for row in rows)
+            for rows in _batches(database, "SELECT * FROM item", "entry"):
+                file.writelines(side_line("item", row) for row in rows)
+                pause()
+            for rows in _batches(database):
+                file.writelines(row_line(row[:-1], row[-1]) for row in rows)
+                pause()
+            file.flush()
+            os.fsync(file.fileno())
+            with database.halted():
+                file.writelines(_behind(ledger, end))
+                file.flush()
+                os.fsync(file.fileno())
+                new.rename(ledger.path)
+                sync_directory(ledger.path.parent)
+    except BaseException:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise
+
+
+def _behind(ledger: Ledger, place: int) -> Iterator[bytes]:
+    """What was added behind a place."""
+    if ledger.size() > place:
+        with ledger.path.open("rb") as file:
+            file.seek(place)
+            yield b"\n"  # what is before it may be torn
+            yield from iter(lambda: file.read(1 << 20), b"")
+
+
+def _batches(database: Database, what: str = _ROWS, order: str = "id") -> Iterator[list[Row]]:
+    """All rows in the order of their numbers, in short looks: nothing is held up by them."""
+    after = 0
+    while True:
+        with database.lent() as connection:
+            rows = connection.execute(f"{what} WHERE {order} > ? ORDER BY {order} LIMIT {_BATCH}", (after,)).fetchall()
+        if not rows:
+            return
+        yield rows
+        after = rows[-1][0]

@@ -1,0 +1,187 @@
+"""The one SQLite file, `registry-v1.db`: how it is read and written by many processes at once.
+
+WAL lets readers go on while one writer commits; every change is one `BEGIN IMMEDIATE` transaction, so two processes never
+decide on the same old state. What a transaction changed is written into the ledger, whoever changed it. A file that is
+damaged or gone is made again by whoever notices first, and the others go on with the new one: see `recovery`.
+"""
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from package_cache.errors import DamagedRegistry, StoreError
+from package_cache.storage.database import recovery
+from package_cache.storage.database.changes import changed_lines, watch
+from package_cache.storage.database.connections import (
+    BUSY_SECONDS,
+    ERRORS,
+    Connection,
+    Connections,
+    FileId,
+    MissingDatabase,
+    file_id,
+    open_database,
+)
+from package_cache.storage.database.generation import Generation
+from package_cache.storage.database.ledger import Ledger
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+_LOCKED = "another program kept it locked, so that it could not even be read"
+
+
+def mended(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A function that is run once more if it met a damaged registry, which is another one then."""
+
+    @wraps(method)
+    def run(*arguments: _P.args, **named: _P.kwargs) -> _T:
+        try:
+            return method(*arguments, **named)
+        except DamagedRegistry:
+            return method(*arguments, **named)
+
+    return run
+
+
+class Database:
+    """The file, the ledger and the generation words beside it. Safe for any number of threads and processes.
+
+    Methods raise StoreError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = str(path.with_suffix(".lock"))
+        self.generation = Generation(path.with_name("generation-v1"))
+        self.ledger = Ledger(path.with_name("ledger-v1"))
+        self._turn = threading.Lock()
+        self._connections = Connections(path, watch)
+        # Who has the write lock, and for how long, is no matter where all is well.
+        file, trouble = self.file(), self._trouble()
+        if trouble is not None:
+            with self.halted():
+                self._check(trouble if trouble == _LOCKED and self.file() == file else None)
+            self.generation.bump_all()
+
+    def close(self) -> None:
+        """Close what is not in use."""
+        self._connections.close()
+        with self._turn:
+            self.ledger.close()
+
+    def file(self) -> FileId | None:
+        """Which file is the database now."""
+        return file_id(self._path)
+
+    @contextmanager
+    def lent(self) -> Iterator[Connection]:
+        """A connection to read with, not to be nested.
+
+        Raises DamagedRegistry if the file was not what it should be; it is another one afterwards.
+        """
+        file = None
+        try:
+            with self._connections.lend() as connection:
+                file = connection.file
+                yield connection
+        except (DamagedRegistry, *ERRORS) as error:
+            damage = self._damage(error, file)
+            self.mend(damage)
+            raise damage from error
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection in a transaction, which an error in the with-block undoes."""
+        # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
+        with self.lent() as connection, self._turn, _alone(self._lock):
+            if connection.file != file_id(self._path):
+                raise DamagedRegistry(f"{self._path} is another file by now")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.told.clear()
+            try:
+                yield connection
+                lines = changed_lines(connection)
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+            self.ledger.append(lines)
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Nobody changes anything within the with-block."""
+        with self._turn, _alone(self._lock):
+            yield
+
+    def mend(self, error: DamagedRegistry) -> None:
+        """Make the registry again, unless somebody did since it was found damaged."""
+        with self.halted():
+            if error.file is None:
+                self._check()
+            elif error.file == file_id(self._path):
+                recovery.rebuild(self._path, self.ledger, str(error))
+        self.generation.bump_all()
+
+    def _check(self, known: str | None = None) -> None:
+        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked."""
+        trouble = known or self._trouble()
+        if trouble is not None:
+            recovery.rebuild(self._path, self.ledger, trouble, locked=trouble == _LOCKED)
+
+    def _trouble(self) -> str | None:
+        """What is wrong with the registry, as far as that can be told at once. Raises StoreError."""
+        if file_id(self._path) is None:
+            return "it was gone"
+        try:
+            # Not one to work with: that needs the tables of this version.
+            with closing(open_database(self._path)) as connection:
+                return recovery.trouble(connection, self.ledger)
+        except ERRORS as error:
+            if _is_locked(error):
+                return _LOCKED
+            return str(self._damage(error, None))
+
+    def _damage(self, error: Exception, file: FileId | None) -> DamagedRegistry:
+        """What an error says of the file; raises StoreError if it is not to blame."""
+        if isinstance(error, DamagedRegistry | MissingDatabase | UnicodeDecodeError) or recovery.is_damage(error):
+            return DamagedRegistry(str(error), file)
+        raise StoreError(f"the registry {self._path} {_reason(error)}") from error
+
+
+def _is_locked(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _reason(error: Exception) -> str:
+    if _is_locked(error):
+        return f"is kept locked by another program, for more than {BUSY_SECONDS:.0f} seconds now; fuser shows by which"
+    return f"cannot be used: {error}"
+
+
+@contextmanager
+def _alone(lock: str) -> Iterator[None]:
+    """Let one process at a time write: the others wait for a lock of the kernel's, and go on the moment it is free.
+
+    It also makes the file in peace: SQLite does not wait where two switch a new one to WAL at once.
+    """
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"the registry cannot be used: {lock}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            raise StoreError(f"the registry cannot be used: {lock} cannot be locked: {error.strerror}") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,321 @@
+"""Files from elsewhere into the store, with the versions that they are: copied or linked, hashed, and committed in groups.
+
+Copies are made beside the parts of downloads, under names that the sweep knows for what nobody goes on with once the lock
+of their maker is free. One process at a time takes files in.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from package_cache.errors import StoreError
+from package_cache.model import Key, Representation, Status
+from package_cache.rules.library.attributes import load
+from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.database import records
+from package_cache.storage.database.changes import tell_new
+from package_cache.storage.database.connections import Connection
+from package_cache.storage.database.file import Database, mended
+from package_cache.storage.database.schema import COLUMNS, seal_of
+from package_cache.storage.items.rows import Details, write_item
+from package_cache.storage.parts.part import Part, translated
+
+LOCK = "upkeep:import"
+"""No key begins like this."""
+_NAME = hashlib.sha256(LOCK.encode("ascii")).hexdigest()
+_FICLONE = 0x40049409
+_BLOCK = 1 << 20
+_AT_ONCE = 16
+"""How many files are made durable at once."""
+CHANGED = "it changed while it was read"
+
+
+class Unfit(Exception):
+    """A file that cannot be taken in, and why; others can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of a file, or another name of it. `digest` is SHA-256 in hex, `size` in bytes.
+
+    `changed` is when what is no copy was last written before it was read, in nanoseconds of the epoch.
+    """
+
+    part: Part
+    digest: str
+    size: int
+    changed: int | None = None
+
+    def is_still(self) -> bool:
+        """Whether its bytes are those that were read, as far as its size and time tell."""
+        if self.changed is None:
+            return True
+        status = os.fstat(self.part.fileno())
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What is to be in the registry; `number` None is the next version of its key. Times are as in `ItemRow`."""
+
+    key: Key
+    number: int | None
+    status: Status
+    representation: Representation
+    details: Details | None = None
+    before: int | None = None
+    last_read: int | None = None
+    read_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A version that is here, or was: what it says of itself. `size` is in bytes, None if it has none."""
+
+    removed: bool
+    size: int | None
+
+
+class Intake:
+    """Takes files in, within a with-block. Methods raise StoreError."""
+
+    def __init__(self, root: Path, database: Database, blobs: BlobStore) -> None:
+        self._parts = root / "parts-v1"
+        self._database = database
+        self._blobs = blobs
+        self._count = 0
+        # Root makes files for whom the cache belongs to.
+        status = root.stat()
+        self._owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
+
+    def __enter__(self) -> Self:
+        with translated("lock the store"):
+            if not self._blobs.locks.take(LOCK):
+                raise StoreError("another import is at work in this cache")
+        self._clear()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._clear()
+        finally:
+            self._blobs.locks.free(LOCK)
+
+    def _clear(self) -> None:
+        with translated(f"tidy {self._parts}"):
+            for path in self._parts.glob(f"{_NAME}.*.part"):
+                path.unlink(missing_ok=True)
+
+    def own(self, *paths: str | Path) -> None:
+        """Give what was made to the owner of the cache."""
+        if self._owner is not None:
+            for path in paths:
+                os.chown(path, *self._owner, follow_symlinks=False)
+
+    # -- bytes
+
+    def copy(self, source: Path) -> Copy:
+        """A copy of a file, shared with it where the file system can do that. Raises Unfit."""
+        descriptor = open_plain(source)
+        try:
+            before = os.fstat(descriptor)
+            with translated("copy a file into the cache"):
+                part = Part(self._next(), create=True)
+            try:
+                size, digest = _copied(descriptor, part)
+                after = os.fstat(descriptor)
+                if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns) or size != after.st_size:
+                    raise Unfit(CHANGED)
+                if self._owner is not None:
+                    os.fchown(part.fileno(), *self._owner)
+            except BaseException:
+                discard(part)
+                raise
+        finally:
+            os.close(descriptor)
+        return Copy(part, digest, size)
+
+    def link(self, source: Path) -> Copy | None:
+        """The file itself, under another name; None where it cannot have one here. Raises Unfit.
+
+        Once it is taken in it is a blob: read-only, with the time of blobs, and of the cache's owner if root does this.
+        """
+        descriptor = open_plain(source)
+        try:
+            part = self._second_name(source)
+            if part is None:
+                return None
+            try:
+                return self._linked(part, os.fstat(descriptor))
+            except BaseException:
+                discard(part)
+                raise
+        finally:
+            os.close(descriptor)
+
+    def _second_name(self, source: Path) -> Part | None:
+        path = self._next()
+        try:
+            os.link(source, path, follow_symlinks=False)
+            return Part(path, create=False)
+        except OSError:  # another file system, another owner, or too many names
+            path.unlink(missing_ok=True)
+            return None
+
+    def _linked(self, part: Part, before: os.stat_result) -> Copy:
+        try:
+            copy = Copy(part, hash_file(part.fileno(), part.size).hexdigest(), part.size, before.st_mtime_ns)
+        except OSError as error:
+            raise Unfit(f"it cannot be read: {error.strerror}") from error
+        if not os.path.samestat(before, os.fstat(part.fileno())) or not copy.is_still():
+            raise Unfit(CHANGED)
+        self.own(part.path)
+        return copy
+
+    def _next(self) -> Path:
+        self._count += 1
+        return self._parts / f"{_NAME}.{self._count}.part"
+
+    # -- versions
+
+    @mended
+    def standing(self, key: Key, number: int | None) -> Standing | None:
+        """What is here of a version, or was; without a number, what is to be served or in the trash of a key."""
+        with self._database.lent() as connection:
+            return _standing(connection, key, number)
+
+    def take_in(self, several: Sequence[tuple[Version, Copy | None]]) -> list[int | None]:
+        """Make copies blobs and record the versions, in one transaction; their numbers, None for what is here by now."""
+        copies = [copy for _, copy in several if copy is not None]
+        try:
+            # One after the other each would wait for a turn of the disk of its own.
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(self._blobs.seal, [copy.part for copy in copies]))
+            with self._blobs.holding(copy.digest for copy in copies):
+                directories = {self._blobs.publish(copy.part, copy.digest) for copy in copies}
+                self.own(*directories)
+                self._blobs.settle(directories)
+                taken = self._record([(one, copy.digest if copy else None) for one, copy in several])
+        finally:
+            for copy in copies:
+                copy.part.close()
+        self._database.generation.bump_all()
+        return taken
+
+    @mended
+    def _record(self, several: Iterable[tuple[Version, str | None]]) -> list[int | None]:
+        with self._database.writing() as connection:
+            return [_insert(connection, one, digest) for one, digest in several]
+
+
+def discard(part: Part) -> None:
+    """Give a copy up."""
+    part.path.unlink(missing_ok=True)
+    part.close()
+
+
+def open_plain(source: Path) -> int:
+    """A descriptor of a plain file that nobody writes, not of what a link leads to. Raises Unfit."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Unfit("it is a symbolic link" if source.is_symlink() else f"it cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Unfit("it is no plain file")
+    if _is_written(descriptor):
+        os.close(descriptor)
+        raise Unfit("somebody has it open to write it")
+    return descriptor
+
+
+def _is_written(descriptor: int) -> bool:
+    """Whether somebody has a file open for writing, where this user may know that (its owner or root)."""
+    try:
+        # Whoever opens it to write while the lease is held makes the kernel send this: by default nothing comes of it.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _copied(source: int, part: Part) -> tuple[int, str]:
+    """Copy all bytes; how many, and their digest."""
+    try:
+        fcntl.ioctl(part.fileno(), _FICLONE, source)
+    except OSError:  # another file system, or one that cannot share
+        digest = hashlib.sha256(usedforsecurity=False)
+        while block := _read(source):
+            digest.update(block)
+            part.put(part.size, block)
+        return part.size, digest.hexdigest()
+    size = os.fstat(part.fileno()).st_size
+    return size, hash_file(part.fileno(), size).hexdigest()
+
+
+def _read(source: int) -> bytes:
+    try:
+        return os.read(source, _BLOCK)
+    except OSError as error:
+        raise Unfit(f"it cannot be read: {error.strerror}") from error
+
+
+def _standing(connection: Connection, key: Key, number: int | None) -> Standing | None:
+    if number is None:
+        row = connection.execute(
+            "SELECT blob.size FROM entry JOIN blob USING (digest) WHERE key = ? AND status IN (3, -1)"
+            " ORDER BY version DESC LIMIT 1",
+            (key,),
+        ).fetchone()
+        return Standing(removed=False, size=row[0]) if row else None
+    row = connection.execute(
+        "SELECT blob.size FROM entry LEFT JOIN blob USING (digest) WHERE key = ? AND version = ?", (key, number)
+    ).fetchone()
+    if row:
+        return Standing(removed=False, size=row[0])
+    gone = connection.execute("SELECT version FROM gone WHERE key = ?", (key,)).fetchone()
+    return Standing(removed=True, size=None) if gone and gone[0] >= number else None
+
+
+def _insert(connection: Connection, one: Version, digest: str | None) -> int | None:
+    if _standing(connection, one.key, one.number) is not None:
+        return None
+    if digest is not None:
+        connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, one.representation.size))
+    number, now = one.number or _next(connection, one.key), time.time()
+    text = records.dump(one.representation)
+    row = connection.execute(
+        "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
+        f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
+        (one.key, number, one.status, digest, text, now, now, seal_of(one.key, number, digest, text)),
+    ).fetchone()
+    tell_new(connection, row, one.representation.size or 0)
+    if one.details is not None:
+        write_item(connection, row[0], one.details, (load(one.details.params), load(one.details.attrs)))
+        connection.execute(
+            "UPDATE item SET before = ?, last_read = ?, read_count = ? WHERE entry = ?",
+            (one.before, one.last_read, one.read_count, row[0]),
+        )
+    return number
+
+
+def _next(connection: Connection, key: Key) -> int:
+    return 1 + int(
+        connection.execute(
+            "SELECT max(coalesce((SELECT max(version) FROM entry WHERE key = ?1), 0),"
+            " coalesce((SELECT version FROM gone WHERE key = ?1), 0))",
+            (key,),
+        ).fetchone()[0]
+    )

@@ -1,0 +1,153 @@
+"""Drafts: files that grow beside the place where they are to be, and take it in one step.
+
+A draft has a hidden file for its bytes, and one that holds the lock and the head they came with. Both stay where a download
+breaks off, or its process is killed, so that the next one for the same place goes on there.
+"""
+
+import fcntl
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from package_cache.errors import StoreError
+from package_cache.model import Representation
+from package_cache.storage.blobs import sync_directory
+from package_cache.storage.database import records
+from package_cache.storage.parts.leases import boot_id
+from package_cache.storage.parts.part import Part, translated
+
+_TURN = 0.02
+"""Seconds between two looks at whether another download to the same place is over."""
+_LONGEST = 200
+
+
+class Draft:
+    """What is to be the file `target`, of the download named `tag`, under a lock that dies with the process.
+
+    Waits for another download of the same to the same place; then `waited` is set. Raises StoreError.
+    """
+
+    def __init__(self, target: Path, tag: str) -> None:
+        self.target = _place_of(target)
+        stem = self.target.name.encode()[:_LONGEST].decode("utf-8", "ignore")
+        self._notes = self.target.with_name(f".{stem}.{tag}.head")
+        self._bytes = self.target.with_name(f".{stem}.{tag}.part")
+        with translated(f"write beside {self.target}"):
+            self._descriptor, self.waited = _locked(self._notes)
+            self.part: Part | None = None
+            self.head: Representation | None = self._recover()
+
+    def _recover(self) -> Representation | None:
+        """The head of the bytes that an earlier download left, if they can be used; else they are removed."""
+        text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0).decode("utf-8", "replace")
+        boot, _, head = text.partition("\n")
+        # Without a boot in between, what was written is what is there.
+        if boot and boot == boot_id():
+            with suppress(ValueError, FileNotFoundError):
+                known = records.load(head)
+                _check_owner(self._bytes.lstat(), self._bytes)
+                self.part = Part(self._bytes, create=False)
+                return known
+        self.reset()
+        return None
+
+    @property
+    def have(self) -> int:
+        """Bytes that are here."""
+        return self.part.size if self.part else 0
+
+    def begin(self, head: Representation) -> None:
+        """Note the head of the bytes. Raises StoreError."""
+        with translated(f"write beside {self.target}"):
+            if self.part is None:
+                self.part = Part(self._bytes, create=True)
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{boot_id()}\n{records.dump(head)}".encode(), 0)
+        self.head = head
+
+    def reset(self) -> None:
+        """Drop the bytes."""
+        with translated(f"write beside {self.target}"):
+            os.ftruncate(self._descriptor, 0)
+            self._bytes.unlink(missing_ok=True)
+        self._close_part()
+
+    def finish(self) -> None:
+        """Put the file in its place, durably, in the place of what was there. Raises StoreError.
+
+        Who waits for it goes on after `close`.
+        """
+        assert self.part is not None
+        with translated(f"put a finished download at {self.target}"):
+            os.fchmod(self.part.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
+            os.fsync(self.part.fileno())
+            self._bytes.rename(self.target)
+            sync_directory(self.target.parent)
+            os.ftruncate(self._descriptor, 0)
+        self._close_part()
+
+    def drop(self) -> None:
+        """Remove all of it. May be called again, and after `finish`."""
+        if self._descriptor >= 0:
+            with translated(f"remove a broken download beside {self.target}"):
+                self._bytes.unlink(missing_ok=True)
+                self._notes.unlink(missing_ok=True)
+            self.close()
+
+    def close(self) -> None:
+        """Leave what is here for the next download, unless that is nothing. May be called again."""
+        if self._descriptor < 0:
+            return
+        if not self.have:
+            with suppress(OSError):
+                self._bytes.unlink(missing_ok=True)
+                self._notes.unlink(missing_ok=True)
+        self._close_part()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _close_part(self) -> None:
+        if self.part is not None:
+            self.part.close()
+            self.part = None
+
+
+def _place_of(target: Path) -> Path:
+    """Where a file of that name would be written, through links. Raises StoreError if it cannot be replaced."""
+    place = Path(os.path.realpath(target))
+    if not place.name or not place.parent.is_dir():
+        raise StoreError(f"cannot write {target}: there is no directory {place.parent}")
+    if place.is_dir():
+        raise StoreError(f"cannot write {target}: it is a directory; the name of a file in it is needed")
+    if place.exists() and not place.is_file():
+        raise StoreError(f"cannot write {target}: it is no regular file, and would be replaced by one")
+    return place
+
+
+def _check_owner(status: os.stat_result, path: Path) -> None:
+    """Raise StoreError unless it is a plain file of this user: anybody may put something into a shared directory."""
+    if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise StoreError(f"{path} is not a file of this user alone: remove it")
+
+
+def _locked(path: Path) -> tuple[int, bool]:
+    """The file, made if there is none, once nobody else has it locked; and whether somebody had."""
+    waited = False
+    while True:
+        # The mode is what the user's mask leaves of it, and is given to the finished file.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                _check_owner(os.fstat(descriptor), path)
+                return descriptor, waited
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        waited = True
+        time.sleep(_TURN)
