@@ -631,3 +631,48 @@ def test_every_name_it_listens_on_is_its_own(tmp_path: Path) -> None:
             routes.find(name, None)
     with pytest.raises(ForeignHost):
         routes.find("http://other.example/x", None)
+
+
+FRONT = """\
+daemon off;
+user root;
+pid {folder}/pid;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen unix:{folder}/front;
+{location}
+    }}
+}}
+"""
+
+
+def test_nginx_in_front_of_a_unix_socket_takes_the_lines_of_the_readme(origin: Origin, start: Start, folder: Path) -> None:
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    written = re.search(r"^    location / \{\n(?:    .*\n)*?    \}$", readme, re.MULTILINE)
+    assert written is not None
+    location = written[0].replace("/run/package-cache/http.sock", f"{folder}/http.sock")
+    (folder / "nginx.conf").write_text(FRONT.format(folder=folder, location=location))
+    origin.put("/file.tar", BODY)
+    start(origin.url, listen=[f"unix:{folder}/http.sock"])
+    command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "errors")]
+    front = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        until((folder / "front").exists)
+        for _ in range(2):
+            with UnixClient(folder / "front") as client:
+                client.send(b"GET /file.tar HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n")
+                assert client.answer().body == BODY
+    finally:
+        front.terminate()
+        front.wait()
+    assert len(origin.requests()) == 1
