@@ -103,22 +103,33 @@ class Booted:
         return self.machine.run("curl", "--silent", "--fail", "--max-time", "30", f"http://{host}:4000/a.tar")
 
 
-@pytest.fixture
-def booted(tmp_path: Path) -> Iterator[Booted]:
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMachine]:
+    """A machine that systemd has booted: that takes longer than each of the tests."""
     require("curl", "systemctl")
     if said := why_not():
         pytest.skip(said)
     if not Path("/lib/systemd/systemd").exists():
         pytest.skip("systemd is not installed")
-    machine = with_command(tmp_path / "machine", booted=True)
+    machine = with_command(tmp_path_factory.mktemp("systemd") / "machine", booted=True)
     try:
         until(lambda: machine.run("test", "-S", "/run/systemd/private").code == 0)
         state = machine.run("timeout", "30", "systemctl", "is-system-running", "--wait").text.strip()
         if state not in ("running", "degraded"):
             pytest.skip(f"systemd does not boot in a namespace here: {state or 'no answer'}")
-        yield Booted(machine)
+        yield machine
     finally:
         machine.close()
+
+
+@pytest.fixture
+def booted(machine: PrivateMachine) -> Iterator[Booted]:
+    """The machine as it was in the beginning."""
+    yield Booted(machine)
+    machine.run("systemctl", "stop", *reversed(UNITS))
+    machine.run("systemctl", "reset-failed")
+    machine.run("pkill", "-f", "time.sleep")
+    machine.run("rm", "-rf", "/var/cache/package-cache", "/etc/package-cache", "/srv")
 
 
 def test_the_service_is_ready_when_its_start_ends(booted: Booted) -> None:
