@@ -244,8 +244,9 @@ class Service:
         seen, current = wanted.seen, self._registry.best(wanted.key)
         if current is None or wanted.differs(current.representation):
             return self.again(request, wanted, number)
-        # Who looked before it was committed has not seen what a source has confirmed since.
-        is_older = seen is None and current.created < wanted.since <= current.representation.received
+        # Who looked before it was committed has not seen what a source has confirmed after that.
+        received = current.representation.received
+        is_older = seen is None and received > current.created and received >= wanted.since
         if is_older or (seen is not None and seen.id == current.id):
             status, kind = "fwd=stale; fwd-status=304", "revalidated"
         elif seen is None or wanted.is_kept(current.representation):
