@@ -119,6 +119,11 @@ class Repository:
     links: Links = ()
     """Links in its documents that are to lead to other repositories of this cache."""
 
+    @property
+    def may_have_distfiles(self) -> bool:
+        """Whether files of Gentoo may be there, in whatever layout (GLEP 75)."""
+        return self.preset in (None, Preset.GENTOO)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

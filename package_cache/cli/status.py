@@ -27,6 +27,16 @@ class StatusLine:
         if self.visible:
             self._write("")
 
+    def through(self, work: Callable[[], None]) -> bool:
+        """Do work that takes steps, which Ctrl-C may end; whether it came to its own end. The line is gone then."""
+        try:
+            work()
+        except KeyboardInterrupt:
+            return False
+        finally:
+            self.clear()
+        return True
+
     @staticmethod
     def _write(text: str) -> None:
         sys.stderr.write(f"\r\x1b[K{text}")

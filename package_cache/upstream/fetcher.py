@@ -6,7 +6,7 @@ from functools import partial
 from itertools import takewhile
 
 from package_cache.errors import UpstreamError
-from package_cache.model import Preset, Repository, Source, Target
+from package_cache.model import Repository, Source, Target
 from package_cache.rules.transfers.disguise import is_doubtful
 from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.answers import Answer
@@ -127,7 +127,7 @@ class SourceOffer:
 
 
 def _distfile(repository: Repository, target: Target) -> Distfile | None:
-    return split(target) if repository.preset in (None, Preset.GENTOO) else None
+    return split(target) if repository.may_have_distfiles else None
 
 
 def _is_doubtful(ask: Ask, answer: Answer) -> bool:

@@ -50,17 +50,10 @@ def _run(given: Namespace, config: Config) -> int:
     ways = tuple(Way) if given.way is None else (given.way,)
     terms = Terms(prefix, _LAYOUTS.get(given.layout), ways)
     glob = given.glob + "*" if given.glob and given.glob.endswith("/") else given.glob
-    whole = False
     with compose.opened(config) as stores, Place(directory, stores.root) as place:
         exporter = Exporter(stores, routes, place, terms)
         status = _status_line(exporter.tally)
-        try:
-            exporter.run(glob, status.step)
-            whole = True
-        except KeyboardInterrupt:
-            pass
-        finally:
-            status.clear()
+        whole = status.through(lambda: exporter.run(glob, status.step))
     _report(exporter.tally, prefix, as_json=given.json, whole=whole)
     if not whole:
         return INTERRUPTED

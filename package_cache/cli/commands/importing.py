@@ -40,17 +40,10 @@ def _run(given: Namespace, config: Config) -> int:
     except ArgumentError as error:
         raise CannotDo(str(error)) from error
     library = open_library(root)
-    whole = False
     try:
         importer = Importer(library, link=given.link)
         status = _status_line(older, importer.tally)
-        try:
-            importer.run(older, status.step)
-            whole = True
-        except KeyboardInterrupt:
-            pass
-        finally:
-            status.clear()
+        whole = status.through(lambda: importer.run(older, status.step))
         _report(older, importer.tally, as_json=given.json, whole=whole)
     finally:
         library.stores.registry.close()

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.library.exporting.place import Place, Unplaceable, Way
-from package_cache.model import Entry, Freshness, Preset, Target
+from package_cache.model import Entry, Freshness, Target
 from package_cache.rules.http.fields import parse_date
 from package_cache.rules.repositories.layouts import FLAT, Structure, layout_text, parse_layout
 from package_cache.rules.repositories.routes import Routes
@@ -117,7 +117,7 @@ class Exporter:
     def _names(self, target: Target) -> tuple[str, ...]:
         """Where in the tree a file belongs. Raises ValueError, with why, if nowhere."""
         home, names = names_of(target.home) if target.home else (), names_of(target.path)
-        folder = distfiles_of(names) if self._routes.repository(target).preset in (None, Preset.GENTOO) else None
+        folder = distfiles_of(names) if self._routes.repository(target).may_have_distfiles else None
         if folder is not None and (*home, *folder)[: len(self._above)] == self._above:
             names = laid_out(names, self._structure((*home, *folder)[len(self._above) :]))
         return (*home, *names)[len(self._above) :]

@@ -17,6 +17,7 @@ _OPAQUE = r'"[\x21\x23-\x7e\x80-\xff]*"'
 _STRONG_TAG = re.compile(_OPAQUE)
 _LISTED_TAG = re.compile(rf"((?:W/)?{_OPAQUE})[ \t]*+(?:,|$)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
+_DOCUMENTS = frozenset({"text/html", "application/xhtml+xml", "application/json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +122,8 @@ def parse_content_range(text: str | None) -> ContentRange | None:
 def media_type(content_type: str | None) -> str:
     """Type and subtype in lower case, without parameters."""
     return (content_type or "").partition(";")[0].strip().lower()
+
+
+def is_document(kind: str) -> bool:
+    """Whether a media type, as `media_type` gives it, is that of a page or of JSON."""
+    return kind in _DOCUMENTS or kind.endswith("+json")

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from package_cache.config.globs import glob_pattern
 from package_cache.model import Fresh, Freshness, Preset, Repository, Representation, Target
-from package_cache.rules.http.fields import media_type
+from package_cache.rules.http.fields import is_document, media_type
 from package_cache.rules.repositories import lifetime
 from package_cache.rules.repositories.documents import INTERVAL
 from package_cache.rules.repositories.presets import IMMUTABLE, REVALIDATE, rows_of
@@ -18,7 +18,6 @@ from package_cache.rules.repositories.presets import IMMUTABLE, REVALIDATE, rows
 _LONGEST_ACCEPT = 1024
 _LONGEST_REMEMBERED = 512
 _REMEMBERED = 4096
-_DOCUMENT_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
 
 
 class Policy:
@@ -38,7 +37,7 @@ class Policy:
         ruled = self._ruled(target)
         if ruled is not None:
             return ruled[0]
-        if self._knows_documents and (_is_document(media_type(content_type)) or target.query is not None):
+        if self._knows_documents and (is_document(media_type(content_type)) or target.query is not None):
             return REVALIDATE
         return self._by_path(target.path)
 
@@ -47,7 +46,7 @@ class Policy:
         ruled, kind = self._ruled(target), media_type(content_type)
         if ruled is not None:
             return f"the rule for {ruled[1]} in the repository {self.repository.name}"
-        if self._knows_documents and _is_document(kind):
+        if self._knows_documents and is_document(kind):
             return f"its type is {kind}"
         if self._knows_documents and target.query is not None:
             return "it has a query"
@@ -143,10 +142,6 @@ def normal_accept(accept: str | None) -> str | None:
 def varies_by_accept(head: Representation) -> bool:
     """Whether the source would have answered another Accept with something else."""
     return "accept" in _varies(head)
-
-
-def _is_document(kind: str) -> bool:
-    return kind in _DOCUMENT_TYPES or kind.endswith("+json")
 
 
 def _varies(head: Representation) -> list[str]:

@@ -8,18 +8,17 @@ import hashlib
 from dataclasses import replace
 
 from package_cache.model import Fields, Links, Validators
-from package_cache.rules.http.fields import media_type
+from package_cache.rules.http.fields import is_document, media_type
 
 LONGEST = 32 << 20
 """Bytes of a document whose links are replaced."""
 _OF_BODY = '"body-'
-_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/json"})
 
 
 def has_links(content_type: str | None, encoding: str | None) -> bool:
     """Whether a body is a page or a JSON document, as it is."""
     kind = media_type(content_type)
-    return (kind in _TYPES or kind.endswith(("+json", "+html"))) and (encoding or "identity").lower() == "identity"
+    return (is_document(kind) or kind.endswith("+html")) and (encoding or "identity").lower() == "identity"
 
 
 def replaced(body: bytes, links: Links) -> bytes:

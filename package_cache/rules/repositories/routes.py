@@ -9,7 +9,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from package_cache.errors import BadRequest, ForeignHost, NoRepository
-from package_cache.model import Key, Place, Preset, Repository, Source, Target
+from package_cache.model import Key, Place, Repository, Source, Target
 from package_cache.rules.http.targets import authority_of, parse_target, parts_of
 from package_cache.rules.repositories.freshness import Policy
 from package_cache.rules.repositories.layouts import DISTFILES, flat_path
@@ -45,9 +45,9 @@ class Routes:
             raise ForeignHost(f"this cache has nothing of {authority}{self._have()}")
         if target.path.startswith(RESERVED):
             return Target(target.path.removeprefix(_OWN), target.query, _OWN)
-        for one in self._by_home:
-            if target.path.startswith(one.home + "/"):
-                return _within(one, target, len(one.home))
+        found = self._by_prefix(target)
+        if found is not None:
+            return found
         raise NoRepository(f"this cache has nothing at {target.path}{self._have()}")
 
     def named(self, text: str) -> Target:
@@ -60,10 +60,7 @@ class Routes:
         placed = self._placed(authority, target)
         if placed is not None:
             return placed
-        for one in self._by_home:
-            if target.path.startswith(one.home + "/"):
-                return _within(one, target, len(one.home))
-        return _within(_UNKNOWN, target, 0)
+        return self._by_prefix(target) or _within(_UNKNOWN, target, 0)
 
     def of_key(self, key: Key) -> tuple[Target, str | None]:
         """What a key of the proxy names, and the Accept that is part of it."""
@@ -77,6 +74,13 @@ class Routes:
     def policy(self, target: Target) -> Policy:
         """What holds in the repository of a target."""
         return self._policies[target.home]
+
+    def _by_prefix(self, target: Target) -> Target | None:
+        """What a path names here by its beginning; None if no repository has it."""
+        for one in self._by_home:
+            if target.path.startswith(one.home + "/"):
+                return _within(one, target, len(one.home))
+        return None
 
     def _placed(self, authority: str | None, target: Target) -> Target | None:
         """What is meant where clients believe in that authority; None if no repository is there."""
@@ -154,7 +158,7 @@ def _authority(host: str) -> str | None:
 def _within(repository: Repository, target: Target, start: int) -> Target:
     """A target in its repository, whose path begins there."""
     path = target.path[start:]
-    if DISTFILES in path and target.query is None and repository.preset in (None, Preset.GENTOO):
+    if DISTFILES in path and target.query is None and repository.may_have_distfiles:
         # Whatever layout a client knows, a distfile has one name here (GLEP 75).
         folder, found, rest = path.partition(DISTFILES)
         path = folder + found + flat_path(rest)
