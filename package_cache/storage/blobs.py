@@ -87,7 +87,7 @@ class BlobStore:
         with translated("make a finished file durable"):
             os.fchmod(part.fileno(), 0o444)
             os.utime(part.fileno(), ns=(SEAL_NS, SEAL_NS))
-            os.fsync(part.fileno())
+            part.sync() if isinstance(part, Part) else os.fsync(part.fileno())
 
     def adopt(self, path: str, digest: str, size: int) -> Path:
         """Make a sealed file the blob of its digest; its own name stays, as a second one. Raises StoreError.

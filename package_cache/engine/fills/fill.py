@@ -19,9 +19,9 @@ from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.engine.fills.threads import Threads
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Key, Span
+from package_cache.storage.parts.descriptor import Descriptor
 from package_cache.storage.parts.journals import Failed, Journal
 from package_cache.storage.parts.leases import Lease, PartStore, Watch
-from package_cache.storage.parts.part import Descriptor
 
 logger = logging.getLogger(__name__)
 

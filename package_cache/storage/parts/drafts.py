@@ -82,7 +82,7 @@ class Draft:
         assert self.part is not None
         with translated(f"put a finished download at {self.target}"):
             os.fchmod(self.part.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
-            os.fsync(self.part.fileno())
+            self.part.sync()
             self._bytes.rename(self.target)
             sync_directory(self.target.parent)
             os.ftruncate(self._descriptor, 0)
@@ -97,10 +97,10 @@ class Draft:
             self.close()
 
     def close(self) -> None:
-        """Leave what is here for the next download, unless that is nothing. May be called again."""
+        """Leave what is here for the next download, unless that is nothing, or the disk lost some. May be called again."""
         if self._descriptor < 0:
             return
-        if not self.have:
+        if self.part is None or not self.part.size or not self.part.is_sound():
             with suppress(OSError):
                 self._bytes.unlink(missing_ok=True)
                 self._notes.unlink(missing_ok=True)

@@ -17,9 +17,10 @@ from pathlib import Path
 from package_cache.errors import StoreError
 from package_cache.model import Key, Representation
 from package_cache.storage.parts import journals
+from package_cache.storage.parts.descriptor import Descriptor
 from package_cache.storage.parts.journals import Failed, Journal
 from package_cache.storage.parts.locks import NameLocks
-from package_cache.storage.parts.part import Descriptor, Part, translated
+from package_cache.storage.parts.part import Part, translated
 
 _SUFFIX = ".fill"
 
@@ -200,7 +201,7 @@ class Lease:
 
     def failed(self, failure: Failed, *, keep: bool) -> None:
         """Tell readers that nothing came of it. With `keep`, the bytes stay for the next attempt. Raises StoreError."""
-        self._end(failure, keep=keep and self.part is not None)
+        self._end(failure, keep=keep and self.part is not None and self.part.is_sound())
 
     def _end(self, failure: Failed | None, *, keep: bool) -> None:
         """Write the last line and give the lease back, whatever the disk says to it."""

@@ -1,36 +1,11 @@
 """Parts: append-only files that downloads grow in."""
 
 import os
-import threading
 from pathlib import Path
 
 from package_cache.errors import StoreError
-
-
-class Descriptor:
-    """An open file with several users: the last one that leaves closes it."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._users = 1
-        self._guard = threading.Lock()
-
-    def fileno(self) -> int:
-        """The number, for calls that take one."""
-        return self._number
-
-    def share(self) -> "Descriptor":
-        """The same, with one more user."""
-        with self._guard:
-            self._users += 1
-        return self
-
-    def close(self) -> None:
-        """One user less."""
-        with self._guard:
-            self._users -= 1
-            if self._users == 0:
-                os.close(self._number)
+from package_cache.storage.parts.descriptor import Descriptor
+from package_cache.storage.parts.writeback import Writeback
 
 
 class Part:
@@ -40,6 +15,7 @@ class Part:
         self.path = path
         self.descriptor = Descriptor(_create(path) if create else os.open(path, os.O_RDWR | os.O_CLOEXEC))
         self.size = 0 if create else os.fstat(self.fileno()).st_size
+        self._writeback = Writeback(self.descriptor)
 
     def fileno(self) -> int:
         """The descriptor, for calls that take one."""
@@ -59,7 +35,19 @@ class Part:
                 written = os.pwrite(self.fileno(), fresh, self.size)
                 self.size += written
                 fresh = fresh[written:]
+            self._writeback.grew(self.size)
         return True
+
+    def sync(self) -> None:
+        """Make all bytes durable. Raises OSError if the disk did not take all of them, now or before."""
+        self._writeback.finish()
+
+    def is_sound(self) -> bool:
+        """Whether the disk took what it was given so far. Waits for its answer.
+
+        If not, nobody may go on with the part: it looks whole until the system forgets what it has of it in memory.
+        """
+        return self._writeback.is_well()
 
     def close(self) -> None:
         """Leave the descriptor; the file stays."""
