@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from origin import Gate, Origin, Serve
+from origin import Gate, Origin, Say, Serve
 
 from package_cache.errors import DownloadError, StoreError
 from package_cache.library.downloads.manager import DownloadManager
@@ -102,7 +102,7 @@ def test_nobody_goes_on_with_what_the_disk_lost(
 ) -> None:
     """The source breaks off before anybody else could learn of it."""
     gate = Gate()
-    origin.put("/a.bin", BODY, Serve(gate=gate, gate_at=LATE, cut=LATE), Serve())
+    origin.put("/a.bin", BODY, Serve(gate=gate, gate_at=LATE, cut=LATE), Say(404))
     disk.refuses = "fdatasync"
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(download, origin.url + "a.bin")
@@ -113,6 +113,7 @@ def test_nobody_goes_on_with_what_the_disk_lost(
         with pytest.raises((DownloadError, StoreError)):
             result.result(30)
     assert not left(tmp_path)
+    origin.script("/a.bin", Serve())
     assert download(origin.url + "a.bin") == BODY
 
 
