@@ -66,6 +66,13 @@ def test_what_may_begin_with_anything_does_not_begin_as_a_page(suffix: str) -> N
     assert unmask(path, "text/html", None, b"please log in")
 
 
+@pytest.mark.parametrize("first", [b'{"', b"{}", b"<p\xf0", b"<h1>"])
+def test_bytes_that_are_no_text_may_begin_as_a_page_by_chance(first: bytes) -> None:
+    for path in ("/images/a.img", "/a.iso", "/a-1.0.tar"):
+        assert unmask(path, None, None, first + b"\x91\0\1\x8f") is None
+        assert unmask(path, None, None, first + b"</p>")
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/a", "/a/", "/simple/x/", "/a.html", "/a.json", "/a.tar.gz/", "/.xz", "/a.txt", "/a.xz.txt"]
 )

@@ -4,8 +4,8 @@ Decides by the suffix of the name, the first bytes, and what the source says of 
 
 - With a suffix whose files begin with known bytes (`.xz`, `.gz`, `.zip`, `.deb`, ...), a body without them that is empty,
   or is text, or is declared a document or to be in a content coding. Other unknown bytes pass: formats grow.
-- With a suffix whose files may begin with anything but markup (`.tar`, `.iso`, `.sig`, `.patch`, ...), a body that begins
-  as HTML, XML or a JSON object does, or one that is declared a document and is text.
+- With a suffix whose files may begin with anything but markup (`.tar`, `.iso`, `.sig`, `.patch`, ...), text that begins as
+  HTML, XML or a JSON object does, or any that is declared a document. Bytes that are no text may begin so by chance.
 - With a suffix of gzip, a body that is declared to be in the coding gzip and is gzip within gzip. Where it is gzip once,
   the declaration is a common mistake about the type of the file, and the bytes are the file.
 
@@ -111,7 +111,7 @@ def _unmask_archive(suffix: str, first: bytes, *, coded: bool, document: bool) -
 def _unmask_other(suffix: str, first: bytes, *, coded: bool, document: bool) -> str | None:
     if suffix == "tar" and first.startswith(b"ustar", _USTAR_AT):
         return None
-    if _MARKUP.match(first) or (document and _is_text(first)):
+    if (_MARKUP.match(first) and not _CONTROL.search(first)) or (document and _is_text(first)):
         return f"sent a page in the place of a .{suffix} file"
     if coded and first.startswith((*_GZIP, *_ZSTD)):
         return f"sent a .{suffix} file in a content coding that was not asked for"
