@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -178,6 +178,29 @@ def test_it_listens_at_several_places_at_once(start: Start, folder: Path, server
     assert all(map(answers, proxy.places))
     assert proxy.stop() == 0
     assert "Traceback" not in "".join(proxy.log)
+
+
+def sockets_of(process: int) -> int:
+    """How many sockets a process has open."""
+    return sum(
+        os.path.islink(one) and os.readlink(one).startswith("socket:") for one in Path(f"/proc/{process}/fd").iterdir()
+    )
+
+
+def test_connections_are_shared_out_to_the_workers(start: Start) -> None:
+    """Each is there before the next one comes: the worker that waits closest to the kernel's hand must not get them all."""
+    proxy = start("http://127.0.0.1:9/", host="gunicorn", arguments=["--workers", "2"])
+    until(lambda: len(proxy.workers()) == 2 and all(map(hears, proxy.workers())))
+    before = {worker: sockets_of(worker) for worker in proxy.workers()}
+
+    def taken() -> list[int]:
+        return [sockets_of(worker) - had for worker, had in before.items()]
+
+    with ExitStack() as stack:
+        for number in range(1, 33):
+            stack.enter_context(proxy.connect())
+            until(lambda number=number: sum(taken()) >= number)  # type: ignore[misc]
+        assert min(taken()) >= 8
 
 
 @servers

@@ -21,6 +21,8 @@ class Entrance:
         self._poller = poller
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._listening = False
+        self._told: set[int] = set()
+        """Listeners of whose connections this process is told."""
         self._complained = -_SAY_AGAIN
         for listener in listeners:
             prepare_listener(listener)
@@ -33,14 +35,29 @@ class Entrance:
 
     def listen(self, *, on: bool) -> None:
         """Be told of new connections, or not."""
-        if on == self._listening:
-            return
         self._listening = on
         for descriptor in self._listeners:
-            if on:
-                self._poller.register(descriptor, READ | exclusive())
-            else:
-                self._poller.unregister(descriptor)
+            self._be_told(descriptor, on=on)
+
+    def give_way(self, descriptor: int) -> None:
+        """Leave the next connections of a listener to others until `stand_in_line` is called.
+
+        The kernel wakes one process for each, the first that waits; one that never left its place would get them all.
+        """
+        self._be_told(descriptor, on=not exclusive())
+
+    def stand_in_line(self) -> None:
+        """Be told of new connections again, after every other process that listens to them."""
+        if self._listening and len(self._told) < len(self._listeners):
+            self.listen(on=True)
+
+    def _be_told(self, descriptor: int, *, on: bool) -> None:
+        if on and descriptor not in self._told:
+            self._poller.register(descriptor, READ | exclusive())
+            self._told.add(descriptor)
+        elif not on and descriptor in self._told:
+            self._poller.unregister(descriptor)
+            self._told.remove(descriptor)
 
     def accept(self, descriptor: int) -> tuple[socket.socket, object] | None:
         """The next connection of a listener and where it comes from; None if there is none.

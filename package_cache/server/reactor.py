@@ -37,6 +37,8 @@ _RECEIVE = 65536
 _LINGER = 1.5
 """Seconds that a connection stays open for what may be on its way, when it or the loop comes to its end."""
 _LINGER_BYTES = 1 << 18
+_RUSH = 500
+"""Connections between two sweeps from which on they need not be shared out: there are some for every process."""
 _SWEEP_SECONDS = 1.0
 _CHORE_SECONDS = 0.2
 """Between two looks at what need not be done in each turn; so long are lines of the access log gathered."""
@@ -81,6 +83,8 @@ class Reactor(ABC):
         self._bell.settimeout(0)
         self._poller.register(self._alarm.fileno(), READ)
         self._entrance = Entrance(listeners, self._poller)
+        self._accepted = 0
+        """Connections that were accepted up to the last sweep."""
         self._external: dict[int, Callable[[], None]] = {}
 
     # -- what is done with a connection
@@ -144,6 +148,7 @@ class Reactor(ABC):
         patience = min(timeout, self._may_wait())
         if self._access.lines:
             patience = min(patience, _CHORE_SECONDS)
+        self._entrance.stand_in_line()
         events = self._poller.poll(patience)
         self._clock = begun = time.monotonic()
         self._tell_time()
@@ -173,6 +178,7 @@ class Reactor(ABC):
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweep(now)
+            self._accepted = self.counters.accepted
             self._entrance.listen(on=True)
             # The kernel wakes one process for a connection; if that one hangs or dies, no other hears of it.
             for listener in self._entrance.descriptors:
@@ -244,6 +250,8 @@ class Reactor(ABC):
             return False
         accepted, address = arrival
         self.counters.accepted += 1
+        if self.counters.accepted - self._accepted < _RUSH:
+            self._entrance.give_way(listener)
         client = client_name(address)
         if not self._admission.admits(client) and not is_local(client):
             self._turn_away(accepted, address, Forbidden(NOT_ADMITTED))
