@@ -387,16 +387,31 @@ def test_what_is_no_document_is_not_stored_and_the_old_one_served(
     assert len(blobs(proxy.cache)) == 1
 
 
-def test_a_source_of_what_is_no_document_is_asked_last(
+def test_where_a_source_has_no_document_the_next_one_is_asked(
+    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+) -> None:
+    """Though it says that what it has is newer."""
+    origin.put("/a.json", b"<html>", modified=NEWER)
+    body = another.put("/a.json", dated(time.time(), 3000))
+    proxy = start_fork(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
+    for status in ("fwd=uri-miss; fwd-status=200; stored", "hit"):
+        answer = proxy.get("/x/a.json")
+        assert (answer.status, answer.body, answer.cache_status) == (200, body, f"package-cache; {status}")
+    assert (len(origin.requests()), len(another.requests())) == (1, 1)
+    assert stored(proxy.cache) == ["/x/a.json"]
+
+
+def test_what_is_no_document_anywhere_is_told_with_every_source(
     origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
 ) -> None:
     origin.put("/a.json", b"<html>")
-    body = another.put("/a.json", dated(time.time(), 3000))
+    another.put("/a.json", b"[]")
     proxy = start_fork(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
-    assert proxy.get("/x/a.json").status == 502
-    assert proxy.get("/x/a.json").body == body
-    assert proxy.get("/x/a.json").body == body
-    assert (len(origin.requests()), len(another.requests())) == (1, 1)
+    answer = proxy.get("/x/a.json")
+    assert answer.status == 502
+    assert all(f"{one.url}a.json sent what is not to be stored: ".encode() in answer.body for one in (origin, another))
+    until(lambda: not parts(proxy.cache))
+    assert not blobs(proxy.cache)
 
 
 def test_a_large_document_that_is_none_never_comes_whole(origin: Origin, start: Start, documents: Path, host: str) -> None:

@@ -28,6 +28,7 @@ from package_cache.rules.transfers.steps import (
     Receive,
     Restart,
     Slow,
+    Useless,
 )
 from package_cache.rules.transfers.transfer import (
     FREE_ASK,
@@ -43,6 +44,7 @@ REFUSED = Broke("cannot be reached")
 SILENT = Broke("fell silent", timeout=True)
 RESET = Broke("broke off", again=True)
 MADE_UP = Lied("sent other bytes than it said")
+USELESS = Useless("sent no document")
 
 
 @cache
@@ -64,6 +66,8 @@ class Version:
     etag: str | None = None
     modified: float | None = None
     same_second: bool = False
+    useless: bool = False
+    """Not what a file of its name has to be."""
 
     @property
     def body(self) -> bytes:
@@ -226,7 +230,8 @@ class World:
                 return transfer.next(Mismatch())
             self._begin(transfer.next(Chunk(len(block))))
             assert len(self.sink.data) == transfer.have
-        return transfer.next(end)
+        action = transfer.next(end)
+        return transfer.next(USELESS) if isinstance(action, Finish) and mirror.version.useless else action
 
     def _begin(self, action: Action) -> None:
         assert isinstance(action, Receive)
@@ -589,6 +594,28 @@ def test_mirror_that_contradicts_itself_does_not_keep_another_from_delivering() 
     world = World([Mirror([FILE], [], Turn(overrun=True)), Mirror([honest])])
     assert world.fetch() == Finish(9000)
     assert world.data == honest.body
+
+
+PAGE = Version(SIZE, (3,), '"page"', NOON + 3600, useless=True)
+
+
+def test_where_a_file_is_useless_the_next_mirror_is_asked_for_its_own() -> None:
+    """Though that is older, and has nothing in common with what is kept."""
+    world = World([Mirror([PAGE]), Mirror([PAGE]), Mirror([FILE])])
+    transfer = Transfer(world.urls)
+    assert world.fetch(transfer) == Finish(SIZE)
+    assert world.data == FILE.body
+    assert sent(world) == [(A, 0, None), (B, 0, None), (C, 0, None)]
+    assert transfer.contradicted
+
+
+def test_what_is_useless_everywhere_is_nowhere() -> None:
+    world = World([Mirror([PAGE]), Mirror([FILE], then=LEFT_OUT)])
+    transfer = Transfer(world.urls)
+    assert world.fetch(transfer) == GiveUp(502, f"{A} sent no document; {B} answered 404", 404)
+    assert transfer.contradicted
+    assert transfer.hopeless
+    assert world.fetch(Transfer((A,))) == GiveUp(502, f"{A} sent no document")
 
 
 def test_fits_says_whether_bytes_are_within_the_length() -> None:

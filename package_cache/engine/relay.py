@@ -178,6 +178,9 @@ class _Passing:
     def _is_named_by(self, digest: Digest) -> bool:
         return digest.algorithm == self._hash.name and self.start == 0
 
+    def objection(self) -> None:
+        """Nothing is asked of the bytes."""
+
     def digest(self) -> str:
         """SHA-256 of the file, in hex."""
         return self._hash.hexdigest()

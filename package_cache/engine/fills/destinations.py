@@ -58,6 +58,9 @@ class FileSink:
         assert self._draft.part is not None
         return self._hashes.agree(self._draft.part, digests)
 
+    def objection(self) -> None:
+        """Nothing is asked of the bytes."""
+
     def digest(self) -> str:
         """SHA-256 of the file, in hex."""
         assert self._draft.part is not None
@@ -100,6 +103,9 @@ class BufferSink:
     def agrees(self, digests: tuple[Digest, ...]) -> bool:
         """Whether the bytes are what these digests are of."""
         return all(self._hash(digest.algorithm).digest() == digest.value for digest in digests)
+
+    def objection(self) -> None:
+        """Nothing is asked of the bytes."""
 
     def digest(self) -> str:
         """SHA-256 of the bytes, in hex."""

@@ -1,7 +1,6 @@
 """What the leading thread of a fill does: downloads one key from the sources and puts it into the store."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -134,7 +133,7 @@ class Leader:
                 lease.done()
                 fill.publish(lease)
                 return True
-        sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.largest())
+        sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.examined, wanted.largest())
         try:
             over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink)
         except BaseException:
@@ -150,17 +149,9 @@ class Leader:
         fill.publish(lease)
         match pump(transfer, wanted.offer, sink):
             case Finish():
-                head = _examined(wanted, lease)
-                if isinstance(head, Failed):
-                    source = _source(lease)
-                    wanted.offer.failed(source, head.reason.removeprefix(f"{source} "))
-                    self.failures.note(wanted.key, head.status, head.reason)
-                    logger.warning("%s: %s", wanted.text, head.reason)
-                    lease.failed(head, keep=False)
-                else:
-                    self.failures.forget(wanted.key)
-                    self._store(wanted, fill, lease, sink, head)
-                    return False
+                self.failures.forget(wanted.key)
+                self._store(wanted, fill, lease, sink)
+                return False
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
                 self.failures.forget(wanted.key)
@@ -226,9 +217,10 @@ class Leader:
         lease.whole(digest, size)
         fill.publish(lease)
 
-    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, head: Representation) -> None:
-        part = lease.part
+    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> None:
+        part, head = lease.part, sink.head
         assert part is not None  # a transfer finishes only with one
+        assert head is not None
         digest = sink.digest()
         news = _news(wanted, digest, head, part.size)
         self._unstored.acquire()
@@ -253,23 +245,6 @@ class Leader:
             fill.conclude(lease, error)
         finally:
             self._unstored.release()
-
-
-def _source(lease: Lease) -> str:
-    """Where what has arrived comes from."""
-    assert lease.journal.head is not None  # a transfer finishes only after its head
-    return lease.journal.head.source
-
-
-def _examined(wanted: Errand, lease: Lease) -> Representation | Failed:
-    """The head to store what has arrived with, or why it must not be."""
-    head, part = lease.journal.head, lease.part
-    assert head is not None  # a transfer finishes only after its head
-    assert part is not None
-    try:
-        return wanted.examined(head, lambda: os.pread(part.fileno(), part.size, 0))
-    except ValueError as error:
-        return Failed(502, f"{head.source} sent what is not to be stored: {error}", hopeless=True)
 
 
 def _news(wanted: Errand, digest: str, head: Representation, size: int) -> News:

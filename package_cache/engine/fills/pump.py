@@ -23,6 +23,7 @@ from package_cache.rules.transfers.steps import (
     Receive,
     Restart,
     Slow,
+    Useless,
 )
 from package_cache.rules.transfers.transfer import Transfer
 from package_cache.upstream.answers import Answer, Offer
@@ -55,6 +56,10 @@ class Sink(Protocol):
 
     def agrees(self, digests: tuple[Digest, ...]) -> bool:
         """Whether the bytes kept are what these digests are of."""
+        ...
+
+    def objection(self) -> str | None:
+        """Why the bytes kept, which are a whole file, are not to be used all the same; None if they are."""
         ...
 
     def digest(self) -> str:
@@ -146,9 +151,12 @@ def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, actio
 
 def _ended(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
     action = transfer.next(Eof())
-    if isinstance(action, Finish) and not sink.agrees(answer.head.digests):
+    if not isinstance(action, Finish):
+        return action
+    if not sink.agrees(answer.head.digests):
         return transfer.next(Lied(_disagreement(sink.digest(), answer.head.digests)))
-    return action
+    objection = sink.objection()
+    return action if objection is None else transfer.next(Useless(objection))
 
 
 def _disagreement(digest: str, digests: tuple[Digest, ...]) -> str:

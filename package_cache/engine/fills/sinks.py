@@ -1,5 +1,6 @@
 """Where a fill's bytes go: the part under its lease, hashed on the way."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -36,9 +37,16 @@ class Reserving(Protocol):
 Refusing = Callable[[Representation], str | None]
 """Says why an answer with that head is not to be stored; None if it is."""
 
+Examining = Callable[[Representation, Callable[[], bytes]], Representation]
+"""The head, with what the body says of it, which is read if that matters. Raises ValueError for one that is not right."""
+
 
 def _nothing(_head: Representation) -> None:
     pass
+
+
+def _as_it_is(head: Representation, _read: Callable[[], bytes]) -> Representation:
+    return head
 
 
 class PartSink:
@@ -50,14 +58,18 @@ class PartSink:
         room: Reserving,
         publish: Callable[[], None],
         refusal: Refusing = _nothing,
+        examined: Examining = _as_it_is,
         largest: int | None = None,
     ) -> None:
         self._lease = lease
         self._room = room
         self._refusal = refusal
+        self._examined = examined
         self._largest = largest
         self._reservation: Reservation | None = None
         self._publish = publish
+        self.head: Representation | None = None
+        """That of the whole file, once that was examined."""
         self._hashes = Hashes()
         self._begun = self._beaten = time.monotonic()
 
@@ -108,6 +120,17 @@ class PartSink:
         """Begin a new part."""
         self._lease.reset()
         self._hashes = Hashes()
+
+    def objection(self) -> str | None:
+        """Why the bytes, which are a whole file, are not to be stored all the same; None if they are."""
+        head, part = self._lease.journal.head, self._lease.part
+        assert head is not None  # of what came whole
+        assert part is not None
+        try:
+            self.head = self._examined(head, lambda: os.pread(part.fileno(), part.size, 0))
+        except ValueError as error:
+            return f"sent what is not to be stored: {error}"
+        return None
 
     def digest(self) -> str:
         """SHA-256 of the part, in hex."""

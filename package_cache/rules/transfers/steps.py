@@ -41,6 +41,13 @@ class Lied:
 
 
 @dataclass(frozen=True, slots=True)
+class Useless:
+    """Event: the file came whole, as the source has it, and is not what a file of that name has to be."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Eof:
     """Event: the body ended in good order by its own framing."""
 
@@ -65,7 +72,7 @@ class Broke:
     crawls: bool = False
 
 
-Event = Head | Chunk | Mismatch | Lied | Eof | Slow | Broke
+Event = Head | Chunk | Mismatch | Lied | Useless | Eof | Slow | Broke
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from package_cache.rules.transfers.steps import (
     Receive,
     Restart,
     Slow,
+    Useless,
 )
 
 OVERLAP = 4096
@@ -179,6 +180,8 @@ class Transfer:
                 action = self._leave("has other bytes", out=True, differs=True)
             case Lied(reason):
                 action = self._on_lie(reason)
+            case Useless(reason):
+                action = self._on_useless(reason)
             case Eof():
                 action = self._on_eof()
             case Slow(url):
@@ -332,6 +335,15 @@ class Transfer:
             return self._ask()
         mirror.lied = True
         return self._leave(reason, out=True, fault=True)
+
+    def _on_useless(self, reason: str) -> Action:
+        """Begin anew at the next mirror: what is kept proves nothing of what that has, not even that it is older."""
+        mirror = self._mirror
+        mirror.lied, mirror.out, mirror.reason, self.fault = True, True, reason, (mirror.url, reason)
+        self._anew = True
+        around = (*range(self._current + 1, len(self._mirrors)), *range(self._current))
+        base = next((at for at in around if not self._mirrors[at].out), None)
+        return self._give_up() if base is None else self._begin_anew(base)
 
     @property
     def _limit(self) -> int:
