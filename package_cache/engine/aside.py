@@ -10,8 +10,8 @@ from collections.abc import Generator
 from package_cache.engine.fills.fill import FillReader
 from package_cache.errors import FillError, UpstreamError, UpstreamLie
 from package_cache.model import Representation, Span
+from package_cache.rules.transfers.proofs import is_part, proof_for
 from package_cache.rules.transfers.steps import Ask
-from package_cache.rules.transfers.transfer import is_part, proof_for
 from package_cache.upstream.answers import Answer, Offer
 
 logger = logging.getLogger(__name__)

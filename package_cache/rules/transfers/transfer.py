@@ -11,7 +11,8 @@ length or a chunked end, never an end of the stream alone. A length that readers
 from dataclasses import dataclass, field, replace
 
 from package_cache.model import Representation, Span
-from package_cache.rules.http.fields import is_strong, is_strong_date, parse_date
+from package_cache.rules.http.fields import is_strong, parse_date
+from package_cache.rules.transfers.proofs import is_part, is_same, proof_for
 from package_cache.rules.transfers.steps import (
     Action,
     Ask,
@@ -48,30 +49,6 @@ _FAULTS = frozenset({429, *range(500, 1000)})
 """What a source says that cannot serve anybody now."""
 _LATER = frozenset({408, 425})
 """What it says where the same request may do better in a while."""
-
-
-def proof_for(known: Representation) -> str | None:
-    """The strong validator of a file: its tag, valid at any mirror, or its date, valid at its own source; else None."""
-    etag, modified = known.validators.etag, known.validators.last_modified
-    if is_strong(etag):
-        return etag
-    return modified if is_strong_date(modified, parse_date(known.get("date"))) else None
-
-
-def is_part(head: Head, known: Representation, proof: str, span: Span) -> bool:
-    """Whether an answer to a request with `proof` as If-Range has exactly that part of the known file.
-
-    It must repeat ETag, not Last-Modified (RFC 9110, section 15.3.7), and have no other content coding than the whole.
-    """
-    place, offered = head.content_range, head.representation
-    if head.status != 206 or place is None or place.span != span or known.size not in (None, place.total):
-        return False
-    if offered.get("content-encoding") not in (None, known.get("content-encoding")):
-        return False
-    etag = known.validators.etag
-    if proof == etag:
-        return offered.validators.etag == etag
-    return offered.validators.etag in (None, etag) and offered.validators.last_modified in (None, proof)
 
 
 @dataclass(slots=True)
@@ -277,7 +254,7 @@ class Transfer:
         if offered is None or self._at < self.have:
             return Receive(self._at)
         self._offered, self._suspect = None, False
-        if self._confirmed and known is not None and _is_same(offered, known):
+        if self._confirmed and known is not None and is_same(offered, known):
             return Receive(self._at)
         return Receive(self._at, self._vouch(offered))
 
@@ -397,10 +374,3 @@ class Transfer:
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""
         return self._ask()
-
-
-def _is_same(one: Representation, other: Representation) -> bool:
-    """Whether two heads say the same of a file, and may be trusted in the same places."""
-    if one.validators != other.validators or one.size != other.size:
-        return False
-    return one.source == other.source or is_strong(one.get("etag"))
