@@ -10,7 +10,7 @@ from origin import Origin
 from product import Proxy
 from raw import Client
 
-from package_cache.config import build, parse_network
+from package_cache.config import layered, parse_network
 from package_cache.errors import ConfigError
 from package_cache.server.admission import Admission
 
@@ -52,7 +52,7 @@ def test_networks_are_read(text: str, network: str) -> None:
 def test_what_is_no_network_is_an_error_that_says_what_would_be_right(text: str, problem: str) -> None:
     for environment, options in (({"PACKAGE_CACHE_ALLOW": text}, {}), ({}, {"allow": text})):
         with pytest.raises(ConfigError) as caught:
-            build(environment, options)
+            layered(environment, options)
         assert problem in caught.value.problems[0]
         assert caught.value.problems[0].startswith("PACKAGE_CACHE_ALLOW" if environment else "--allow")
 
@@ -73,7 +73,7 @@ def test_what_is_no_network_is_an_error_that_says_what_would_be_right(text: str,
     ],
 )
 def test_a_client_is_admitted_by_its_address(client: str, admitted: bool) -> None:
-    config = build({"PACKAGE_CACHE_ALLOW": "192.168.0.0/16 fd00::/8"}, {})
+    config = layered({"PACKAGE_CACHE_ALLOW": "192.168.0.0/16 fd00::/8"}, {}).config
     assert Admission(config.allow).admits(client) is admitted
     assert Admission().admits(client)
 

@@ -15,7 +15,7 @@ from package_cache.config import (
     TcpAddress,
     Timeouts,
     UnixAddress,
-    build,
+    layered,
     parse_address,
     parse_source,
 )
@@ -28,7 +28,7 @@ URL = "http://mirror.example/gentoo"
 
 def problems(environment: dict[str, str], options: dict[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        build(environment, options or {})
+        layered(environment, options or {})
     assert str(caught.value) == "\n".join(caught.value.problems)
     return list(caught.value.problems)
 
@@ -36,13 +36,13 @@ def problems(environment: dict[str, str], options: dict[str, str] | None = None)
 def built(environment: dict[str, str], options: dict[str, str]) -> Config | tuple[str, ...]:
     """The settings, or every problem with them."""
     try:
-        return build(environment, options)
+        return layered(environment, options).config
     except ConfigError as error:
         return error.problems
 
 
 def test_without_a_setting_the_defaults_hold() -> None:
-    config = build({}, {})
+    config = layered({}, {}).config
     assert config == Config()
     assert (config.host, config.port, config.server, config.cache, config.source) == (
         "localhost",
@@ -76,7 +76,7 @@ def test_environment_sets_everything() -> None:
         "PATH": "/usr/bin",
         "MY_PACKAGE_CACHE_PORT": "1",
     }
-    assert build(environment, {}) == Config(
+    assert layered(environment, {}).config == Config(
         source=(Source(URL), Source("https://other.example")),
         cache=Path("/var/cache/package-cache"),
         host="::",
@@ -102,7 +102,7 @@ def test_every_field_can_be_set() -> None:
 
 def test_command_line_wins_over_the_environment() -> None:
     environment = {"PACKAGE_CACHE_PORT": "1", "PACKAGE_CACHE_HOST": "a.example", "PACKAGE_CACHE_SOURCE": URL}
-    config = build(environment, {"port": "2", "source": "https://other.example/"})
+    config = layered(environment, {"port": "2", "source": "https://other.example/"}).config
     assert (config.port, config.host, config.source) == (2, "a.example", (Source("https://other.example"),))
 
 
@@ -177,17 +177,17 @@ def test_value_that_cannot_be_is_refused(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1", "yes", "TRUE", "On"])
 def test_switch_is_on(text: str) -> None:
-    assert build({}, {"syslog": text}).syslog is True
+    assert layered({}, {"syslog": text}).config.syslog is True
 
 
 @pytest.mark.parametrize("text", ["0", "no", "False", "OFF"])
 def test_switch_is_off(text: str) -> None:
-    assert build({}, {"syslog": text}).syslog is False
+    assert layered({}, {"syslog": text}).config.syslog is False
 
 
 def test_home_directory_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    assert build({}, {"cache": "~/cache"}).cache == Path("/home/someone/cache")
+    assert layered({}, {"cache": "~/cache"}).config.cache == Path("/home/someone/cache")
 
 
 # --- Addresses --------------------------------------------------------------------------------------------------------
@@ -240,24 +240,24 @@ def test_every_bad_address_is_told() -> None:
 
 
 def test_without_addresses_it_listens_on_host_and_port() -> None:
-    assert build({}, {}).addresses == (TcpAddress("localhost", 4000),)
-    assert build({"PACKAGE_CACHE_PORT": "0"}, {"host": "::"}).addresses == (TcpAddress("::", 0),)
-    assert build({}, {"host": ""}).addresses == (TcpAddress("", 4000),), "no host is not all of them"
+    assert layered({}, {}).config.addresses == (TcpAddress("localhost", 4000),)
+    assert layered({"PACKAGE_CACHE_PORT": "0"}, {"host": "::"}).config.addresses == (TcpAddress("::", 0),)
+    assert layered({}, {"host": ""}).config.addresses == (TcpAddress("", 4000),), "no host is not all of them"
 
 
 def test_addresses_take_the_place_of_host_and_port() -> None:
     both = (TcpAddress("127.0.0.1", 1), UnixAddress(Path("/x")))
     listen = {"listen": "127.0.0.1:1  unix:/x"}
-    assert build({}, listen).addresses == both
-    assert build({"PACKAGE_CACHE_HOST": "::", "PACKAGE_CACHE_PORT": "5"}, listen).addresses == both
-    assert build({"PACKAGE_CACHE_LISTEN": "unix:/y"}, listen).addresses == both
+    assert layered({}, listen).config.addresses == both
+    assert layered({"PACKAGE_CACHE_HOST": "::", "PACKAGE_CACHE_PORT": "5"}, listen).config.addresses == both
+    assert layered({"PACKAGE_CACHE_LISTEN": "unix:/y"}, listen).config.addresses == both
 
 
 def test_host_and_port_of_the_command_line_win_over_addresses_of_the_environment() -> None:
     environment = {"PACKAGE_CACHE_LISTEN": "unix:/x"}
-    assert build(environment, {"port": "5"}).addresses == (TcpAddress("localhost", 5),)
-    assert build(environment, {"host": "::"}).addresses == (TcpAddress("::", 4000),)
-    assert build(environment, {"workers": "5"}).addresses == (UnixAddress(Path("/x")),)
+    assert layered(environment, {"port": "5"}).config.addresses == (TcpAddress("localhost", 5),)
+    assert layered(environment, {"host": "::"}).config.addresses == (TcpAddress("::", 4000),)
+    assert layered(environment, {"workers": "5"}).config.addresses == (UnixAddress(Path("/x")),)
 
 
 def test_addresses_and_a_port_in_one_place_contradict_each_other() -> None:

@@ -22,7 +22,7 @@ from product import Proxy, children, surroundings
 from raw import Client
 
 from package_cache.compose import routes_of
-from package_cache.config import build
+from package_cache.config import layered
 from package_cache.errors import ForeignHost, NoRepository
 
 SOURCE = ("--source", "http://127.0.0.1:9/")
@@ -647,7 +647,7 @@ def test_another_arbiter_that_leaves_again_takes_nothing_with_it(
 
 def test_every_name_it_listens_on_is_its_own(tmp_path: Path) -> None:
     """A client that takes it for a proxy names it in the request target."""
-    config = build({}, {"cache": str(tmp_path), "listen": "Cache.example:4000 [::1]:0 :0 unix:/run/a.sock"})
+    config = layered({}, {"cache": str(tmp_path), "listen": "Cache.example:4000 [::1]:0 :0 unix:/run/a.sock"}).config
     routes = routes_of(config)
     for name in ("http://cache.example:4000/x", "http://[::1]:4711/x", "http://localhost/x"):
         with pytest.raises(NoRepository):

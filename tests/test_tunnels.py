@@ -14,7 +14,7 @@ from origin import until
 from product import Proxy
 from raw import Client
 
-from package_cache.config import TcpAddress, build
+from package_cache.config import TcpAddress, layered
 from package_cache.config.parsing import parse_end
 from package_cache.errors import BadRequest, ConfigError, ForeignHost
 from package_cache.rules.tunnels import end_of, may_reach
@@ -40,7 +40,7 @@ server = pytest.mark.parametrize("server", ["wsgiref", "gunicorn"])
 )
 def test_the_end_of_a_tunnel_has_one_form(text: str, host: str, port: int) -> None:
     assert parse_end(text) == TcpAddress(host, port)
-    assert build({}, {"connect": f"{text} other.example:1"}).connect == (
+    assert layered({}, {"connect": f"{text} other.example:1"}).config.connect == (
         TcpAddress(host, port),
         parse_end("other.example:1"),
     )
@@ -68,7 +68,7 @@ WRONG += [
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_no_end_of_a_tunnel_is_an_error(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        build({}, {"connect": text})
+        layered({}, {"connect": text})
     assert caught.value.problems[0].startswith("--connect: ")
     assert "the end of a tunnel looks like mirror.example:443" in caught.value.problems[0]
     with pytest.raises(BadRequest):

@@ -1,6 +1,6 @@
 """Settings: what can be set, where it is written, and what is said of what is wrong."""
 
-from package_cache.config.layers import Layered, build, layered
+from package_cache.config.layers import Layered, layered
 from package_cache.config.parsing import ACCESS_FORMATS, SERVERS, parse_address, parse_network, parse_source
 from package_cache.config.settings import NAMES, PREFIX
 from package_cache.config.values import Config, TcpAddress, Timeouts, UnixAddress
@@ -15,7 +15,6 @@ __all__ = [
     "TcpAddress",
     "Timeouts",
     "UnixAddress",
-    "build",
     "layered",
     "parse_address",
     "parse_network",

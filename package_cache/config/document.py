@@ -19,7 +19,7 @@ _LARGEST = 10**100
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says: settings by name, as `layers.build` reads them, and repositories. `where` names the file."""
+    """What a file says: settings by name, as `layered` reads them, and repositories. `where` names the file."""
 
     where: str
     settings: Mapping[str, str]

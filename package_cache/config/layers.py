@@ -28,11 +28,6 @@ class Layered:
     file: str | None = None
 
 
-def build(environment: Mapping[str, str], options: Mapping[str, str], document: Document | None = None) -> Config:
-    """The settings from all layers; see `layered`."""
-    return layered(environment, options, document).config
-
-
 def layered(environment: Mapping[str, str], options: Mapping[str, str], document: Document | None = None) -> Layered:
     """The settings from all layers. Values are text, as a person wrote it.
 
