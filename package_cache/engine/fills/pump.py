@@ -137,17 +137,17 @@ def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, actio
             return moved
         data = answer.read()
         if not data:
-            return _ended(answer, transfer, sink)
+            return _ended(transfer, sink)
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
         action = transfer.next(Chunk(len(data)))
         yield
 
 
-def _ended(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
+def _ended(transfer: Transfer, sink: Sink) -> Action:
     action = transfer.next(Eof())
-    if isinstance(action, Finish) and not sink.agrees(answer.head.digests):
-        return transfer.next(Lied(_disagreement(sink.digest(), answer.head.digests)))
+    if isinstance(action, Finish) and not sink.agrees(transfer.digests):
+        return transfer.next(Lied(_disagreement(sink.digest(), transfer.digests)))
     return action
 
 
