@@ -128,9 +128,8 @@ def _event_of(error: UpstreamError) -> Event:
 
 def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, action: Action) -> Generator[None, None, Action]:
     sink.expect(answer.head.digests)
+    _begin(action, sink)
     while True:
-        if isinstance(action, Receive) and action.begin is not None:
-            sink.begin(action.begin)
         rival = offer.rival(answer, transfer.left)
         if rival is not None and isinstance(moved := transfer.next(Slow(rival)), Ask):
             logger.info("%s goes on at %s, which is faster", answer.head.representation.source, rival)
@@ -141,7 +140,13 @@ def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, actio
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
         action = transfer.next(Chunk(len(data)))
+        _begin(action, sink)
         yield
+
+
+def _begin(action: Action, sink: Sink) -> None:
+    if isinstance(action, Receive) and action.begin is not None:
+        sink.begin(action.begin)
 
 
 def _ended(transfer: Transfer, sink: Sink) -> Action:

@@ -279,7 +279,7 @@ class Transfer:
         if offered is None or self._at < self.have:
             return Receive(self._at)
         self._offered, self._suspect, self.digests = None, False, offered.digests
-        if self._confirmed and known is not None and _is_same(offered.representation, known):
+        if self._confirmed and known is not None and is_same(offered.representation, known):
             return Receive(self._at)
         return Receive(self._at, self._vouch(offered.representation))
 
@@ -392,7 +392,7 @@ class Transfer:
         return self._ask()
 
 
-def _is_same(one: Representation, other: Representation) -> bool:
+def is_same(one: Representation, other: Representation) -> bool:
     """Whether two heads say the same of a file, and may be trusted in the same places."""
     if one.validators != other.validators or one.size != other.size:
         return False
