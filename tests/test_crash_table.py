@@ -19,8 +19,23 @@ from pathlib import Path
 
 import pytest
 from nursery import Nursery
-from origin import Origin
-from stage import LOST_REGISTRY, NEW, OLD, OTHER, REPEATS, SCENES, Run, Stage, Step, described, die_before_storing, state_of
+from origin import Origin, until
+from product import blobs, parts
+from stage import (
+    LARGE,
+    LOST_REGISTRY,
+    NEW,
+    OLD,
+    OTHER,
+    REPEATS,
+    SCENES,
+    Run,
+    Stage,
+    Step,
+    described,
+    die_before_storing,
+    state_of,
+)
 
 OVERLAP = 4096
 """Bytes before the joint that are asked for again."""
@@ -356,3 +371,21 @@ def test_an_index_that_a_killed_process_had_verified_is_confirmed_before_it_is_s
     proxy.kill()
     assert [answer.body for answer in answers] == [body, body]
     assert "if-none-match" in origin.requests()[0].fields
+
+
+def test_what_a_killed_process_had_verified_and_the_disk_lost_since_is_fetched_anew(
+    nursery: Nursery, origin: Origin, tmp_path: Path
+) -> None:
+    die_before_storing(nursery, tmp_path)
+    [part] = [path for path in parts(tmp_path / "cache") if path.suffix == ".part"]
+    with part.open("r+b") as file:
+        file.write(bytes(4096))
+    origin.put("/a.tar", LARGE)
+    proxy = nursery.start(tmp_path / "cache", [origin.url], tmp_path)
+    answer = proxy.get("/a.tar")
+    until(lambda: not parts(proxy.cache))
+    proxy.kill()
+    assert answer.body == LARGE
+    assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in blobs(proxy.cache)] == [
+        hashlib.sha256(LARGE).hexdigest()
+    ]

@@ -7,17 +7,20 @@ import io
 import os
 import random
 import re
+import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from examples import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from origin import MODIFIED, Gate, Origin, Serve, until
+from origin import MODIFIED, Gate, Origin, Say, Serve, until
 from product import Proxy, blobs, parts
 from raw import Client
 
@@ -484,6 +487,33 @@ def test_a_turn_that_is_held_up_is_counted_and_logged(
         loop.close()
     os.close(reader)
     os.close(writer)
+    application.service.close()
+
+
+def test_a_client_that_breaks_off_does_not_end_the_connection_of_who_has_its_descriptor_next(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """In one turn: the answer to a client that is gone, a new client, and then that the first one is gone."""
+    gate = Gate()
+    origin.put("/a-1.tar.gz", BODY, Say(404, gate=gate))
+    application = Server(sources=[origin.url], cache=tmp_path / "cache")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        loop = Loop([listener], application, lambda *_: pytest.fail("nobody asks"), Limits(10), "test")
+        gone = Client(listener.getsockname())
+        gone.ask("/a-1.tar.gz", method="HEAD")
+        until(lambda: loop.turn(0.01) or gate.reached.is_set())
+        gate.open()
+        until(lambda: not loop._calls.empty())
+        new = stack.enter_context(Client(listener.getsockname()))
+        gone.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.socket.close()
+        for _ in range(9):  # no lower descriptor is free than that which the loop closes
+            stack.enter_context(open(os.devnull))
+        loop.turn(1.0)
+        new.ask("/-/health")
+        until(lambda: loop.turn(0.01) or select.select([new.socket], [], [], 0)[0])
+        assert new.answer().status == 200
+        loop.close()
     application.service.close()
 
 

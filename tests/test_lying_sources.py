@@ -480,6 +480,17 @@ def test_the_rest_of_another_version_is_not_put_behind_the_first(pair: Pair, nam
     assert ("if-range" in pair.liar.requests(path)[1].fields) == (name not in UNPROVEN)
 
 
+def test_what_was_damaged_in_front_of_a_joint_is_found_by_the_digest_that_came_with_it(pair: Pair) -> None:
+    path, damaged = f"/damaged-{next(pair.numbers)}.bin", bytes(100) + BODY[100:]
+    right = digest("Repr-Digest", "sha256", "sha-256=:{}:", BODY)
+    pair.liar.put(path, BODY, Serve(cut=HALF, body=damaged, fields=right), Serve())
+    answer = fetch(pair.alone, path)
+    assert is_failure(answer) or (answer is not None and answer.body == BODY)
+    until(lambda: pair.alone.get(path).body == BODY)
+    assert "if-range" in pair.liar.requests(path)[1].fields
+    assert not pair.wrong()
+
+
 def fetch(proxy: Proxy, path: str) -> Response | None:
     """What a client gets; None if its connection is closed without a word."""
     try:

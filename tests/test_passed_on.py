@@ -115,6 +115,27 @@ def test_bytes_of_another_file_are_never_put_behind_those_of_the_first(origin: O
     assert got.body == other if got.whole else BODY.startswith(got.body)
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        Serve(body=SMALL * 600, ranges=False, validators=False, fields=(("ETag", '"2"'),)),
+        Serve(body=SMALL * 600, ranges=False, validators=False),
+        Serve(body=SMALL * 700, ranges=False),
+    ],
+    ids=["another tag", "no tag", "another length"],
+)
+def test_a_part_is_of_the_file_whose_head_was_sent_with_it(origin: Origin, start: Start, later: Serve) -> None:
+    """The head comes with the first bytes, which are far from the part; the part with another answer."""
+    origin.put("/big-1.tar", BODY, Serve(), later)
+    origin.put("/small-1.tar", SMALL)
+    proxy = start_one(start, origin, "wsgiref")
+    limit(proxy, 0)
+    assert proxy.get("/small-1.tar").body == SMALL
+    answer = proxy.get("/big-1.tar", {"Range": "bytes=2000000-2000999"})
+    assert (answer.status, answer.whole) == (206, False)
+    assert [("range" in one.fields) for one in origin.requests("/big-1.tar")] == [False, True]
+
+
 def test_a_source_that_breaks_off_is_asked_for_the_rest(origin: Origin, start: Start, host: str) -> None:
     origin.put("/big-1.tar", BODY, Serve(), Serve(cut=1_500_000), Serve())
     proxy = start_one(start, origin, host)

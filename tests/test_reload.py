@@ -289,6 +289,32 @@ def test_a_connection_that_was_promised_to_persist_is_good_for_another_request(
 
 
 @pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_the_promise_holds_for_what_is_fetched_beside_a_download_too(origin: Origin, start: Start, host: str) -> None:
+    whole, part = Gate(), Gate()
+    origin.put("/file.tar", BODY)
+    body = origin.put("/cold.tar", LARGE * 4, Serve(gate=whole, gate_at=100_000), Serve(gate=part, gate_at=3_200_000))
+    proxy = start(origin.url, host=host, environment=PATIENT)
+    proxy.get("/file.tar")
+    with Client(proxy.address) as first, Client(proxy.address) as client:
+        first.ask("/cold.tar")
+        assert whole.reached.wait(30)
+        client.ask("/cold.tar", "Range: bytes=3000000-3499999")
+        assert part.reached.wait(30)
+        head = client.head()
+        assert head.get("connection") == "keep-alive"
+        proxy.process.terminate()
+        until(lambda: is_refused(proxy))
+        part.open()
+        assert client.rest(head).body == body[3_000_000:3_500_000]
+        answer = client.get("/file.tar")
+        assert (answer.body, answer.get("connection")) == (BODY, "close")
+        assert client.ended()
+        whole.open()
+        assert first.answer().body == body
+    assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 def test_who_had_connected_before_a_stop_is_served(origin: Origin, start: Start, host: str) -> None:
     origin.put("/file.tar", BODY)
     proxy = start(origin.url, host=host, arguments=["--workers", "1"])

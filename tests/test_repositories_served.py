@@ -199,6 +199,23 @@ def test_what_has_a_time_is_asked_for_when_it_is_over(
     assert len(origin.requests()) == 3
 
 
+def test_what_came_while_the_clock_was_ahead_is_not_good_until_the_clock_is_there_again(
+    origin: Origin, start: Start, write: Callable[..., Path]
+) -> None:
+    origin.put("/index/", b"first")
+    origin.put("/file.bin", BODY)
+    config = write(table("x", origin.url, rules="*.bin immutable; ** 5m"))
+    proxy = start(config=config)
+    for path in ("/x/index/", "/x/file.bin"):
+        proxy.get(path)
+        aged(proxy, path, -86400)
+    assert "request   a source is asked whether version 1 still holds" in why(proxy, config, "/x/index/")
+    body = origin.put("/index/", b"second", modified=NEWER)
+    assert [proxy.get("/x/index/").body for _ in range(2)] == [body, body]
+    assert proxy.get("/x/file.bin").cache_status == HIT
+    assert len(origin.requests()) == 3
+
+
 def test_what_a_source_says_of_it_counts_where_the_rule_is_http(
     origin: Origin, start_fork: Start, write: Callable[..., Path]
 ) -> None:

@@ -15,6 +15,7 @@ from package_cache.engine.fills.pump import End, steps
 from package_cache.errors import FillError
 from package_cache.model import Representation, Span
 from package_cache.rules.http.digests import Digest
+from package_cache.rules.transfers.proofs import is_same
 from package_cache.rules.transfers.steps import Finish, GiveUp
 from package_cache.rules.transfers.transfer import OVERLAP, Transfer
 from package_cache.storage.blobs import hash_file
@@ -125,7 +126,9 @@ class _Passing:
         return head.size if head else None
 
     def begin(self, head: Representation) -> None:
-        """A source vouches for the head."""
+        """A source vouches for the head. Raises FillError if it is of another file, and nothing is here to show that."""
+        if self._known is not None and self._kept is None and not is_same(head, self._known):
+            self.reset()
         self.head = head
 
     def put(self, at: int, data: bytes) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from package_cache.model import Entry, Freshness, Key, Representation, Target
 from package_cache.rules.repositories.documents import parse
-from package_cache.rules.repositories.freshness import Policy, varies_by_accept
+from package_cache.rules.repositories.freshness import Policy, is_good, varies_by_accept
 from package_cache.upstream.answers import Offer
 
 
@@ -48,7 +48,7 @@ class Wanted:
         until = self.policy.good_until(self.target, head)
         if self.longest is not None:
             until = min(until, head.received + self.longest)
-        return until > head.received and until >= self.since
+        return is_good(until, head.received, self.since)
 
     def is_met_by(self, head: Representation) -> bool:
         """Whether an answer with that head is good for this request."""

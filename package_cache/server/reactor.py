@@ -284,7 +284,9 @@ class Reactor(ABC):
         if connection.leaving:
             self._wave(connection)
         elif what & BROKEN and not what & READ:
-            self._close(connection, cut=True)
+            # What came in this turn may have the descriptor of one that was closed in it, whom this is of.
+            if connection.moved != self._clock:
+                self._close(connection, cut=True)
         elif connection.busy and what & WRITE:
             self._send(connection)
         elif not connection.busy and not connection.queued:

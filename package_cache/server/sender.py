@@ -132,7 +132,7 @@ class Sender(Reactor):
         if cut:
             self.lent -= 1
             connection.socket.close()
-        elif connection.asked is None or not connection.asked.keep or self._draining:
+        elif not connection.keep:
             self._see_off(connection.socket, connection.address)
         else:
             self._begin_anew(connection.socket, connection.address, connection.received)

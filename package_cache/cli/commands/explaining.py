@@ -16,7 +16,7 @@ from package_cache.cli.paths import CannotDo, Named, add_accept
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
 from package_cache.model import Entry, Fresh, Freshness, Repository, Source, Status
-from package_cache.rules.repositories.freshness import Policy
+from package_cache.rules.repositories.freshness import Policy, is_good
 from package_cache.storage.inventory import Inventory, Pin
 from package_cache.storage.reports import Report, Reports
 from package_cache.storage.stores import Stores
@@ -141,7 +141,7 @@ def _request(it: _Explanation) -> str:
     served, until = it.served, it.good_until or 0.0
     if it.rule.how is Freshness.NEVER:
         return "the file is passed on from the first source that has it, and not stored"
-    if served is not None and until > time.time():
+    if served is not None and is_good(until, served.representation.received, time.time()):
         how_long = "" if math.isinf(until) else f" until {output.moment(until)}"
         return f"version {served.version} is served from the cache{how_long}; no source is asked"
     if it.download is not None and it.download.startswith("is running"):

@@ -193,6 +193,7 @@ class Leader:
         tells = wanted.is_met_by(head) or fill.progress().journal.digest is not None
         if lease.part is not None:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
+                lease.reset()
                 return
             if tells:
                 self._tell_whole(fill, lease, digest, size)

@@ -133,28 +133,33 @@ def _event_of(error: UpstreamError) -> Event:
 
 def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, action: Action) -> Generator[None, None, Action]:
     sink.expect(answer.head.digests)
+    _begin(action, sink)
     while True:
-        if isinstance(action, Receive) and action.begin is not None:
-            sink.begin(action.begin)
         rival = offer.rival(answer, transfer.left)
         if rival is not None and isinstance(moved := transfer.next(Slow(rival)), Ask):
             logger.info("%s goes on at %s, which is faster", answer.head.representation.source, rival)
             return moved
         data = answer.read()
         if not data:
-            return _ended(answer, transfer, sink)
+            return _ended(transfer, sink)
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
         action = transfer.next(Chunk(len(data)))
+        _begin(action, sink)
         yield
 
 
-def _ended(answer: Answer, transfer: Transfer, sink: Sink) -> Action:
+def _begin(action: Action, sink: Sink) -> None:
+    if isinstance(action, Receive) and action.begin is not None:
+        sink.begin(action.begin)
+
+
+def _ended(transfer: Transfer, sink: Sink) -> Action:
     action = transfer.next(Eof())
     if not isinstance(action, Finish):
         return action
-    if not sink.agrees(answer.head.digests):
-        return transfer.next(Lied(_disagreement(sink.digest(), answer.head.digests)))
+    if not sink.agrees(transfer.digests):
+        return transfer.next(Lied(_disagreement(sink.digest(), transfer.digests)))
     objection = sink.objection()
     return action if objection is None else transfer.next(Useless(objection))
 

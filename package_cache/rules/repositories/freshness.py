@@ -18,6 +18,8 @@ from package_cache.rules.repositories.presets import IMMUTABLE, REVALIDATE, rows
 _LONGEST_ACCEPT = 1024
 _LONGEST_REMEMBERED = 512
 _REMEMBERED = 4096
+_AHEAD = 60.0
+"""Seconds by which an answer may have come after the request: it joined a download that was about to begin."""
 
 
 class Policy:
@@ -128,6 +130,14 @@ class Policy:
         if accept is None or (self.freshness(target) == IMMUTABLE and "json" not in accept):
             return None
         return normal_accept(accept)
+
+
+def is_good(until: float, received: float, now: float) -> bool:
+    """Whether an answer that came at `received` holds, which is good until then. All in seconds of the epoch.
+
+    Of one that came at a time that is still to come, the clock was wrong: it tells nothing of how old it is.
+    """
+    return now <= until > received and (math.isinf(until) or received <= now + _AHEAD)
 
 
 def normal_accept(accept: str | None) -> str | None:

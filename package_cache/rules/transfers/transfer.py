@@ -11,6 +11,7 @@ length or a chunked end, never an end of the stream alone. A length that readers
 from dataclasses import dataclass, field, replace
 
 from package_cache.model import Representation, Span
+from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.fields import is_strong, parse_date
 from package_cache.rules.transfers.proofs import is_part, is_same, proof_for
 from package_cache.rules.transfers.steps import (
@@ -88,7 +89,9 @@ class Transfer:
     _asked: Ask | None = field(init=False, default=None)
     _round: int = field(init=False, default=0)
     _round_start: int = field(init=False, default=0)
-    _offered: Representation | None = field(init=False, default=None)
+    digests: tuple[Digest, ...] = field(init=False, default=())
+    """What the bytes of the file must hash to, by the word of those whose bytes are kept."""
+    _offered: Head | None = field(init=False, default=None)
     """The head of the body that is read from its first byte, until it has caught up with the bytes kept."""
     _partial: bool | None = field(init=False, default=None)
     """Whether the body that is read is a part of the file, or the whole; None while there is no body."""
@@ -222,6 +225,7 @@ class Transfer:
         if whole is None or whole < self.have or not is_part(head, known, asked.if_range, Span(asked.offset, whole)):
             return self._ask_whole()
         self.known = replace(known, size=whole)
+        self.digests = (*self.digests, *head.digests)
         self._at, self._marked, self._offered, self._partial = asked.offset, False, None, True
         return Receive(self._at, None if self._confirmed else self._vouch(self.known))
 
@@ -238,7 +242,8 @@ class Transfer:
             return self._leave("has a file of another size", out=True, differs=True)
         elif offered.size < self.have:
             return self._leave("has a shorter file", out=True, differs=True)
-        self._at, self._marked, self._offered, self._partial = 0, head.representation.size is None, offered, False
+        self._offered = replace(head, representation=offered)
+        self._at, self._marked, self._partial = 0, head.representation.size is None, False
         return self._receive()
 
     def _is_older(self, offered: Representation) -> bool:
@@ -253,10 +258,10 @@ class Transfer:
         offered, known = self._offered, self.known
         if offered is None or self._at < self.have:
             return Receive(self._at)
-        self._offered, self._suspect = None, False
-        if self._confirmed and known is not None and is_same(offered, known):
+        self._offered, self._suspect, self.digests = None, False, offered.digests
+        if self._confirmed and known is not None and is_same(offered.representation, known):
             return Receive(self._at)
-        return Receive(self._at, self._vouch(offered))
+        return Receive(self._at, self._vouch(offered.representation))
 
     def _vouch(self, head: Representation) -> Representation:
         self.known, self._confirmed, self._begun = head, True, True
@@ -264,7 +269,7 @@ class Transfer:
 
     def fits(self, size: int) -> bool:
         """Whether so many more bytes are within the declared length, or within what a file may have without one."""
-        head = self._offered or self.known
+        head = self._offered.representation if self._offered else self.known
         return head is None or self._at + size <= (MAX_UNMARKED if head.size is None else head.size)
 
     def _on_chunk(self, size: int) -> Action:
@@ -352,7 +357,7 @@ class Transfer:
     def _begin_anew(self, base: int) -> Restart:
         self._mirrors[base].tried = self._anew = True
         self._suspect = False
-        self.have, self.known, self._offered, self._confirmed = 0, None, None, False
+        self.have, self.known, self._offered, self._confirmed, self.digests = 0, None, None, False, ()
         self._current = self._round_start = base
         self._round = 0
         for mirror in self._mirrors:

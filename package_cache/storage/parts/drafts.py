@@ -37,7 +37,11 @@ class Draft:
         with translated(f"write beside {self.target}"):
             self._descriptor, self.waited = _locked(self._notes)
             self.part: Part | None = None
-            self.head: Representation | None = self._recover()
+            try:
+                self.head: Representation | None = self._recover()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
 
     def _recover(self) -> Representation | None:
         """The head of the bytes that an earlier download left, if they can be used; else they are removed."""
