@@ -152,6 +152,15 @@ def test_head_of_what_is_not_here_is_asked_of_the_source_and_fetches_nothing(sit
     assert [asked.method for asked in site.origin.requests("/relayed.tar")] == ["HEAD", "GET"]
 
 
+@pytest.mark.parametrize("status", [405, 501])
+def test_head_is_answered_from_a_source_that_does_not_know_the_method(site: Site, status: int) -> None:
+    site.origin.put(f"/headless-{status}.tar", BODY, Say(status), Serve())
+    answer = site.ask(f"/headless-{status}.tar", method="HEAD")
+    assert (answer.status, answer.get("content-length")) == (200, "1000")
+    assert [asked.method for asked in site.origin.requests(f"/headless-{status}.tar")] == ["HEAD", "GET"]
+    assert site.ask(f"/headless-{status}.tar").body == BODY
+
+
 def test_head_of_what_no_source_has_is_404_and_the_connection_goes_on(site: Site) -> None:
     site.store("/after-404.tar")
     with site.connect() as client:
