@@ -181,6 +181,19 @@ def test_other_methods_are_refused_and_named(site: Site) -> None:
     assert site.fetched("/methods.tar") == 1
 
 
+@pytest.mark.parametrize("line", ["X: y", "Expect: 100-continue"])
+def test_the_answer_to_a_target_that_names_nothing_says_that_the_connection_ends(site: Site, line: str) -> None:
+    if site.proxy.host == "gthread":
+        pytest.skip("Gunicorn says it before it asks the application")
+    for target in ("/%zz", "/../a.tar", "/a.tar#x", "http:///a.tar", "*", "/" + "a" * 8100):
+        for method in ("GET", "HEAD"):
+            with site.connect() as client:
+                answer = client.get(target, line, method=method)
+                assert answer.status == (414 if len(target) > 8000 else 400)
+                assert answer.get("connection") == "close"
+                assert client.ended()
+
+
 SMUGGLED = b"GET /smuggled.tar HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
 
