@@ -101,6 +101,26 @@ def test_a_content_coding_that_changed_the_bytes_is_found_out() -> None:
     assert unmask("/a.tar.xz", None, "deflate", zlib.compress(b"x"))
 
 
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/repodata/primary.xml.gz", "application/xml"),
+        ("/repodata/comps.xml.gz", "text/xml; charset=utf-8"),
+        ("/repodata.JSON.gz", "application/json"),
+        ("/manual.html.gz", "text/html"),
+        ("/manual.htm.gz", "text/html"),
+    ],
+)
+def test_a_compressed_document_may_be_declared_as_what_is_inside(path: str, kind: str) -> None:
+    once = gzip.compress(b"<?xml version='1.0'?><metadata/>")
+    for coding in ("x-gzip", "gzip", None):
+        assert unmask(path, kind, coding, once) is None
+    assert unmask(path, kind, "gzip", gzip.compress(once))
+    assert unmask(path, kind, "gzip", HTML)
+    for other in {"text/html", "application/json"} - {kind}:
+        assert unmask(path, other, "gzip", once)
+
+
 @given(st.binary(max_size=600), st.sampled_from([*BEGINNINGS, "tar", "patch"]), st.sampled_from([None, "gzip", "br"]))
 def test_whatever_arrives_is_judged(data: bytes, suffix: str, coding: str | None) -> None:
     unmask(f"/a.{suffix}", None, coding, data)

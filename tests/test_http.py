@@ -152,6 +152,15 @@ def test_head_of_what_is_not_here_is_asked_of_the_source_and_fetches_nothing(sit
     assert [asked.method for asked in site.origin.requests("/relayed.tar")] == ["HEAD", "GET"]
 
 
+@pytest.mark.parametrize("status", [405, 501])
+def test_head_is_answered_from_a_source_that_does_not_know_the_method(site: Site, status: int) -> None:
+    site.origin.put(f"/headless-{status}.tar", BODY, Say(status), Serve())
+    answer = site.ask(f"/headless-{status}.tar", method="HEAD")
+    assert (answer.status, answer.get("content-length")) == (200, "1000")
+    assert [asked.method for asked in site.origin.requests(f"/headless-{status}.tar")] == ["HEAD", "GET"]
+    assert site.ask(f"/headless-{status}.tar").body == BODY
+
+
 def test_head_of_what_no_source_has_is_404_and_the_connection_goes_on(site: Site) -> None:
     site.store("/after-404.tar")
     with site.connect() as client:
@@ -172,6 +181,19 @@ def test_other_methods_are_refused_and_named(site: Site) -> None:
     assert site.fetched("/methods.tar") == 1
 
 
+@pytest.mark.parametrize("line", ["X: y", "Expect: 100-continue"])
+def test_the_answer_to_a_target_that_names_nothing_says_that_the_connection_ends(site: Site, line: str) -> None:
+    if site.proxy.host == "gthread":
+        pytest.skip("Gunicorn says it before it asks the application")
+    for target in ("/%zz", "/../a.tar", "/a.tar#x", "http:///a.tar", "*", "/" + "a" * 8100):
+        for method in ("GET", "HEAD"):
+            with site.connect() as client:
+                answer = client.get(target, line, method=method)
+                assert answer.status == (414 if len(target) > 8000 else 400)
+                assert answer.get("connection") == "close"
+                assert client.ended()
+
+
 SMUGGLED = b"GET /smuggled.tar HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
 
@@ -189,7 +211,7 @@ def test_a_body_is_never_read_as_the_next_request(site: Site, method: str, frami
         assert answer.status == {"GET": 200, "HEAD": 200}.get(method, 405)
         if method == "GET":
             assert answer.body == BODY
-        if site.proxy.host == "wsgiref":
+        if site.proxy.host != "gthread":
             assert answer.get("connection") == "close"
         assert client.ended()
     assert site.origin.requests("/smuggled.tar") == []

@@ -73,6 +73,12 @@ def test_links_of_a_json_document_do_too(proxy: Proxy, origin: Origin, another: 
     assert json.loads(response.body)["files"][0]["url"] == "/files/packages/foo-1.whl"
 
 
+def test_slashes_of_a_json_document_may_be_escaped() -> None:
+    document = rb'{"url": "https:\/\/files.example\/packages\/foo-1.whl", "other": "https:\/\/other.example\/"}'
+    links = json.loads(replaced(document, LINKS))
+    assert links == {"url": "/files/packages/foo-1.whl", "other": "https://other.example/"}
+
+
 def test_what_is_no_document_is_as_it_is_and_resumes(proxy: Proxy, origin: Origin, another: Origin) -> None:
     data = page(another) * 40_000
     origin.put("/foo-1.bin", data, Serve(cut=len(data) // 2), Serve())

@@ -706,3 +706,15 @@ def test_a_layout_that_did_not_come_is_not_waited_for_with_each_file(origin: Ori
     for number in range(5):
         assert proxy.get(f"/distfiles/{number}.tar").body == BODY
     assert len(origin.requests("/distfiles/layout.conf")) == 1
+
+
+def test_a_document_of_npm_may_be_named_like_an_archive_and_an_archive_is_none_of_its_documents(
+    origin: Origin, start_fork: Start, write: Callable[..., Path]
+) -> None:
+    proxy = start_fork(config=write(table("npm", origin.url, preset="npm")))
+    document = origin.put("/tar.gz", b'{"name": "tar.gz"}', content_type="application/json")
+    origin.put("/tar.gz/-/tar.gz-1.0.0.tgz", document, content_type="application/json")
+    for method, body in (("HEAD", b""), ("GET", document)):
+        answer = proxy.get("/npm/tar.gz", method=method)
+        assert (answer.status, answer.body) == (200, body)
+        assert proxy.get("/npm/tar.gz/-/tar.gz-1.0.0.tgz", method=method).status == 502

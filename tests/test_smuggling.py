@@ -25,7 +25,7 @@ from product import Proxy
 from raw import Client
 
 from package_cache.config import Config
-from package_cache.errors import RequestError
+from package_cache.errors import BadRequest, RequestError
 from package_cache.model import Repository, Source
 from package_cache.rules.http import wire
 from package_cache.rules.repositories.routes import Routes
@@ -149,7 +149,10 @@ def assert_the_application_is_asked_the_same(data: bytes, environ: dict[str, Any
     head, _ = wire.parse_head(data) or pytest.fail("it is no head")
     again = read_head(environ)
     wire.check(again)
-    asked = simple(head, ROUTES)
+    try:
+        asked = simple(head, ROUTES)
+    except BadRequest:
+        return
     if asked is None:
         return
     assert not again.has_body

@@ -210,6 +210,13 @@ def test_a_redirect_to_another_source_is_followed(origin: Origin, another: Origi
     assert start(origin.url, another.url + "elsewhere/").get("/a.tar").body == body
 
 
+@pytest.mark.parametrize("location", ["/pool/für b.tar", "/pool/f%C3%BCr b.tar", "/pool/f%c3%bcr%20b.tar"])
+def test_a_redirect_may_name_a_file_by_its_bare_bytes(origin: Origin, start: Callable[..., Proxy], location: str) -> None:
+    origin.put("/a.tar", b"", see(location.encode().decode("latin-1")))
+    body = origin.put("/pool/f%C3%BCr%20b.tar", noise(1000))
+    assert start(origin.url).get("/a.tar").body == body
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "127.1"])
 def test_a_redirect_into_the_own_network_is_refused(
     origin: Origin, another: Origin, start: Callable[..., Proxy], name: str

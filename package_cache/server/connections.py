@@ -14,7 +14,7 @@ from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
-from package_cache.errors import PackageCacheError
+from package_cache.errors import BadRequest, RequestError
 from package_cache.model import Request
 from package_cache.rules.http import wire
 from package_cache.rules.http.answer import Reply
@@ -95,23 +95,32 @@ class Counters:
 
 
 def simple(head: wire.Head, routes: Routes) -> Asked | None:
-    """The request, if it is one that the loop answers itself; what is not goes to the host's ordinary path."""
+    """The request, if it is one that the loop answers itself; what is not goes to the host's ordinary path.
+
+    Raises BadRequest where its target names nothing.
+    """
     if head.method not in ("GET", "HEAD") or head.has_body:
         return None
     fields = head.combined
-    if not _NOT_SIMPLE.isdisjoint(fields):
-        return None
     try:
         target = routes.find(head.target, fields.get("host"))
-    except PackageCacheError:
+    except BadRequest:
+        raise
+    except RequestError:
+        return None
+    if not _NOT_SIMPLE.isdisjoint(fields):
         return None
     own = is_own(target)
     if head.minor != 1 and not own:  # who asks how the service fares is often as old, and must not wait
         return None
     hot = not own and "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
     request = Request(head.method, target, fields)
-    said = Said(head.method, head.target, fields.get("user-agent", "-"))
-    return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+    return Asked(request, target.text, said_in(head), head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+
+
+def said_in(head: wire.Head) -> Said:
+    """What the log is to say of a request."""
+    return Said(head.method, head.target, head.combined.get("user-agent", "-"))
 
 
 def render(reply: Reply, software: str, date: str, *, keep: bool) -> bytes:

@@ -351,6 +351,10 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
 
 
 def _persists(req: Any) -> bool:
-    """Whether the client wants the connection to persist. Gunicorn knows `close` only where it stands alone."""
+    """Whether the connection persists: if the client wants it, and sent no content, which may not have been read.
+
+    Gunicorn knows `close` only where it stands alone.
+    """
     fields = tuple((name.lower(), value) for name, value in req.headers)
-    return wire.Head(req.method, req.uri, min(req.version[1], 1), fields).keep_alive
+    head = wire.Head(req.method, req.uri, min(req.version[1], 1), fields)
+    return head.keep_alive and not head.has_body

@@ -39,6 +39,7 @@ from package_cache.server.connections import (
     head_again,
     release,
     render,
+    said_in,
     simple,
 )
 from package_cache.server.lookups import Lookups, Step
@@ -155,7 +156,11 @@ class Loop(Sender):
             if parsed is None:
                 return
             head, size = parsed
-            asked = simple(head, self._routes)
+            try:
+                asked = simple(head, self._routes)
+            except RequestError as error:
+                self._refuse(connection, error, said_in(head))
+                return
             if asked is None:
                 self._pass_over(connection, head, size)
                 return
@@ -186,7 +191,7 @@ class Loop(Sender):
         """Have a thread make a tunnel of the connection."""
         self._forget(connection)
         self.lent += 1
-        said = Said(head.method, head.target, head.combined.get("user-agent", "-"))
+        said = said_in(head)
         tunnels, begun = self._tunnels, self._clock
 
         def carry() -> None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from package_cache.config import Timeouts
 from package_cache.errors import BadRequest, Forbidden, RequestError
 from package_cache.rules.http.fields import format_date
-from package_cache.server.access import AccessLog
+from package_cache.server.access import AccessLog, Said
 from package_cache.server.addresses import BACKLOG
 from package_cache.server.admission import NOT_ADMITTED, Admission, is_local
 from package_cache.server.connections import Connection, Counters, client_name
 from package_cache.server.entrance import Entrance
-from package_cache.server.refusals import RequestTimeout, TooManyConnections, refuse
+from package_cache.server.refusals import NOTHING, RequestTimeout, TooManyConnections, refuse
 from package_cache.server.sockets import (
     BROKEN,
     READ,
@@ -339,10 +339,10 @@ class Reactor(ABC):
         if not size or connection.at > _LINGER_BYTES:
             self._close(connection)
 
-    def _refuse(self, connection: Connection, error: RequestError) -> None:
+    def _refuse(self, connection: Connection, error: RequestError, said: Said = NOTHING) -> None:
         """Answer what is no request, and end the connection."""
         with suppress(OSError):
-            connection.socket.send(refuse(error, client_name(connection.address), self._access))
+            connection.socket.send(refuse(error, client_name(connection.address), self._access, said))
         self._leave(connection)
 
     def _time_out(self, connection: Connection) -> None:

@@ -33,11 +33,12 @@ def refuse(error: RequestError, client: str, log: AccessLog, said: Said = NOTHIN
     """The whole answer, ready to be sent."""
     status, now = error.http_status, time.time()
     body = f"{error}\n".encode()
+    sent = b"" if said.method == "HEAD" else body
     retry = f"Retry-After: {RETRY_SECONDS}\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     if log.enabled:
-        log.add(AccessRecord(client, now, said, status, len(body), "refused", "-", 0.0, cut=False))
+        log.add(AccessRecord(client, now, said, status, len(sent), "refused", "-", 0.0, cut=False))
     first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {format_date(now)}\r\n{retry}"
     return (
         f"{first}Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
-    ).encode("ascii") + body
+    ).encode("ascii") + sent

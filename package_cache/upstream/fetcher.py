@@ -7,6 +7,7 @@ from itertools import takewhile
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Repository, Source, Target
+from package_cache.rules.repositories.presets import tells_by_suffix
 from package_cache.rules.transfers.disguise import is_doubtful
 from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.answers import Answer
@@ -16,6 +17,9 @@ from package_cache.upstream.layouts import Distfile, Layouts, split
 from package_cache.upstream.linked import open_linked
 from package_cache.upstream.mirrors import Mirrors
 from package_cache.upstream.watched import Watched
+
+_NO_HEAD = frozenset({405, 501})
+"""What a source says that does not know the method (RFC 9110, sections 15.5.6 and 15.6.2)."""
 
 
 class Fetcher:
@@ -46,10 +50,11 @@ class Fetcher:
             return tuple(source.base + target.asked for source in sources)
         return tuple(url for source in sources for url in self._layouts.urls(source.base + place.folder, place.name))
 
-    def open(self, ask: Ask, accept: str | None = None, method: str = "GET") -> Answer:
+    def open(self, ask: Ask, accept: str | None = None, method: str = "GET", *, named: bool = True) -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError.
 
-        Where a head alone cannot be believed, the answer to GET is given instead.
+        `named` says that the URL tells by its suffix what is there. Where a head alone cannot be had, or not be believed,
+        the answer to GET is given instead.
         """
         begun = time.monotonic()
         try:
@@ -60,18 +65,18 @@ class Fetcher:
             raise
         self._mirrors.answered(ask.url, answer.head.status, time.monotonic() - begun)
         if method == "GET" and answer.head.status in (200, 206):
-            return self._watched(ask, answer)
-        if method == "HEAD" and answer.head.status == 200 and _is_doubtful(ask, answer):
+            return self._watched(ask, answer, named=named)
+        if method == "HEAD" and (answer.head.status in _NO_HEAD or (named and _is_doubtful(ask, answer))):
             answer.close()
-            return self.open(ask, accept)
+            return self.open(ask, accept, named=named)
         if answer.head.status in (403, 404, 410) or (method == "HEAD" and answer.head.status == 200):
             self._mirrors.well(ask.url)
         return answer
 
-    def _watched(self, ask: Ask, answer: Answer) -> Watched:
+    def _watched(self, ask: Ask, answer: Answer, *, named: bool) -> Watched:
         watched = Watched(answer, self._crawl, self._mirrors.sent)
         try:
-            if answer.head.status == 200:
+            if named and answer.head.status == 200:
                 watched.look(ask.url)
         except BaseException:
             watched.close()
@@ -108,9 +113,10 @@ class SourceOffer:
 
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
+        named = tells_by_suffix(self.repository.preset, self.target.path)
+        opened = partial(self._fetcher.open, accept=self.accept, method=method, named=named)
         if not self.repository.links:
-            return self._fetcher.open(ask, self.accept, method)
-        opened = partial(self._fetcher.open, accept=self.accept, method=method)
+            return opened(ask)
         return open_linked(opened, ask, self.repository.links, whole=method == "GET")
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
@@ -131,4 +137,5 @@ def _distfile(repository: Repository, target: Target) -> Distfile | None:
 
 
 def _is_doubtful(ask: Ask, answer: Answer) -> bool:
-    return is_doubtful(ask.url.partition("?")[0], answer.head.representation.get("content-type"))
+    head = answer.head
+    return head.status == 200 and is_doubtful(ask.url.partition("?")[0], head.representation.get("content-type"))

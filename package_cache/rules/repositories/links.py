@@ -22,9 +22,10 @@ def has_links(content_type: str | None, encoding: str | None) -> bool:
 
 
 def replaced(body: bytes, links: Links) -> bytes:
-    """A document with links that lead here."""
+    """A document with links that lead here. JSON may have a backslash in front of each slash."""
     for there, here in links:
         body = body.replace(there.encode(), here.encode())
+        body = body.replace(there.replace("/", r"\/").encode(), here.encode())
     return body
 
 

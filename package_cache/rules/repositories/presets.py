@@ -79,3 +79,8 @@ def rows_of(preset: Preset | None) -> tuple[Row, ...]:
     if preset is not None and preset in _OWN:
         return _OWN[preset]
     return tuple(row for presets, row in _ROWS if preset is None or preset in presets)
+
+
+def tells_by_suffix(preset: Preset | None, path: str) -> bool:
+    """Whether the suffix of a path says what file is there: npm has documents whose names end like those of files."""
+    return preset is not Preset.NPM or any(row.pattern.search(path) for row in rows_of(preset))

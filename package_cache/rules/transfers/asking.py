@@ -1,7 +1,8 @@
 """What a request for bytes says, where a redirect leads, and what the head of an answer means to a transfer."""
 
+import string
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from package_cache.model import Fields, Representation
 from package_cache.rules.http.digests import DIGEST_FIELDS, declared, declared_of_part
@@ -37,9 +38,12 @@ class Origin:
 
 
 def following(url: str, location: str) -> str:
-    """Where a redirect from `url` leads. Raises ValueError, saying why, where nobody may follow."""
+    """Where a redirect from `url` leads. Raises ValueError, saying why, where nobody may follow.
+
+    `location` has a character for each byte: those that no URL has are taken as bytes of the name, as clients do.
+    """
     try:
-        target = urljoin(url, location).partition("#")[0]
+        target = urljoin(url, quote(location, safe=string.punctuation, encoding="latin-1")).partition("#")[0]
         origin = Origin.of(target)
     except ValueError:
         raise ValueError("redirects to something that is not a URL") from None

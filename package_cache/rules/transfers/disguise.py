@@ -6,8 +6,9 @@ Decides by the suffix of the name, the first bytes, and what the source says of 
   or is text, or is declared a document or to be in a content coding. Other unknown bytes pass: formats grow.
 - With a suffix whose files may begin with anything but markup (`.tar`, `.iso`, `.sig`, `.patch`, ...), text that begins as
   HTML, XML or a JSON object does, or any that is declared a document. Bytes that are no text may begin so by chance.
-- With a suffix of gzip, a body that is declared to be in the coding gzip and is gzip within gzip. Where it is gzip once,
-  the declaration is a common mistake about the type of the file, and the bytes are the file.
+- With a suffix of gzip, a body that is declared to be in the coding gzip and is gzip within gzip, or a document. Where it
+  is gzip once, the declaration is a common mistake about the type of the file, and the bytes are the file; so they are
+  where the document is what the name says is inside (`.xml.gz`).
 
 The declared type alone proves nothing where the first bytes are right: servers call what they do not know text/html, too.
 A document (`.html`, `.json`, a name without suffix) may be anything.
@@ -59,6 +60,8 @@ _MARKUP = re.compile(
     re.IGNORECASE,
 )
 _DOCUMENTS = frozenset({"text/html", "application/xhtml+xml", "application/json", "application/xml", "text/xml"})
+_PAGES = frozenset({"html", "htm", "xhtml", "xml", "json"})
+"""Suffixes of documents; each is in the name of its media types."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
 _USTAR_AT = 257
 
@@ -86,8 +89,11 @@ def unmask(path: str, content_type: str | None, content_encoding: str | None, fi
     """
     suffix = _suffix(path)
     coded = bool(_CODINGS & {coding.strip(" \t").lower() for coding in (content_encoding or "").split(",")})
-    document = media_type(content_type) in _DOCUMENTS
+    kind = media_type(content_type)
+    document = kind in _DOCUMENTS
     if suffix in _MAGIC:
+        within = _suffix(path.rpartition(".")[0])
+        document = document and not (coded and within in _PAGES and within in kind)
         return _unmask_archive(suffix, first, coded=coded, document=document)
     if suffix in _NO_MARKUP:
         return _unmask_other(suffix, first, coded=coded, document=document)
