@@ -51,7 +51,7 @@ class Writers(Generic[_T]):
         return taken
 
     def hold(self, name: str, holder: _T) -> None:
-        """A lease that the thread that calls has just taken lasts as long as its holder; one of somebody else is left alone."""
+        """A lease that this thread has just taken lasts as long as its holder; anybody else's is left alone."""
         lease = self._leases.get(name)
         if lease is None or lease.holder is not None or lease.thread is not threading.current_thread():
             return
