@@ -71,6 +71,11 @@ def test_a_file_is_no_cache(tmp_path: Path) -> None:
         Cache(tmp_path / "cache.sqlite")
 
 
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="File name too long"):
+        Cache(tmp_path / ("x" * 300))
+
+
 def test_a_directory_that_cannot_be_made_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="path=") as caught:
