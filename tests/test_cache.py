@@ -71,6 +71,11 @@ def test_a_file_is_no_cache(tmp_path: Path) -> None:
         Cache(tmp_path / "cache.sqlite")
 
 
+def test_a_path_that_cannot_be_looked_at_is_an_error_that_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="File name too long"):
+        Cache(tmp_path / ("x" * 300))
+
+
 def test_a_directory_that_cannot_be_made_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="path=") as caught:
@@ -152,7 +157,7 @@ def test_writing_that_fails_leaves_nothing_but_its_record(cache: Cache) -> None:
     assert written(cache).version == 1
 
 
-@pytest.mark.parametrize(("mode", "encoding"), [("a", None), ("r", None), ("wb", "utf-8")])
+@pytest.mark.parametrize(("mode", "encoding"), [("a", None), ("r", None), ("wb", "utf-8"), ("w", "utf-9"), ("w", "hex")])
 def test_writing_in_another_mode_is_refused(cache: Cache, mode: Any, encoding: str | None) -> None:
     with pytest.raises(ArgumentError), cache.writing(URI, mode=mode, encoding=encoding):
         pass
@@ -198,6 +203,16 @@ def test_a_file_is_moved_in_or_copied(cache: Cache, tmp_path: Path) -> None:
     assert (moved.status, content(moved), source.exists()) == (3, b"a,b\n", False)
     with pytest.raises(ArgumentError, match="not a file"):
         cache.move_in(source)
+
+
+def test_of_a_link_the_bytes_are_moved_in_and_the_link_is_gone(cache: Cache, tmp_path: Path) -> None:
+    source, link = tmp_path / "report.csv", tmp_path / "latest.csv"
+    source.write_text("a,b\n")
+    link.symlink_to(source)
+    moved = cache.move_in(link, copy=False)
+    moved.ready()
+    assert content(moved) == source.read_bytes() == b"a,b\n"
+    assert not os.path.lexists(link)
 
 
 def test_the_end_of_the_path_is_the_extension(cache: Cache) -> None:
@@ -335,6 +350,7 @@ def test_the_latest_version_is_meant_unless_another_is_named(cache: Cache) -> No
     assert (one.status, two.status) == (2, 3)
     assert cache.update_status(URI, version=None, status=1) == 2
     assert cache.update_status(key="0" * 64) == 0
+    assert cache.failed(URI) == cache.failed(URI) == 1
 
 
 def test_a_record_without_bytes_may_be_ready_by_hand(cache: Cache) -> None:
@@ -431,6 +447,16 @@ def test_what_was_not_ready_is_not_ready_when_it_is_restored(cache: Cache) -> No
     assert Path(item.path).read_bytes() == b"draft"
     assert cache.restore(URI) == 1
     assert item.status == Status.FAILED
+
+
+def test_what_was_deleted_is_no_more_when_it_is_restored(cache: Cache) -> None:
+    item = written(cache)
+    item.remove(disk=True)
+    assert cache.remove(URI, include_removed=True) == 1
+    assert item.status == Status.TRASH
+    assert cache.restore(URI) == 1
+    assert item.status == Status.DELETED
+    assert cache.best(URI) is None
 
 
 def test_deleting_takes_the_bytes_and_keeps_the_record(cache: Cache) -> None:

@@ -318,6 +318,7 @@ def test_descriptors_have_the_keys_that_they_had() -> None:
     assert (sent["post"], sent["json"], sent["query"]) == (True, True, {"a": [1]})
     parts = dm.Descriptor("http://mirror.example/x", multipart={"a": "1", "f": package_cache.File("/etc/hostname")})
     assert parts["multipart"] == {"data": {"a": "1"}, "files": {"f": "/etc/hostname"}}
+    assert dm.Descriptor("http://mirror.example/x", multipart={"ids": "P12345 " * 100}).method == "POST"
     for each in (one, posted, sent, parts):
         assert dm.Descriptor(**dict(each)) == each
         assert len(dict(each)) == len(each)

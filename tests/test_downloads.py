@@ -14,7 +14,9 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 from origin import Gate, Hang, Origin, Raw, Say, Serve
@@ -195,7 +197,7 @@ def test_an_error_leaves_what_is_at_a_path(make: Make, origin: Origin, tmp_path:
         assert target.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("name", ["", "none/out", "pipe"])
+@pytest.mark.parametrize("name", ["", "none/out", "pipe", "x" * 300])
 def test_what_cannot_be_replaced_is_refused(make: Make, origin: Origin, tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="cannot write"):
@@ -210,6 +212,14 @@ def test_a_link_is_written_through(make: Make, origin: Origin, tmp_path: Path) -
     make(path=None).download(origin.url + "a.bin", tmp_path / "link")
     assert (tmp_path / "real" / "file").read_bytes() == BODY
     assert (tmp_path / "link").is_symlink()
+
+
+def test_a_name_that_is_no_text_is_one_all_the_same(manager: DownloadManager, origin: Origin, tmp_path: Path) -> None:
+    origin.put("/a.bin", BODY)
+    for _ in range(2):
+        manager.download(origin.url + "a.bin", os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    assert (tmp_path / os.fsdecode(b"caf\xe9")).read_bytes() == BODY
+    assert len(origin.requests()) == 1
 
 
 def test_a_draft_that_somebody_else_could_have_put_there_is_refused(make: Make, origin: Origin, tmp_path: Path) -> None:
@@ -532,6 +542,30 @@ def test_query_body_and_headers_make_other_files(manager: DownloadManager, origi
     assert manager.fetch(Descriptor(url, query={"x": "1"}, headers=["x-a: 1"])).verdict == "hit"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"post": {"ids": "P" * 300_000}}, {"post": {"ids": "P" * 300_001}}),
+        ({"multipart": {"ids": "P" * 300_000}}, {"multipart": {"ids": "P" * 300_001}}),
+        ({"json": {"id": 1 << 70}}, {"json": {"id": 1 + (1 << 70)}}),
+        (
+            {"json": reduce(lambda inner, _: [inner], range(40), 1)},
+            {"json": reduce(lambda inner, _: [inner], range(40), 2)},
+        ),
+        ({"post": {"a": "x" * 10_000}}, {"post": json.dumps({"a": "x" * 10_000})}),
+        ({"fallback_urls": None}, {"headers": {"X-A": "1"}}),
+    ],
+    ids=["form", "parts", "number", "nested", "text", "none"],
+)
+def test_whatever_can_be_sent_can_be_kept(
+    manager: DownloadManager, origin: Origin, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    origin.put("/a", b"1")
+    items = [manager.fetch(origin.url + "a", **terms).item for terms in (one, other, one)]
+    assert items[0] == items[2] != items[1]
+    assert len(origin.requests()) == 2
+
+
 def test_what_is_recorded_says_how_the_file_came_here(make: Make, origin: Origin) -> None:
     disposition = "attachment; filename*=UTF-8''..%2Fd%C3%A4ta.csv"
     origin.put("/a?x=1", BODY, Serve(fields=(("content-disposition", disposition), ("Set-Cookie", "s=1"))))
@@ -589,10 +623,14 @@ def test_options_come_from_a_mapping_or_a_file_and_arguments_come_first(tmp_path
         ({"config": {"timeout": -1}}, "timeout=-1"),
         ({"refresh": "sometimes"}, "refresh='sometimes' is none of never, check, always"),
         ({"retries": 0}, "retries=0"),
+        ({"max_size": "1M"}, "max_size='1M'"),
+        ({"headers": "X-A: 1"}, "headers='X-A: 1'"),
+        ({"user_agent": "a\nb"}, "User-Agent"),
+        ({"cainfo": "/" + "x" * 300}, "is not a file"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options: dict[str, object], complaint: str) -> None:
-    with pytest.raises((ConfigError, ArgumentError), match=complaint):
+    with pytest.raises(ConfigError, match=complaint):
         DownloadManager(**options)  # type: ignore[arg-type]
 
 
@@ -603,11 +641,13 @@ def test_options_that_cannot_be_used_are_refused(options: dict[str, object], com
         {"retrys": 1},
         {"refresh": "maybe"},
         {"retries": "many"},
+        {"retries": 0},
         {"sha256": "abc"},
         {"max_size": 0},
         {"overwrite": "no"},
         {"fallback_urls": "http://mirror.example/"},
         {"fallback_urls": ["mirror"]},
+        {"fallback_urls": [None]},
         {"progress": "bar"},
         {"query": {"a": object()}},
     ],
@@ -708,6 +748,20 @@ def test_what_was_at_a_path_is_what_there_is_while_no_server_can_be_asked(
     assert target.read_bytes() == BODY
     with pytest.raises(DownloadError):
         manager.fetch(origin.url + "a.bin", target, refresh="always")
+    with pytest.raises(DownloadError):
+        manager.fetch(origin.url + "a.bin", target, refresh="check", sha256=hashlib.sha256(BODY[1:]).hexdigest())
+
+
+def test_what_is_at_a_path_is_not_confirmed_if_another_file_is_wanted(
+    manager: DownloadManager, origin: Origin, tmp_path: Path
+) -> None:
+    origin.put("/a.bin", BODY)
+    target, digest = tmp_path / "out", hashlib.sha256(BODY).hexdigest()
+    manager.fetch(origin.url + "a.bin", target)
+    assert manager.fetch(origin.url + "a.bin", target, refresh="check", sha256=digest).verdict == "confirmed"
+    with pytest.raises(DownloadError, match="another digest"):
+        manager.fetch(origin.url + "a.bin", target, refresh="check", sha256="0" * 64, retries=1)
+    assert target.read_bytes() == BODY
 
 
 def test_one_url_that_may_be_there_later_is_enough_to_try_again(make: Make, origin: Origin, another: Origin) -> None:

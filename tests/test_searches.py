@@ -240,6 +240,25 @@ def test_many_numbers_can_be_searched_for_at_once(cache: Cache) -> None:
     assert cache.search(ids=range(200_000)) == [item]
 
 
+def test_many_values_can_be_searched_for_at_once(cache: Cache) -> None:
+    odd = ["ä\0b", "\U0001f600", 0.1, b"\0", True, None, datetime(2026, 1, 1, tzinfo=UTC)]
+    items = [cache.create(f"{number}", attrs={"outer": {"a": one}}) for number, one in enumerate([7, "x7", *odd])]
+    several = [*range(8, 50_000), *(f"x{number}" for number in range(8, 50_000))]
+    for name in ("a", "outer.a"):
+        assert cache.search(attrs={name: [*several, 7, "x7", *odd]}) == items
+        assert cache.search(attrs={name: several}) == []
+        assert cache.search(attrs={f"{name}!=": [*several, 7, *odd]}) == [items[1]]
+    assert cache.search(attrs={"__or": [{"a": ("<", number), "outer.a>": 0} for number in range(-1500, 9)]}) == [
+        items[0],
+        items[4],
+    ]
+
+
+def test_the_latest_of_each_come_in_the_order_in_which_they_were_made(cache: Cache) -> None:
+    items = [cache.create(uri) for uri in "abba"]
+    assert cache.search(version=-1) == items[2:]
+
+
 def test_a_search_changes_nothing_and_leaves_what_it_was_given(cache: Cache) -> None:
     cache.create("x", attrs={"a": 1})
     before = Path(cache.path + "-wal").read_bytes()

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -114,6 +114,48 @@ def test_a_dropped_item_frees_its_lease_for_other_processes(cache: Cache) -> Non
     other = run(code, cache.dir, URI)
     del item
     assert other.communicate(timeout=60)[0].strip() == f"CacheItem[{URI} V:1 WRITE]"
+
+
+def is_busy(cache: Cache, uri: str = URI) -> bool:
+    """Whether another user of the cache finds it being written."""
+    with Cache(cache.dir) as other:
+        try:
+            other.best_or_new(uri, timeout=0)
+        except ItemBusy:
+            return True
+    return False
+
+
+def test_the_end_of_an_item_that_failed_leaves_the_next_attempt_to_its_writer(cache: Cache) -> None:
+    item = cache.best_or_new(URI)
+    item.failed()
+    item = cache.best_or_new(URI)  # the object of the first attempt ends here
+    gc.collect()
+    assert is_busy(cache)
+    fill(item)
+
+
+def test_the_end_of_a_writer_that_failed_leaves_the_next_attempt_to_its_own(cache: Cache) -> None:
+    for number in range(2):
+        with suppress(ValueError), cache.writing(URI) as file:
+            gc.collect()
+            file.write(b"bytes")
+            if number == 0:
+                raise ValueError
+            assert is_busy(cache)
+    best = cache.best(URI)
+    assert best is not None
+    assert Path(best.path).read_bytes() == b"bytes"
+
+
+def test_who_finds_an_item_that_somebody_writes_does_not_hold_it(cache: Cache) -> None:
+    item = cache.create(URI, status=Status.WRITE)
+    assert cache.best_or_new(URI, status=("ready", "write")) == item
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cache.best_or_new, URI, status=("ready", "write")).result(30) == item
+    gc.collect()
+    assert is_busy(cache)
+    fill(item)
 
 
 def test_a_forked_child_can_write_what_its_parent_began(cache: Cache) -> None:

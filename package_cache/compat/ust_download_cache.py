@@ -94,7 +94,7 @@ class USTDownloadCache:
     def __init__(self, logger: Logger, cache_dir: str | os.PathLike[str] | None = None) -> None:
         self.logger = logger
         self.cache_dir: str | os.PathLike[str] = cache_dir if cache_dir is not None else _default()
-        if Path(self.cache_dir).exists() and not Path(self.cache_dir).is_dir():
+        if os.path.exists(self.cache_dir) and not os.path.isdir(self.cache_dir):  # noqa: PTH110, PTH112 - nor raises
             raise FileExistsError(f"{self.cache_dir} is not a directory")
         try:
             self._manager = DownloadManager(path=self.cache_dir, progress=False)

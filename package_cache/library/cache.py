@@ -152,7 +152,7 @@ class Cache:
         The uri is the file's name if none is given. The status stays WRITE until `ready()`, unless another one is given.
         """
         source = Path(path)
-        if not source.is_file():
+        if not os.path.isfile(source):  # noqa: PTH113 - nor what it cannot look at
             raise ArgumentError(f"path: {source} is not a file")
         wanted = status_of(status)
         item = self.create(uri or source.name, params, attrs, Status.WRITE, ext, label, filename or source.name)

@@ -107,7 +107,7 @@ class Core:
         """Give an item, which is being written, a file's bytes. Raises StoreError."""
         path = self.files.path(item)
         with translated(f"move {source} into the cache"):
-            if not copy:
+            if not copy and not source.is_symlink():
                 with suppress(OSError):  # on another file system it is copied
                     source.rename(path)
                     return

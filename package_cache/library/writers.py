@@ -4,13 +4,23 @@ import threading
 from collections import deque
 from pathlib import Path
 from typing import Generic, TypeVar
-from weakref import WeakValueDictionary, finalize
+from weakref import finalize, ref
 
 from package_cache.errors import StoreError
 from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.locks import NameLocks
 
 _T = TypeVar("_T")
+
+
+class _Lease(Generic[_T]):
+    """The right to write an item, from one taking to the next giving back."""
+
+    __slots__ = ("holder", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+        self.holder: ref[_T] | None = None
 
 
 class Writers(Generic[_T]):
@@ -23,9 +33,8 @@ class Writers(Generic[_T]):
     def __init__(self, path: Path) -> None:
         self._locks = NameLocks(path)
         self._guard = threading.Lock()
-        self._given_up: deque[str] = deque()
-        self._threads: dict[str, threading.Thread] = {}
-        self._holders: WeakValueDictionary[str, _T] = WeakValueDictionary()
+        self._given_up: deque[tuple[str, _Lease[_T] | None]] = deque()
+        self._leases: dict[str, _Lease[_T]] = {}
         forget_in_children(self)
 
     def take(self, name: str) -> bool:
@@ -35,21 +44,27 @@ class Writers(Generic[_T]):
             with self._guard:
                 taken = self._locks.take(_lock_of(name))
                 if taken:
-                    self._threads[name] = threading.current_thread()
+                    self._leases[name] = _Lease()
         except OSError as error:
             raise StoreError(f"cannot lock an item: {error.strerror}") from error
         self._collect()
         return taken
 
     def hold(self, name: str, holder: _T) -> None:
-        """A lease that was taken lasts as long as its holder."""
-        self._holders[name] = holder
-        # At the end of the process the kernel frees it.
-        finalize(holder, self.give_back, name).atexit = False
+        """A lease that this thread has just taken lasts as long as its holder; anybody else's is left alone."""
+        lease = self._leases.get(name)
+        if lease is None or lease.holder is not None or lease.thread is not threading.current_thread():
+            return
+        lease.holder = ref(holder)
+        # The name may be taken again before the holder is collected. At the end of the process the kernel frees it.
+        finalize(holder, self._give_back, name, lease).atexit = False
 
     def mine(self, name: str) -> _T | None:
         """The holder of a lease that the thread that calls has taken."""
-        return self._holders.get(name) if self._threads.get(name) is threading.current_thread() else None
+        lease = self._leases.get(name)
+        if lease is None or lease.holder is None or lease.thread is not threading.current_thread():
+            return None
+        return lease.holder()
 
     def is_written(self, name: str) -> bool:
         """Whether anybody has the lease."""
@@ -60,14 +75,18 @@ class Writers(Generic[_T]):
 
     def give_back(self, name: str) -> None:
         """Give a lease back; nothing if it was."""
-        self._given_up.append(name)
+        self._give_back(name, self._leases.get(name))
+
+    def _give_back(self, name: str, lease: _Lease[_T] | None) -> None:
+        self._given_up.append((name, lease))
         self._collect()
 
     def _collect(self) -> None:
         while self._given_up and self._guard.acquire(blocking=False):
             try:
-                name = self._given_up.popleft()
-                if self._threads.pop(name, None) is not None:
+                name, lease = self._given_up.popleft()
+                if lease is not None and self._leases.get(name) is lease:
+                    del self._leases[name]
                     self._locks.free(_lock_of(name))
             except IndexError:
                 pass
@@ -76,14 +95,14 @@ class Writers(Generic[_T]):
 
     def close(self) -> None:
         """Give all back."""
-        for name in list(self._threads):
+        for name in list(self._leases):
             self.give_back(name)
 
     def forget(self) -> None:
         """In a forked child: all leases are the parent's."""
         self._guard = threading.Lock()
         self._given_up.clear()
-        self._threads.clear()
+        self._leases.clear()
 
 
 def _lock_of(name: str) -> str:

@@ -37,6 +37,8 @@ class Writing(Generic[_W]):
             raise ArgumentError(f"mode: {mode!r} does not write an item from its beginning; 'wb' and 'w' do")
         if mode == "wb" and encoding is not None:
             raise ArgumentError(f"encoding: {encoding!r} is for text; write mode='w'")
+        if encoding is not None and not _is_text_encoding(encoding):
+            raise ArgumentError(f"encoding: there is no text encoding {encoding!r}; write 'utf-8'")
         self._core = core
         self._new = new
         self._binary = mode == "wb"
@@ -75,3 +77,11 @@ class Writing(Generic[_W]):
         if row.status == Status.WRITE:
             self._core.files.remove(row)
             item.failed()
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+    except LookupError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Descriptions of requests, with the keys that dlmachine added to what was given."""
 
+import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from package_cache.compat.dlmachine._constants import PARAMS
@@ -34,7 +34,7 @@ class Descriptor(descriptors.Descriptor):
         address = given.pop("url", None) if url is None else url
         if address is None:
             raise DescriptorError("Missing URL: Descriptor('http://...'), or Descriptor.from_file(path)")
-        if isinstance(address, str) and "://" not in address and Path(address).is_file():
+        if isinstance(address, str) and "://" not in address and os.path.isfile(address):  # noqa: PTH113 - see below
             gone(f"Descriptor({address!r}) with the name of a file", f"Descriptor.from_file({address!r}) reads one")
         super().__init__(address, **_accepted(given))
 
@@ -138,7 +138,7 @@ def _parts(multipart: Mapping[str, Any]) -> dict[str, Any]:
     if multipart.keys() == {"data", "files"} and all(isinstance(one, Mapping) for one in multipart.values()):
         return {**multipart["data"], **{name: File(path) for name, path in multipart["files"].items()}}
     for name, value in multipart.items():
-        if isinstance(value, str) and Path(value[:4096].split("\0")[0]).is_file():
+        if isinstance(value, str) and os.path.isfile(value):  # noqa: PTH113 - any text: Path refuses a long one
             raise Gone(
                 f"multipart[{name!r}]={value!r} is the name of a file, and dlmachine would have sent what is in it:"
                 f" write package_cache.File({value!r}) to send that; package_cache.Descriptor sends the text itself"

@@ -71,6 +71,8 @@ class DownloadManager(downloads.DownloadManager):
                 raise ArgumentError(f"{next(iter(asked))} is given beside a Descriptor: say it in that")
         else:
             url = Descriptor(url, **_with(self.options, asked))
+        if terms.get("retries") == 0:
+            terms["retries"] = 1
         terms.setdefault("overwrite", force_download or check_freshness)
         if force_download or check_freshness:
             terms["refresh"] = "always" if force_download else "check"

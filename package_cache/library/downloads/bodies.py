@@ -48,14 +48,23 @@ def pairs_of(values: object, what: str) -> Pairs:
             raise DescriptorError(f"{what} holds {pair!r}, which is not a pair of name and value")
         name, value = pair
         several = value if isinstance(value, list | tuple) else [value]
-        found += [(str(name), _text(one, f"{what}[{name!r}]")) for one in several if one is not None]
+        found += [(_text(str(name), what), _text(one, f"{what}[{name!r}]")) for one in several if one is not None]
     return tuple(found)
 
 
 def _text(value: object, what: str) -> str:
     if isinstance(value, str | int | float):
-        return str(value)
+        return unicode_text(str(value), what)
     raise DescriptorError(f"{what} is {value!r}: it can be a text, a number, or a list of them")
+
+
+def unicode_text(value: str, what: str) -> str:
+    """A text that can be sent. Raises DescriptorError."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DescriptorError(f"{what} is {value[:100]!r}: that is not valid text (a lone surrogate)") from None
+    return value
 
 
 def parts_of(values: object) -> tuple[tuple[str, Part], ...]:
@@ -69,7 +78,9 @@ def parts_of(values: object) -> tuple[tuple[str, Part], ...]:
             raise DescriptorError(f"multipart[{name!r}] is a path: File({str(value)!r}) sends the file of that name")
         if isinstance(value, Mapping) and "file" in value:
             value = _file_of(value)  # noqa: PLW2901
-        found.append((str(name), value if isinstance(value, File) else _text(value, f"multipart[{name!r}]")))
+        found.append(
+            (_text(str(name), "multipart"), value if isinstance(value, File) else _text(value, f"multipart[{name!r}]"))
+        )
     return tuple(found)
 
 
@@ -94,7 +105,9 @@ def json_body(value: object) -> Body:
 def json_text(value: object) -> str:
     """The JSON of a value. Raises DescriptorError for what JSON cannot say."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return unicode_text(json.dumps(value, ensure_ascii=False, allow_nan=False), "json")
+    except DescriptorError:
+        raise
     except (TypeError, ValueError) as error:
         raise DescriptorError(f"json={value!r} cannot be sent as JSON: {error}") from None
 
@@ -107,7 +120,7 @@ def multipart_body(parts: Iterable[tuple[str, Part]]) -> Body:
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="{_escaped(name)}"'
         if isinstance(value, File):
             head += f'; filename="{_escaped(value.said_name)}"\r\nContent-Type: {value.content_type}'
-        pieces.append(f"{head}\r\n\r\n".encode())
+        pieces.append(f"{head}\r\n\r\n".encode("utf-8", "surrogateescape"))  # the name of a file may be no text
         pieces.append(Path(value.path) if isinstance(value, File) else value.encode())
         pieces.append(b"\r\n")
     pieces.append(f"--{boundary}--\r\n".encode())

@@ -2,11 +2,13 @@
 
 import hashlib
 import json as jsons
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from package_cache.errors import DescriptorError
+from package_cache.errors import ArgumentError, DescriptorError
 from package_cache.library.downloads.bodies import (
     File,
     Pairs,
@@ -17,10 +19,12 @@ from package_cache.library.downloads.bodies import (
     multipart_body,
     pairs_of,
     parts_of,
+    unicode_text,
 )
 from package_cache.library.downloads.files import load_table
 from package_cache.library.downloads.headers import headers_of, is_secret
 from package_cache.model import Fields
+from package_cache.rules.library.attributes import dump
 from package_cache.rules.library.urls import canonical, clean, split_query, with_query
 from package_cache.upstream.asking import Call
 from package_cache.upstream.calls import Body, Reach
@@ -123,7 +127,8 @@ class Descriptor(Mapping[str, object]):
             found["query"] = canonical(self.query)
         match self._given.get("post"):
             case tuple() as pairs:
-                found["post"] = canonical(pairs)
+                form_of = canonical(pairs)
+                found["post"] = _brief(form_of, f"form {json_text(form_of)}")
             case bytes() as data:
                 found["post"] = {"sha256": hashlib.sha256(data).hexdigest()}
             case str() as text:
@@ -133,7 +138,8 @@ class Descriptor(Mapping[str, object]):
         if "json" in self._given:
             found["json"] = _brief(self._given["json"], json_text(self._given["json"]))
         if "multipart" in self._given:
-            found["multipart"] = [[name, _identity_of(part)] for name, part in self._parts]
+            parts = [[name, _identity_of(part)] for name, part in self._parts]
+            found["multipart"] = _brief(parts, json_text(parts))
         if self.headers:
             found["headers"] = {name.lower(): self._told(name, value) for name, value in sorted(self.headers)}
         return found
@@ -147,7 +153,7 @@ class Descriptor(Mapping[str, object]):
     def record(self) -> dict[str, object]:
         """What was given, as JSON values and without credentials: `from_mapping` makes of it the same request.
 
-        Of a body that is long, or of bytes that are no text, only the SHA-256 is in it.
+        Of a body that is long or cannot be stored, or of bytes that are no text, only the SHA-256 is in it.
         """
         found = dict(self._given)
         if self.headers:
@@ -205,7 +211,7 @@ class Descriptor(Mapping[str, object]):
         if isinstance(connect, float):
             limits = replace(limits, connect=connect)
         cafile = self._given.get("cainfo")
-        if cafile is not None and not Path(str(cafile)).is_file():
+        if cafile is not None and not os.path.isfile(str(cafile)):  # noqa: PTH113 - where it cannot be looked at, too
             raise DescriptorError(f"cainfo={cafile!r} is not a file")
         return Reach(
             limits,
@@ -236,8 +242,12 @@ KEYS = ("url", "query", "post", "json", "multipart", "headers", "timeout", "conn
 
 
 def _brief(value: object, text: str) -> object:
-    """The value itself, unless its text is too long to be stored: then by its SHA-256."""
-    return value if len(text) <= _LONGEST else {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
+    """The value itself, unless it cannot be stored, or its text is too long for that: then the SHA-256 of its text."""
+    if len(text) <= _LONGEST:
+        with suppress(ArgumentError):  # JSON knows larger numbers, and is nested deeper
+            dump({"dl_params": {"json": value}}, "json")
+            return value
+    return {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest()}
 
 
 def _address(url: object) -> tuple[str, tuple[str, str] | None]:
@@ -280,7 +290,9 @@ def _body_of(post: object, json: object, multipart: object, query: object) -> di
 def _posted(value: object) -> Pairs | bytes | str:
     if value is None:
         return ()
-    return value if isinstance(value, bytes | str) else pairs_of(value, "post")
+    if isinstance(value, str):
+        return unicode_text(value, "post")
+    return value if isinstance(value, bytes) else pairs_of(value, "post")
 
 
 def _identity_of(part: Part) -> object:

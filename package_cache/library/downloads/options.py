@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from package_cache.config import Timeouts
-from package_cache.errors import ArgumentError, ConfigError, DescriptorError
+from package_cache.errors import ArgumentError, ConfigError
 from package_cache.library.downloads.descriptors import Descriptor, seconds_of
 from package_cache.library.downloads.files import load_table
+from package_cache.library.downloads.headers import headers_of
 from package_cache.library.downloads.progress import Wish
 from package_cache.upstream.backends import check_backend
 from package_cache.upstream.calls import Reach
@@ -110,7 +111,11 @@ def options_of(config: Mapping[str, object] | str | os.PathLike[str] | None, giv
         options.reach  # noqa: B018 - looked at
         refresh_of(options.refresh)
         whole_number("retries", options.retries)
-    except DescriptorError as error:
+        if options.max_size is not None:
+            whole_number("max_size", options.max_size)
+        headers_of(options.headers)
+        headers_of({"User-Agent": options.user_agent or ""})
+    except ArgumentError as error:
         raise ConfigError([str(error)]) from None
     return options
 
@@ -190,12 +195,12 @@ def order_of(url: str | Descriptor, terms: Mapping[str, Any], options: Options) 
     for name in terms:
         refuse_unknown(name, OF_TERMS, "argument")
     asked = {name: value for name, value in terms.items() if name in Asked.__annotations__ and value is not None}
-    fallback = terms.get("fallback_urls", ())
+    fallback = terms.get("fallback_urls") or ()
     if isinstance(fallback, str):
         raise ArgumentError(f"fallback_urls is a list of URLs: write [{fallback!r}]")
     descriptor = _described(url, asked, options)
     query = descriptor.url[len(descriptor.baseurl) :]
-    mirrors = tuple(Descriptor(one if "?" in one else one + query) for one in fallback)
+    mirrors = tuple(Descriptor(one + query if isinstance(one, str) and "?" not in one else one) for one in fallback)
     most = terms.get("max_size", options.max_size)
     overwrite = terms.get("overwrite", True)
     if not isinstance(overwrite, bool):
@@ -204,7 +209,7 @@ def order_of(url: str | Descriptor, terms: Mapping[str, Any], options: Options) 
         descriptor,
         mirrors,
         refresh_of(terms.get("refresh") or options.refresh),
-        whole_number("retries", terms.get("retries") or options.retries),
+        whole_number("retries", options.retries if terms.get("retries") is None else terms["retries"]),
         digest_of(terms.get("sha256")),
         None if most is None else whole_number("max_size", most),
         terms.get("newer_than"),

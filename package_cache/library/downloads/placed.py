@@ -86,12 +86,12 @@ class PlacedDownloads:
         progress: Progress,
     ) -> Placed:
         attrs = load(record.details.attrs) if record is not None else {}
-        held = _head_of(attrs) if order.refresh == "check" else None
+        held = _head_of(attrs) if order.refresh == "check" and _is_it(attrs, order) else None
         started, path = now() / 1e6, str(target)
         try:
             got = into_file(offer, draft, held, order.retries, progress)
         except DownloadError as error:
-            if record is None or order.refresh != "check" or not error.retryable:
+            if record is None or order.refresh != "check" or not error.retryable or not _is_it(attrs, order):
                 raise
             return Placed("stale", str(error), path, attrs)
         if got is None:
@@ -103,7 +103,7 @@ class PlacedDownloads:
     @staticmethod
     def _item_of(order: Order, target: Path) -> New:
         descriptor = order.descriptor
-        params = {"dl_params": descriptor.identity(), "dest": str(target)}
+        params = {"dl_params": descriptor.identity(), "dest": os.fsencode(target).decode("utf-8", "backslashreplace")}
         return new_item(descriptor.baseurl, params, None, Status.READY, order.ext, order.label, order.filename)
 
     def _record(self, placed: New) -> ItemRow | None:
@@ -112,7 +112,7 @@ class PlacedDownloads:
         return self._core.items.best(criteria(key=placed.key, status=Status.READY))
 
     def _is_wanted(self, record: ItemRow, order: Order) -> bool:
-        if order.sha256 not in (None, load(record.details.attrs).get("sha256")):
+        if not _is_it(load(record.details.attrs), order):
             return False
         assert self._core is not None
         dated = criteria(ids=record.id, newer_than=order.newer_than, older_than=order.older_than)
@@ -149,6 +149,11 @@ class PlacedDownloads:
             finally:
                 draft.drop()
         return Placed("hit", "it is in the cache, and was copied from there", str(target), load(row.details.attrs))
+
+
+def _is_it(attrs: dict[str, object], order: Order) -> bool:
+    """Whether what is recorded is of the bytes that were ordered."""
+    return order.sha256 in (None, attrs.get("sha256"))
 
 
 def _is_at(target: Path, attrs: dict[str, object]) -> bool:

@@ -162,13 +162,15 @@ class Items:
             if status == Status.TRASH:
                 connection.execute(
                     "UPDATE item SET before = (SELECT status FROM entry WHERE id = item.entry)"
-                    f" WHERE entry {_AMONG} AND (SELECT status FROM entry WHERE id = item.entry) >= 0",
+                    f" WHERE entry {_AMONG} AND (SELECT status FROM entry WHERE id = item.entry) <> -1",
                     (_numbers(items),),
                 )
-            return connection.execute(
+            connection.execute(
                 f"UPDATE entry SET status = ?, used = ? WHERE id {_AMONG} AND status <> ?",
                 (status, time.time(), _numbers(items), status),
-            ).rowcount
+            )
+            there = connection.execute(f"SELECT count(*) FROM entry WHERE id {_AMONG}", (_numbers(items),))
+            return int(there.fetchone()[0])
 
     @mended
     def restore(self, items: Sequence[ItemRow]) -> list[ItemRow]:
@@ -179,7 +181,7 @@ class Items:
                 f" WHERE id {_AMONG} AND status = -1 RETURNING id",
                 (time.time(), _numbers(items)),
             ).fetchall()
-            return _find(connection, Criteria(ids=frozenset(row[0] for row in moved)))
+            return _find(connection, Criteria(ids=frozenset(row[0] for row in moved), include_removed=True))
 
     @mended
     def rewrite(self, items: Sequence[ItemRow], change: Callable[[Details], Details]) -> int:
@@ -261,7 +263,7 @@ def _find(connection: Connection, wanted: Criteria) -> list[ItemRow]:
     rows = connection.execute(f"{ROWS} WHERE {clause.text}{_order(wanted)}", clause.parameters)
     found = [item_of(row) for row in rows]
     if wanted.latest:
-        found = list({item.key: item for item in found}.values())
+        found = sorted({item.key: item for item in found}.values(), key=lambda item: item.id)
     return found
 
 

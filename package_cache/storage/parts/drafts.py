@@ -30,8 +30,9 @@ class Draft:
     """
 
     def __init__(self, target: Path, tag: str) -> None:
-        self.target = _place_of(target)
-        stem = self.target.name.encode()[:_LONGEST].decode("utf-8", "ignore")
+        with translated(f"write {target}"):
+            self.target = _place_of(target)
+        stem = os.fsencode(self.target.name)[:_LONGEST].decode("utf-8", "ignore")
         self._notes = self.target.with_name(f".{stem}.{tag}.head")
         self._bytes = self.target.with_name(f".{stem}.{tag}.part")
         with translated(f"write beside {self.target}"):
