@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -155,6 +156,50 @@ def test_who_reads_only_the_beginning_of_a_list_is_no_error(proxy: Proxy) -> Non
     assert (result.stdout, result.stderr) == ("0\n", "")
 
 
+@pytest.mark.parametrize("words", ["ls", "ls --json", "show /3.tar", "cat /3.tar", "fsck", "gc", "config init -"])
+def test_a_closed_output_is_told_and_one_for_errors_is_not_needed(proxy: Proxy, words: str) -> None:
+    command = f"'{sys.executable}' -m package_cache {words} --cache '{proxy.cache}'"
+    closed = subprocess.run(["bash", "-c", f"{command} >&-"], capture_output=True, timeout=60, check=False)
+    line = b"package-cache: cannot write the output: Bad file descriptor\n"
+    assert (closed.returncode, closed.stderr) == (1, line)
+    mute = subprocess.run(["bash", "-c", f"{command} 2>&-"], stdout=subprocess.PIPE, timeout=60, check=False)
+    assert mute.returncode == 0
+    assert mute.stdout
+
+
+def test_a_closed_input_is_told(tmp_path: Path) -> None:
+    words = f"warm - --source http://mirror.example/ --cache '{tmp_path}'"
+    command = ["bash", "-c", f"'{sys.executable}' -m package_cache {words} <&-"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert failed(2, result) == "- cannot be read: Bad file descriptor"
+
+
+@pytest.mark.parametrize(("words", "code"), [(("ls",), 130), (("config", "check"), 130), (("--port", "0"), 0)])
+def test_who_interrupts_a_command_that_still_reads_its_settings_sees_no_traceback(
+    tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
+    slow = tmp_path / "config.toml"
+    os.mkfifo(slow)
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "package_cache", *words, "--config", str(slow)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=surroundings(),
+        ) as process,
+        slow.open("w", encoding="utf-8"),
+    ):  # as soon as it is open there, too
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (code, "package-cache: interrupted\n" if code else "")
+
+
+@pytest.mark.parametrize("words", [("ls", "\udcff"), ("show", "\udcff"), ("rm", "\udcff"), ("export", "out", "\udcff")])
+def test_what_is_no_text_is_told_so(proxy: Proxy, tmp_path: Path, words: tuple[str, ...]) -> None:
+    words = tuple(str(tmp_path / word) if word == "out" else word for word in words)
+    assert "'\\udcff' is no text: it has bytes that are not UTF-8" in failed(2, run(proxy.cache, *words))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files in a cache of another user")
 def test_what_root_does_leaves_no_file_that_the_server_cannot_use(proxy: Proxy) -> None:
     proxy.stop()
@@ -183,7 +228,7 @@ def test_ls_lists_names_sizes_and_last_uses(proxy: Proxy) -> None:
     ]
     assert [entry["size"] for entry in entries(proxy)] == [1000, 2000, 3000]
     assert [line.split()[-1] for line in done(proxy.cache, "ls", "/[23].*").splitlines()] == ["/2.tar", "/3.tar"]
-    assert run(proxy.cache, "ls", "/none*").returncode == 1
+    assert failed(1, run(proxy.cache, "ls", "/none*")) == "there is nothing to list"
 
 
 def entries(proxy: Proxy) -> list[dict[str, object]]:

@@ -403,7 +403,8 @@ def test_ls_lists_what_meets_all_that_is_asked(stock: Path, words: tuple[str, ..
     result = run(stock, "ls", "--json", *words)
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert {f"{one['uri']} {one['version']}" for one in found} == expected
-    assert (result.returncode, result.stderr) == (0 if expected else 1, b"")
+    line = b"" if expected else b"package-cache: there is nothing to list\n"
+    assert (result.returncode, result.stderr) == (0 if expected else 1, line)
 
 
 def test_ls_says_in_a_line_what_is_no_condition(stock: Path) -> None:
@@ -603,3 +604,27 @@ def test_what_fails_is_never_a_later_hit(origin: Origin, cache: Path) -> None:
     assert poured(cache, "get", origin.url + "a", "-o", "-") == BODY
     with Cache(cache) as items:
         assert [item.rstatus for item in items.search()] == [Status.READY]
+
+
+def test_what_the_encoding_of_the_output_has_no_character_for_is_escaped(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    done(cache, "add", __file__, "--uri", "my/\u6f22 \xfc")
+    for encoding, name in (("ascii", "my/\\u6f22 \\xfc"), ("latin-1", "my/\\u6f22 \xfc"), ("utf-8", "my/\u6f22 \xfc")):
+        result = subprocess.run(
+            command(cache, "ls"), capture_output=True, timeout=60, check=True, env=surroundings(PYTHONIOENCODING=encoding)
+        )
+        assert result.stdout.decode(encoding).rstrip("\n").endswith(f"  {name}")
+
+
+@pytest.mark.parametrize("name", ["n\xa0b", "n\udcffb", "n\nb"])
+def test_a_program_is_given_the_path_as_it_is_whatever_is_in_it(tmp_path: Path, name: str) -> None:
+    words = command(tmp_path / name, "add", __file__, "--uri", "my")
+    result = subprocess.run(words, capture_output=True, timeout=60, check=True, env=surroundings())
+    assert Path(os.fsdecode(result.stdout[:-1])).read_bytes() == Path(__file__).read_bytes()
+    assert result.stdout.endswith(b"\n")
+
+
+def test_what_an_error_quotes_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    result = run(tmp_path, "add", "no\x1b[31mfile\nat all", "--uri", "my")
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr == rb"package-cache: path: no\x1b[31mfile\nat all is not a file" + b"\n"

@@ -5,6 +5,7 @@ import logging.handlers
 import sys
 from pathlib import Path
 
+from package_cache.cli import output
 from package_cache.config import Config
 from package_cache.errors import PackageCacheError
 
@@ -19,10 +20,7 @@ class _Formatter(logging.Formatter):
     """Escapes what could pass for another line or steer a terminal, whoever put it into a message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
-        text = super().formatMessage(record)
-        if text.isprintable():
-            return text
-        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+        return output.shown(super().formatMessage(record))
 
 
 class _SystemLog(logging.handlers.SysLogHandler):

@@ -23,6 +23,7 @@ class _Terminated(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code. Where that is a server which came to its end, the process ends with it."""
+    _have_standard_streams()
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         return commands.run(words)
@@ -31,12 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _configuration(*arguments.read(words, commands.summaries()))
 
     try:
-        config = read()
-    except ConfigError as error:
-        return commands.fail(WRONG_OPTIONS, *error.problems)
-    try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
+        config = read()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings were read a moment ago
         logs.configure(config)
         totals = compose.prepare(config)
@@ -44,10 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         from package_cache.cli.serving import serve  # noqa: PLC0415 - the other commands start without a server
 
         _leave(serve(config, read))
+    except ConfigError as error:
+        return commands.fail(WRONG_OPTIONS, *error.problems)
     except PackageCacheError as error:
         return commands.fail(FAILED, str(error))
     except _Terminated:
         return 0
+
+
+def _have_standard_streams() -> None:
+    """Where one of the three was closed, put something in its place: a file of the cache would be opened as that one.
+
+    It can be neither read nor written, as the one that is closed, but for errors, which are told to nobody then.
+    """
+    for number, flag in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flag)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - a number, for as long as the process lives
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:

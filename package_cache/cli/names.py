@@ -33,6 +33,15 @@ def pattern_of(text: str) -> str | None:
     return text if _PATTERN.search(text) else None
 
 
+def sound(what: str, text: str) -> str:
+    """An argument, which is text. Raises ArgumentError if it has bytes that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(f"{what}: {text!r} is no text: it has bytes that are not UTF-8") from None
+    return text
+
+
 def add_name(it: ArgumentParser, *, optional: bool = False) -> None:
     """Add NAME, --accept and --kind."""
     it.add_argument(
@@ -86,7 +95,7 @@ class Name:
 
 def name_of(given: Namespace, config: Config) -> Name:
     """What NAME, --accept and --kind name. Raises ArgumentError."""
-    text: str = given.name
+    text = sound("NAME", given.name)
     if not text:
         raise ArgumentError("NAME is empty; ls lists the names")
     if given.kind == ITEM:

@@ -1,6 +1,7 @@
 """What commands print: columns for people, JSON for scripts. Nothing that a client or a source said steers the terminal."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,26 @@ def pour(pieces: Iterable[bytes]) -> None:
     sys.stdout.buffer.flush()
 
 
+def shown(text: str) -> str:
+    """A text with everything escaped that a terminal would not show as a character."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
 def line(text: str = "") -> None:
-    """Print a line, with everything escaped that a terminal would not show as a character."""
-    if not text.isprintable():
-        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
-    print(text)  # noqa: T201 - what was asked for
+    """Print a line, with everything escaped that a terminal, or its encoding, has no character for."""
+    text = shown(text)
+    encoding = sys.stdout.encoding
+    print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201 - what was asked for
+
+
+def path(name: str) -> None:
+    """Print the path of a file: for a program as it is, since that is to find the file there."""
+    if sys.stdout.isatty():
+        line(name)
+    else:
+        pour([os.fsencode(name), b"\n"])
 
 
 def document(value: object) -> None:

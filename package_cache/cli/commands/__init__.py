@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 from package_cache import compose
-from package_cache.cli import arguments, logs, owners
+from package_cache.cli import arguments, logs, output, owners
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config
 from package_cache.config.files import configured
@@ -71,12 +71,14 @@ def run(words: Sequence[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"the nearest is {near[0]!r}" if near else f"known are {', '.join(COMMANDS)}"
         return fail(WRONG_OPTIONS, f"{name!r} is not a command; {hint}. Without one, package-cache serves")
-    command = load(name)
     try:
+        command = load(name)
         namespace, config = _read(command, parser(name, command), rest)
+        return _perform(command, namespace, config)
     except ConfigError as error:
         return fail(WRONG_OPTIONS, *error.problems)
-    return _perform(command, namespace, config)
+    except KeyboardInterrupt:
+        return fail(INTERRUPTED, "interrupted")
 
 
 def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:
@@ -93,8 +95,6 @@ def _perform(command: Command, namespace: argparse.Namespace, config: Config) ->
         if isinstance(error, BrokenPipeError):  # whoever reads has seen enough
             return DONE
         return fail(FAILED, f"cannot write the output: {error.strerror or error}")
-    except KeyboardInterrupt:
-        return fail(INTERRUPTED, "interrupted")
     return code
 
 
@@ -135,5 +135,5 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
 def fail(code: int, *lines: str) -> int:
     """Say what is wrong; the exit code."""
     for line in lines:
-        print(f"package-cache: {line}", file=sys.stderr)  # noqa: T201 - the person at the keyboard
+        print(f"package-cache: {output.shown(line)}", file=sys.stderr)  # noqa: T201 - the person at the keyboard
     return code

@@ -27,7 +27,7 @@ def _run(given: Namespace, config: Config) -> int:
     params, attrs = assignments("--param", given.param or ()), assignments("--attr", given.attr or ())
     with Cache(compose.cache_directory(config)) as cache:
         item = cache.move_in(given.file, given.uri, params, attrs, Status.READY, given.ext, given.label)
-        output.line(item.path)
+        output.path(item.path)
     return DONE
 
 

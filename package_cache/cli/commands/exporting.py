@@ -6,6 +6,7 @@ from pathlib import Path
 from package_cache import compose
 from package_cache.cli import output
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
+from package_cache.cli.names import sound
 from package_cache.cli.status import StatusLine
 from package_cache.config import Config
 from package_cache.library.exporting.exporter import Exporter, Tally, Terms
@@ -49,7 +50,7 @@ def _run(given: Namespace, config: Config) -> int:
     prefix = prefix_of(routes, directory, given.prefix)
     ways = tuple(Way) if given.way is None else (given.way,)
     terms = Terms(prefix, _LAYOUTS.get(given.layout), ways)
-    glob = given.glob + "*" if given.glob and given.glob.endswith("/") else given.glob
+    glob = given.glob and sound("GLOB", f"{given.glob}*" if given.glob.endswith("/") else given.glob)
     with compose.opened(config) as stores, Place(directory, stores.root) as place:
         exporter = Exporter(stores, routes, place, terms)
         status = _status_line(exporter.tally)

@@ -63,7 +63,7 @@ def _run(given: Namespace, config: Config) -> int:
         logger.info("%s %s: %s", descriptor.url, result.verdict, result.reason)
         assert result.path is not None  # there is a cache
         if given.output is None:
-            output.line(result.path)
+            output.path(result.path)
         elif given.output == "-":
             _pour(result.path)
     return DONE

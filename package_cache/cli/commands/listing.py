@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from package_cache.cli import holdings, output
-from package_cache.cli.command import DONE, FAILED, Command
+from package_cache.cli.command import DONE, Command
 from package_cache.cli.conditions import VALUES, add_criteria, criteria_of
 from package_cache.cli.describing import entry_as_json, item_as_json
 from package_cache.cli.holdings import Holdings, item_id, title
-from package_cache.cli.names import ITEM, PROXY, add_kind, pattern_of
+from package_cache.cli.names import ITEM, PROXY, add_kind, pattern_of, sound
+from package_cache.cli.paths import CannotDo
 from package_cache.config import Config
 from package_cache.model import Entry, Status
 from package_cache.rules.library.searching import Criteria
@@ -29,7 +30,7 @@ def _add(it: ArgumentParser) -> None:
 def _run(given: Namespace, config: Config) -> int:
     given.status = [*(given.status or ()), "trash"] if given.trash else given.status
     wanted = criteria_of(given)
-    glob = given.glob + "*" if given.glob.endswith("/") else given.glob
+    glob = sound("GLOB", f"{given.glob}*" if given.glob.endswith("/") else given.glob)
     of_items = given.kind == ITEM or given.attr is not None or given.label is not None
     with holdings.opened(config) as held:
         pins = held.inventory.pins()
@@ -43,7 +44,9 @@ def _run(given: Namespace, config: Config) -> int:
                 output.document(entry_as_json(one, pin) if isinstance(one, Entry) else item_as_json(one, pin, held))
             else:
                 output.line(_row(one, is_pinned=one.key in pins))
-    return DONE if found else FAILED
+    if not found:
+        raise CannotDo("there is nothing to list")
+    return DONE
 
 
 def _all(held: Holdings, glob: str, wanted: Criteria, kind: str | None, *, of_items: bool) -> Iterator[Entry | ItemRow]:
