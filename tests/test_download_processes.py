@@ -121,6 +121,40 @@ def test_a_download_to_a_path_whose_process_is_killed_is_gone_on_with(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+LEAVES = r"""
+import sys, threading
+threading._register_atexit(lambda: print("left", flush=True))  # the first that is registered is called last
+from package_cache.library.downloads.manager import DownloadManager
+cache, url, dest = sys.argv[1:]
+manager = DownloadManager(cache, proxies={}, timeout=60)
+threading.Thread(target=lambda: print(manager.fetch(url, dest or None).sha256, flush=True)).start()
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("name", ["", "out"], ids=["into the cache", "to a path"])
+def test_a_thread_comes_to_the_end_of_a_large_download_though_the_main_thread_has_ended(
+    origin: Origin, tmp_path: Path, name: str
+) -> None:
+    gate = Gate()
+    body = origin.put("/a.bin", BODY * 3, Serve(gate=gate, gate_at=8_000_000))
+    target = str(tmp_path / name) if name else ""
+    command = [sys.executable, "-c", LEAVES, str(tmp_path / "cache"), origin.url + "a.bin", target]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            until(lambda: any(path.stat().st_size >= 8_000_000 for path in tmp_path.rglob("*.part")))
+            process.stdin.close()
+            assert process.stdout.readline() == "left\n"
+        finally:
+            gate.open()
+        assert (process.stdout.read().strip(), process.stderr.read()) == (hashlib.sha256(body).hexdigest(), "")
+    assert len(origin.requests()) == 1
+
+
 def test_who_waits_for_a_process_that_is_killed_takes_over(
     origin: Origin, tmp_path: Path, running: list[Downloader]
 ) -> None:

@@ -94,6 +94,25 @@ def test_a_disk_that_fills_up_in_the_middle_cuts_nobody(origin: Origin, start: S
     until(lambda: told(proxy, "passed on without being stored") == 1)
 
 
+def test_a_disk_that_fills_up_does_not_cut_who_has_a_part_beside_the_download(
+    origin: Origin, start: Start, host: str
+) -> None:
+    whole, part = Gate(), Gate()
+    origin.put("/big-1.tar", BODY, Serve(gate=whole, gate_at=600_000), Serve(gate=part, gate_at=2_400_000), Serve())
+    proxy = start_one(start, origin, host)
+    limit(proxy, 1_000_000)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(proxy.get, "/big-1.tar")
+        assert whole.reached.wait(30)
+        second = pool.submit(proxy.get, "/big-1.tar", {"Range": "bytes=2000000-2999999"})
+        assert part.reached.wait(30)
+        whole.open()
+        until(lambda: told(proxy, "passed on without being stored"))
+        part.open()
+        assert first.result().body == BODY
+        assert second.result().body == BODY[2_000_000:]
+
+
 def test_bytes_of_another_file_are_never_put_behind_those_of_the_first(origin: Origin, start: Start, host: str) -> None:
     """The disk fills up, and by then the source has another file of the same size under the name."""
     gate = Gate()

@@ -217,6 +217,34 @@ def test_a_damaged_file_is_never_served_though_no_source_has_it(origin: Origin, 
     assert [blob.read_bytes() for blob in blobs(proxy.cache)] == [b"a new one"]
 
 
+_BAD_SECTOR = """\
+import errno, os
+pread = os.pread
+def read(descriptor, size, at):
+    if "/blobs-v1/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        os.pread = pread
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return pread(descriptor, size, at)
+os.pread = read
+"""
+
+
+def test_a_file_that_the_disk_cannot_read_is_fetched_again(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    body = origin.put("/a.tar", BODY[:5000])
+    proxy = start(origin.url)
+    proxy.get("/a.tar")
+    until(lambda: not parts(proxy.cache))
+    proxy.stop()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_BAD_SECTOR)
+    proxy = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})
+    assert [proxy.get("/a.tar").body for _ in range(2)] == [body, body]
+    until(lambda: any("is fetched again" in line for line in proxy.log))
+    assert len(origin.requests("/a.tar")) == 2
+
+
 def test_a_damaged_index_is_fetched_again_though_its_source_says_it_did_not_change(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:

@@ -48,7 +48,7 @@ class AsideReader:
     def _fetched(self, span: Span) -> Generator[bytes, None, None]:
         """What the source sends until the fill is there; with a digest, the last block only once that was compared."""
         at, held = span.start, b""
-        while at < span.stop and self._reader.visible() <= at - len(held):
+        while at < span.stop and not self._has(at - len(held)):
             block = self._answer.read()[: span.stop - at]
             if held:
                 yield held
@@ -62,6 +62,13 @@ class AsideReader:
             if at == span.stop:
                 self._answer.read()
             yield held
+
+    def _has(self, at: int) -> bool:
+        """Whether the fill is beyond a place. One that failed is not, and the source goes on all the same."""
+        try:
+            return self._reader.visible() > at
+        except FillError:
+            return False
 
     def close(self) -> None:
         """Give back the connection and the part."""

@@ -6,6 +6,7 @@ loop looks at from time to time, and which `answer` waits for.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
@@ -131,13 +132,23 @@ class Service:
             wanted = self._look(wanted)
             if wanted.seen is not None and wanted.policy.is_for_all(wanted.target, wanted.seen.representation):
                 with suppress(DamagedBlob):
-                    file = self._blobs.open(wanted.seen.digest, wanted.seen.size)
-                    hot = HotFile(wanted.seen, file, self.generation.word(wanted.key), wanted.mark)
-                    hot.load()
-                    return hot
+                    return self._open_hot(wanted, wanted.seen)
             return self.attempt(request, wanted, 1, run)
         except StoreError as error:
             return self.after_failure(request, wanted, error)
+
+    def _open_hot(self, wanted: Wanted, seen: Entry) -> HotFile:
+        """A version, opened. Raises DamagedBlob; one that the disk cannot read is taken out at once."""
+        file = self._blobs.open(seen.digest, seen.size)
+        hot = HotFile(seen, file, self.generation.word(wanted.key), wanted.mark)
+        try:
+            hot.load()
+        except OSError as error:
+            status = os.fstat(file.fileno())
+            file.close()
+            self._damages.take_out(seen.digest, seen.size, (status.st_dev, status.st_ino))
+            raise DamagedBlob(f"blob {seen.digest} cannot be read: {error.strerror}") from error
+        return hot
 
     def run(self, job: Callable[[], None]) -> None:
         """Run a job in a thread of its own. Raises RuntimeError if the system gives none."""

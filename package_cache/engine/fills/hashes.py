@@ -77,7 +77,10 @@ class _Hash:
         self._bytes += len(data)
         if self._bytes >= _AT_ONCE:
             self._wait()
-            self._job = beside.submit(_update, self._value, self._waiting)
+            try:
+                self._job = beside.submit(_update, self._value, self._waiting)
+            except RuntimeError:  # the main thread has ended: from then on none works beside another
+                _update(self._value, self._waiting)
             self._waiting, self._bytes = [], 0
 
     def _wait(self) -> None:
