@@ -558,7 +558,10 @@ def test_files_without_a_record_are_cleaned_and_no_others(cache: Cache) -> None:
     beside = Path(kept[0].path + ".bak")
     beside.write_bytes(b"foreign")
     (path.parent / "README").write_text("a person's")
+    about_to_be_named = Path(cache.dir) / "items-v1" / "new-1-1-1"
+    about_to_be_named.symlink_to("../../blobs-v1/aa/aaaa")
     assert cache.clean_disk() == 2
+    assert about_to_be_named.is_symlink()
     assert not path.exists()
     assert not beside.exists()
     assert (path.parent / "README").exists()

@@ -254,6 +254,23 @@ def test_items_are_collected_while_others_take_leases(cache: Cache) -> None:
         gc.set_threshold(*threshold)
 
 
+def test_two_that_write_the_same_bytes_at_once_both_do(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory of a blob is not there, and when it is, so is the blob: somebody else's."""
+    link = os.link
+
+    def linked(source: str, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        with pytest.raises(FileNotFoundError):
+            link(source, target)
+        with Cache(cache.dir) as other:
+            fill(other.create("other"))
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "link", linked)
+    fill(cache.create(URI))
+    assert [Path(item.path).read_bytes() for item in cache.search()] == [b"bytes"] * 2
+
+
 # Kills
 
 KILLED = """

@@ -97,14 +97,18 @@ class BlobStore:
         target = self.path(digest)
         with translated(f"put {path} into {self._root}"):
             try:
-                os.link(path, target)
-            except FileNotFoundError:
-                target.parent.mkdir(exist_ok=True)
-                sync_directory(self._root)
-                os.link(path, target)
+                self._link(path, target)
             except FileExistsError:
                 self._mend(path, target, size)
         return target.parent
+
+    def _link(self, path: str, target: Path) -> None:
+        try:
+            os.link(path, target)
+        except FileNotFoundError:
+            target.parent.mkdir(exist_ok=True)
+            sync_directory(self._root)
+            os.link(path, target)
 
     def _mend(self, path: str, target: Path, size: int) -> None:
         try:

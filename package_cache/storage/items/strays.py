@@ -11,14 +11,21 @@ from package_cache.storage.items.files import ItemFiles
 from package_cache.storage.items.rows import ItemRow
 from package_cache.storage.items.table import Items
 
+_MOMENT = 60.0
+"""Seconds: no link waits so long to be given its name."""
+
 
 def strays(items: Items, files: ItemFiles, before: float) -> Iterator[Path]:
     """Files that no item has and that were made before a moment, in seconds of the epoch. Raises StoreError."""
     for name, path in files.names():
         if not _is_old(path, before):
             continue
-        item = item_named(items, name) if name else None
-        if (item is None and (name or files.is_temporary(path))) or (item is not None and not _belongs(files, path, item)):
+        if not name:
+            if files.is_temporary(path) and _is_old(path, before - _MOMENT):
+                yield path
+            continue
+        item = item_named(items, name)
+        if item is None or not _belongs(files, path, item):
             yield path
 
 
