@@ -200,6 +200,11 @@ def test_what_is_no_text_is_told_so(proxy: Proxy, tmp_path: Path, words: tuple[s
     assert "'\\udcff' is no text: it has bytes that are not UTF-8" in failed(2, run(proxy.cache, *words))
 
 
+@pytest.mark.parametrize("name", ["import", "export"])
+def test_a_directory_without_a_name_is_not_this_one(proxy: Proxy, name: str) -> None:
+    assert failed(2, run(proxy.cache, name, "")) == "DIR is empty; . is this directory"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files in a cache of another user")
 def test_what_root_does_leaves_no_file_that_the_server_cannot_use(proxy: Proxy) -> None:
     proxy.stop()

@@ -628,3 +628,24 @@ def test_what_an_error_quotes_does_not_steer_the_terminal(tmp_path: Path) -> Non
     result = run(tmp_path, "add", "no\x1b[31mfile\nat all", "--uri", "my")
     assert (result.returncode, result.stdout) == (2, b"")
     assert result.stderr == rb"package-cache: path: no\x1b[31mfile\nat all is not a file" + b"\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_cache_that_is_out_of_reach_is_told(tmp_path: Path, origin: Origin) -> None:
+    tmp_path.chmod(0o700)
+    for words in (("get", origin.url + "a.gz"), ("add", __file__, "--uri", "u"), ("ls",)):
+        line = failed(1, tmp_path / "cache", *words, user=65534)
+        assert line.startswith(("cannot use ", "cannot look into ")), line
+        assert f" {tmp_path / 'cache'}" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_user_without_a_home_is_told_so(origin: Origin) -> None:
+    homeless = {name: text for name, text in surroundings().items() if name != "HOME" and not name.startswith("XDG_")}
+    del homeless["PACKAGE_CACHE_CONFIG"]
+    for words in (["get", origin.url + "a.gz"], ["ls"], ["--source", origin.url, "--port", "0"]):
+        result = _shells[-1].run(words, homeless, 54321)
+        assert (result.returncode, result.stdout) == (1, b"")
+        assert result.stderr.startswith(b"package-cache: this user has no home directory for a cache; "), result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert _shells[-1].run(["config", "check"], homeless, 54321).returncode == 0

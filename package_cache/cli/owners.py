@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,13 +13,14 @@ _FLAT = ("parts-v1", "quarantine-v1", "sources-v1")
 
 
 @contextmanager
-def left_to_owner(root: Path) -> Iterator[None]:
-    """Give what is made in the cache within the with-block to its owner."""
+def left_to_owner(where: Callable[[], Path]) -> Iterator[None]:
+    """Give what root makes in the cache within the with-block to its owner; `where` says where the cache is."""
     begun = time.time() - _SLACK
     try:
         yield
     finally:
         if os.geteuid() == 0:
+            root = where()
             with suppress(OSError):
                 owner = root.stat()
                 if owner.st_uid != 0:

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from dataclasses import dataclass
+from pathlib import Path
 
 from package_cache.errors import ArgumentError, PackageCacheError, RequestError
 from package_cache.model import Key, Target
@@ -21,6 +22,13 @@ class Named:
     target: Target
     accept: str | None
     key: Key
+
+
+def folder(text: str) -> Path:
+    """The directory that DIR names. Raises ArgumentError for no name at all, which a variable that is not set leaves."""
+    if not text:
+        raise ArgumentError("DIR is empty; . is this directory")
+    return Path(text)
 
 
 def add_accept(it: ArgumentParser) -> None:

@@ -19,7 +19,10 @@ _LONGEST_SECRET = 65536
 
 def places() -> tuple[Path, ...]:
     """Where a file is looked for that is not named; the first that is there counts."""
-    return (platformdirs.user_config_path("package-cache") / NAME, SYSTEM)
+    try:
+        return (platformdirs.user_config_path("package-cache") / NAME, SYSTEM)
+    except RuntimeError:  # a user that nobody knows, without HOME
+        return (SYSTEM,)
 
 
 def _named(environment: Mapping[str, str], options: Mapping[str, str]) -> str | None:

@@ -25,7 +25,7 @@ def directory(path: str | os.PathLike[str] | None, pkg: str | None) -> Path:
     if path is None:
         return default_directory(pkg) if pkg else default_directory()
     found = Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - links in it stay as they are
-    if os.path.exists(found) and not os.path.isdir(found):  # noqa: PTH110, PTH112 - opening it tells what it cannot look at
+    if os.path.exists(found) and not os.path.isdir(found):  # noqa: PTH110, PTH112 - nothing is said of what is out of reach
         raise ArgumentError(f"path: {found} is a file; give the directory of the cache")
     return found
 

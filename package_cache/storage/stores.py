@@ -29,9 +29,15 @@ class Stores:
 
 
 def default_directory(name: str = "package-cache") -> Path:
-    """The cache directory of a program: within `$SNAP_USER_COMMON` in a snap, else within the user's caches."""
+    """The cache directory of a program: within `$SNAP_USER_COMMON` in a snap, else within the user's caches.
+
+    Raises StoreError for a user without a home directory.
+    """
     common = os.environ.get("SNAP_USER_COMMON")
-    return Path(common) / name if common else platformdirs.user_cache_path(name)
+    try:
+        return Path(common) / name if common else platformdirs.user_cache_path(name)
+    except RuntimeError:
+        raise StoreError("this user has no home directory for a cache; say where it is to be, or set HOME") from None
 
 
 def open_stores(root: Path, remedy: str) -> Stores:

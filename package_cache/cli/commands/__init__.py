@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 
 from package_cache import compose
@@ -84,7 +85,7 @@ def run(words: Sequence[str]) -> int:
 def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:
     try:
         logs.configure(config)
-        with owners.left_to_owner(compose.cache_directory(config)):
+        with owners.left_to_owner(partial(compose.cache_directory, config)):
             code = command.run(namespace, config)
         sys.stdout.flush()
     except PackageCacheError as error:

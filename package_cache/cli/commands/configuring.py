@@ -128,12 +128,22 @@ def _init(file: str | None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path):
             raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be")
-        with path.open("x", encoding="utf-8") as target:
-            target.write(text)
+        _write(path, text)
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
     output.line(f"wrote {path}")
     return DONE
+
+
+def _write(path: Path, text: str) -> None:
+    """Make a file with this text, or none."""
+    target = path.open("x", encoding="utf-8")
+    try:
+        with target:
+            target.write(text)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 CONFIG = Command(

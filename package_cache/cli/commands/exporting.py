@@ -1,12 +1,12 @@
 """`package-cache export`: a plain tree of what the proxy has."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from package_cache import compose
 from package_cache.cli import output
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
 from package_cache.cli.names import sound
+from package_cache.cli.paths import folder
 from package_cache.cli.status import StatusLine
 from package_cache.config import Config
 from package_cache.library.exporting.exporter import Exporter, Tally, Terms
@@ -45,7 +45,7 @@ def _add(it: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, config: Config) -> int:
-    directory = Path(given.directory)
+    directory = folder(given.directory)
     routes = compose.routes_of(config)
     prefix = prefix_of(routes, directory, given.prefix)
     ways = tuple(Way) if given.way is None else (given.way,)

@@ -1,12 +1,11 @@
 """`package-cache import`: take an older cache or a tree of files over."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from package_cache import compose
 from package_cache.cli import output
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
-from package_cache.cli.paths import CannotDo
+from package_cache.cli.paths import CannotDo, folder
 from package_cache.cli.status import StatusLine, percentage
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
@@ -34,7 +33,7 @@ def _add(it: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, config: Config) -> int:
-    root, place = compose.cache_directory(config), Path(given.directory)
+    root, place = compose.cache_directory(config), folder(given.directory)
     try:
         older = recognise(place, root, compose.routes_of(config), given.prefix)
     except ArgumentError as error:
