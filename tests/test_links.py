@@ -65,6 +65,13 @@ def test_links_of_a_page_lead_through_the_cache_and_the_files_are_hits(
     assert len(another.requests()) == 1
 
 
+def test_they_do_so_for_who_asks_by_the_host_of_the_index_too(proxy: Proxy, origin: Origin, another: Origin) -> None:
+    origin.put("/simple/foo/", page(another), content_type=PAGE)
+    assert b'href="/files/packages/foo-1.whl' in proxy.get(f"{origin.url}simple/foo/").body
+    assert proxy.get(f"{origin.url}files/packages/foo-1.whl").body == WHEEL
+    assert origin.requests("/files/packages/foo-1.whl") == []
+
+
 def test_links_of_a_json_document_do_too(proxy: Proxy, origin: Origin, another: Origin) -> None:
     document = {"files": [{"url": f"{another.url}packages/foo-1.whl", "hashes": {"sha256": "0"}}]}
     origin.put("/simple/foo/", json.dumps(document).encode(), content_type=DOCUMENT)
