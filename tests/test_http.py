@@ -191,6 +191,7 @@ def test_the_answer_to_a_target_that_names_nothing_says_that_the_connection_ends
                 answer = client.get(target, line, method=method)
                 assert answer.status == (414 if len(target) > 8000 else 400)
                 assert answer.get("connection") == "close"
+                assert answer.get("cache-status") == "package-cache; fwd=bypass"
                 assert client.ended()
 
 

@@ -1,5 +1,6 @@
 """Documents whose links lead to files at another host: they lead through the cache, and nothing else is changed."""
 
+import gzip
 import hashlib
 import json
 from base64 import b64encode
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from origin import Hang, Origin, Serve
-from product import Proxy
+from origin import Hang, Origin, Serve, until
+from product import Proxy, stored
 
 from package_cache.model import Validators
 from package_cache.rules.repositories.links import has_links, mark_of, marked, replaced, unmarked
@@ -65,12 +66,36 @@ def test_links_of_a_page_lead_through_the_cache_and_the_files_are_hits(
     assert len(another.requests()) == 1
 
 
+def test_they_do_so_for_who_asks_by_the_host_of_the_index_too(proxy: Proxy, origin: Origin, another: Origin) -> None:
+    origin.put("/simple/foo/", page(another), content_type=PAGE)
+    assert b'href="/files/packages/foo-1.whl' in proxy.get(f"{origin.url}simple/foo/").body
+    assert proxy.get(f"{origin.url}files/packages/foo-1.whl").body == WHEEL
+    assert origin.requests("/files/packages/foo-1.whl") == []
+
+
 def test_links_of_a_json_document_do_too(proxy: Proxy, origin: Origin, another: Origin) -> None:
     document = {"files": [{"url": f"{another.url}packages/foo-1.whl", "hashes": {"sha256": "0"}}]}
     origin.put("/simple/foo/", json.dumps(document).encode(), content_type=DOCUMENT)
     response = proxy.get("/pypi/simple/foo/", {"Accept": DOCUMENT})
     assert response.fields["Content-Type"] == DOCUMENT
     assert json.loads(response.body)["files"][0]["url"] == "/files/packages/foo-1.whl"
+
+
+def test_a_page_in_a_content_coding_that_nobody_asked_for_is_read_all_the_same(
+    proxy: Proxy, origin: Origin, another: Origin
+) -> None:
+    plain = page(another)
+    how = {"body": gzip.compress(plain), "fields": (("Content-Encoding", "gzip"),)}
+    origin.put("/simple/foo/", plain, Serve(cut=30, chunked=True, **how), etag='W/"1"', content_type=PAGE)
+    assert proxy.get("/pypi/simple/foo/").status == 502
+    origin.script("/simple/foo/", Serve(**how))
+    for _ in range(2):
+        answer = proxy.get("/pypi/simple/foo/")
+        assert answer.body == plain.replace(another.url.encode(), b"/files/")
+        assert answer.fields["Content-Encoding"] is None
+    until(lambda: stored(proxy.cache))
+    assert "304" in proxy.get("/pypi/simple/foo/").cache_status
+    assert proxy.get("/pypi/simple/foo/", method="HEAD").fields["Content-Encoding"] is None
 
 
 def test_slashes_of_a_json_document_may_be_escaped() -> None:

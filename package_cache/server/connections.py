@@ -115,7 +115,8 @@ def simple(head: wire.Head, routes: Routes) -> Asked | None:
         return None
     hot = not own and "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
     request = Request(head.method, target, fields)
-    return Asked(request, target.text, said_in(head), head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+    said = Said(head.method, head.target, fields.get("user-agent", "-"))
+    return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
 
 
 def said_in(head: wire.Head) -> Said:

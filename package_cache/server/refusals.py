@@ -40,5 +40,6 @@ def refuse(error: RequestError, client: str, log: AccessLog, said: Said = NOTHIN
     first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {format_date(now)}\r\n{retry}"
     return (
         f"{first}Content-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\n"
+        "Cache-Status: package-cache; fwd=bypass\r\nConnection: close\r\n\r\n"
     ).encode("ascii") + sent

@@ -9,6 +9,7 @@ from package_cache.model import Links
 from package_cache.rules.repositories.links import LONGEST, has_links, mark_of, marked, replaced, unmarked
 from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.answers import Answer
+from package_cache.upstream.decoded import decoded
 
 Open = Callable[[Ask], Answer]
 
@@ -32,10 +33,10 @@ class Document:
 def open_linked(open_url: Open, ask: Ask, links: Links, *, whole: bool = True) -> Answer:
     """The answer to `ask`; of a document, all of it is read, unless only its head is asked for. Raises UpstreamError."""
     mark = mark_of(links)
-    answer = open_url(replace(ask, condition=unmarked(ask.condition, mark)))
+    answer = _plain(open_url(replace(ask, condition=unmarked(ask.condition, mark))), ask.url)
     if answer.head.status == 206 and _may_have_links(answer):
         answer.close()  # a part of what the source has is no part of what is here
-        answer = open_url(Ask(ask.url))
+        answer = _plain(open_url(Ask(ask.url)), ask.url)
     if answer.head.status != 200 or not _may_have_links(answer) or (answer.head.representation.size or 0) > LONGEST:
         return answer
     try:
@@ -47,6 +48,11 @@ def open_linked(open_url: Open, ask: Ask, links: Links, *, whole: bool = True) -
     linked = None if body is None else replaced(body, links)
     known = replace(said, fields=fields, size=None if linked is None else len(linked))
     return Document(replace(answer.head, representation=known, digests=()), linked or b"")
+
+
+def _plain(answer: Answer, url: str) -> Answer:
+    """A document without a content coding that nobody asked for; anything else as it is."""
+    return decoded(answer, url) if has_links(answer.head.representation.get("content-type"), None) else answer
 
 
 def _may_have_links(answer: Answer) -> bool:

@@ -86,8 +86,13 @@ class Routes:
         """What is meant where clients believe in that authority; None if no repository is there."""
         for path, repository in self._by_place.get(authority, ()) if authority else ():
             if target.path.startswith(path + "/"):
-                return self._apart(_within(repository, target, len(path)), authority)
+                return self._linked(repository, target) or self._apart(_within(repository, target, len(path)), authority)
         return None
+
+    def _linked(self, repository: Repository, target: Target) -> Target | None:
+        """What the documents of a repository link to here: by its path alone, at whatever host they were asked for."""
+        linked = any(len(here) > 1 and target.path.startswith(here) for _, here in repository.links)
+        return self._by_prefix(target) if linked else None
 
     def _of_host(self, host: str | None) -> str | None:
         """The authority in a Host field; None if it names nobody. Clients of one cache name few, so they are remembered."""
