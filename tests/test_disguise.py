@@ -82,6 +82,13 @@ def test_a_document_may_be_anything(path: str) -> None:
         assert unmask(path, "text/html", "gzip", data) is None
 
 
+@pytest.mark.parametrize("path", ["/a-1.0.tar.xz.asc", "/a-1.0.tar.sign", "/a.sig"])
+def test_a_signature_in_text_is_known_by_its_first_line(path: str) -> None:
+    for kind in ("text/html", "text/plain", None):
+        assert unmask(path, kind, None, b"-----BEGIN PGP SIGNATURE-----\n\niQIz") is None
+    assert unmask(path, "text/html", None, b"-----BEGIN of the page-----")
+
+
 def test_a_tar_is_known_by_the_mark_in_its_first_header() -> None:
     header = b"<html>".ljust(257, b"\0") + b"ustar\0"
     assert unmask("/a.tar", "text/html", None, header) is None

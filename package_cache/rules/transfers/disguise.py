@@ -64,6 +64,8 @@ _PAGES = frozenset({"html", "htm", "xhtml", "xml", "json"})
 """Suffixes of documents; each is in the name of its media types."""
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"})
 _USTAR_AT = 257
+_ARMOR = b"-----BEGIN PGP "
+"""Of a signature in text (RFC 9580, section 6.2)."""
 
 
 def is_known(path: str) -> bool:
@@ -115,7 +117,7 @@ def _unmask_archive(suffix: str, first: bytes, *, coded: bool, document: bool) -
 
 
 def _unmask_other(suffix: str, first: bytes, *, coded: bool, document: bool) -> str | None:
-    if suffix == "tar" and first.startswith(b"ustar", _USTAR_AT):
+    if first.startswith(_ARMOR) or (suffix == "tar" and first.startswith(b"ustar", _USTAR_AT)):
         return None
     if (_MARKUP.match(first) and not _CONTROL.search(first)) or (document and _is_text(first)):
         return f"sent a page in the place of a .{suffix} file"
