@@ -18,6 +18,7 @@ from package_cache.rules.http.answer import (
     refreshed,
 )
 from package_cache.rules.http.fields import format_date
+from package_cache.rules.repositories.lifetime import good_until
 
 NOON = 1_767_225_600.0
 CHANGED = NOON - 86400
@@ -365,3 +366,9 @@ def test_problem_says_what_went_wrong_in_one_line() -> None:
 def test_refused_method_is_told_the_allowed_ones() -> None:
     reply, _ = problem(405, "no", SERVING)
     assert values(reply)["Allow"] == "GET, HEAD"
+
+
+def test_what_a_source_without_a_clock_confirms_is_as_new_as_its_arrival() -> None:
+    stored = Representation((("ETag", '"a"'), ("Date", format_date(1000)), ("Cache-Control", "max-age=60")), 5, "s", 1000.0)
+    known = refreshed(stored, Representation((("Cache-Control", "max-age=60"),), None, "s", 9000.0))
+    assert good_until(known) == 9060.0

@@ -188,8 +188,11 @@ _CONFIRMED = frozenset({"date", "age", "cache-control", "expires"})
 
 
 def refreshed(stored: Representation, confirmation: Representation) -> Representation:
-    """The stored head after a 304 confirmed it (RFC 9111, section 3.2). What describes the body stays as it was."""
+    """The stored head after a 304 confirmed it (RFC 9111, section 3.2). What describes the body stays as it was.
+
+    Where the 304 has no date, the answer is as old as its arrival says (RFC 9110, section 6.6.1).
+    """
     news = tuple(pair for pair in confirmation.fields if pair[0].lower() in _CONFIRMED)
-    replaced = {"age", *(name.lower() for name, _ in news)}
+    replaced = {"age", "date", *(name.lower() for name, _ in news)}
     kept = tuple(pair for pair in stored.fields if pair[0].lower() not in replaced)
     return replace(stored, fields=(*kept, *news), received=confirmation.received)
