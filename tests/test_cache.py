@@ -158,9 +158,13 @@ def test_writing_that_fails_leaves_nothing_but_its_record(cache: Cache) -> None:
 
 
 def test_what_ended_the_writing_is_told_though_the_record_is_gone(cache: Cache) -> None:
-    with pytest.raises(KeyError, match="mine"), cache.writing(URI):
-        cache.remove(URI, keep_record=False)
-        raise KeyError("mine")
+    def fail() -> None:
+        with cache.writing(URI):
+            cache.remove(URI, keep_record=False)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
     assert len(cache) == 0
 
 
