@@ -157,6 +157,17 @@ def test_writing_that_fails_leaves_nothing_but_its_record(cache: Cache) -> None:
     assert written(cache).version == 1
 
 
+def test_what_ended_the_writing_is_told_though_the_record_is_gone(cache: Cache) -> None:
+    def fail() -> None:
+        with cache.writing(URI):
+            cache.remove(URI, keep_record=False)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
+    assert len(cache) == 0
+
+
 @pytest.mark.parametrize(("mode", "encoding"), [("a", None), ("r", None), ("wb", "utf-8"), ("w", "utf-9"), ("w", "hex")])
 def test_writing_in_another_mode_is_refused(cache: Cache, mode: Any, encoding: str | None) -> None:
     with pytest.raises(ArgumentError), cache.writing(URI, mode=mode, encoding=encoding):

@@ -80,6 +80,13 @@ def test_items_have_the_attributes_that_they_had(cache: Cache) -> None:
     assert cache.by_attrs({"checked": "DATE:2020-01-02"}) == {item._id}
 
 
+def test_the_parameters_of_an_item_find_it_in_the_trash_too(cache: Cache) -> None:
+    item = written(cache, params={"n": 1})
+    for method in (cache.remove, cache.restore, cache.remove, cache.purge):
+        assert method(URI, item.params) == 1
+    assert len(cache) == 0
+
+
 def test_methods_take_what_they_took_in_its_order(cache: Cache) -> None:
     item = written(cache, params={"n": 1}, label="lab", ext="tsv", attrs={"rows": 3})
     asked = (

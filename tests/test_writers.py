@@ -19,8 +19,10 @@ from package_cache import Cache, CacheItem, Status
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.sweep import Sweep
 from package_cache.errors import ItemBusy, StoreError
+from package_cache.library.cleaning import delete, without_file
 from package_cache.library.opening import open_library
 from package_cache.model import Key
+from package_cache.rules.library.searching import Criteria
 from package_cache.storage.audit import Audit
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.removal import Kind, Place, Removal
@@ -252,6 +254,22 @@ def test_items_are_collected_while_others_take_leases(cache: Cache) -> None:
             assert all(result.result(30) for result in results)
     finally:
         gc.set_threshold(*threshold)
+
+
+def test_what_failed_and_is_written_again_is_not_cleaned_away(cache: Cache) -> None:
+    cache.best_or_new(URI).failed()
+    with Cache(cache.dir) as other:
+        core = other._core
+        found = without_file(core, core.items.find(Criteria()))
+        assert [row.status for row in found] == [Status.FAILED]
+        item = cache.best_or_new(URI)
+        assert delete(core, found) == 0
+        fill(item)
+        assert delete(core, found) == 0
+        assert cache.best(URI) == item
+        cache.update_status(URI, status=Status.FAILED)
+        cache.remove(disk=True, everything=True)
+        assert delete(core, core.items.find(Criteria(include_removed=True))) == 1
 
 
 def test_two_that_write_the_same_bytes_at_once_both_do(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from package_cache.model import Status
 from package_cache.rules.library.searching import Criteria
 from package_cache.storage.items.rows import ItemRow
 from package_cache.storage.items.strays import remove_stray, strays
+from package_cache.storage.removal import PAGE
 
 _ALL = Criteria(include_removed=True)
 _UNFINISHED = (Status.UNINITIALIZED, Status.WRITE)
@@ -40,7 +41,32 @@ def _has_file(core: Core, item: ItemRow) -> bool:
 
 def clean_db(core: Core) -> int:
     """Delete the records of `without_file`; how many these were."""
-    return core.remove(without_file(core, core.items.find(_ALL)), keep_record=False)
+    return delete(core, without_file(core, core.items.find(_ALL)))
+
+
+def delete(core: Core, items: Sequence[ItemRow]) -> int:
+    """Delete items with their records, but for those that somebody writes or has changed; how many these were."""
+    return sum(_delete_some(core, items[start : start + PAGE]) for start in range(0, len(items), PAGE))
+
+
+def _delete_some(core: Core, items: Sequence[ItemRow]) -> int:
+    held: list[ItemRow] = []
+    try:
+        # A version that failed is taken over under the same number: with its lease here it stays as it is.
+        held.extend(item for item in items if core.writers.take(item.name))
+        now = core.items.find(Criteria(ids=frozenset(item.id for item in held), include_removed=True))
+        before = {item.name: item for item in held}
+        return core.remove([item for item in now if _is_no_more(before.get(item.name), item)], keep_record=False)
+    finally:
+        for item in held:
+            core.writers.give_back(item.name)
+
+
+def _is_no_more(before: ItemRow | None, now: ItemRow) -> bool:
+    """Whether an item has not become more than it was, nor another one; less it may be, since bytes are looked at."""
+    if before is None:
+        return False
+    return (now.status, now.digest) == (before.status, before.digest) or now.status in (Status.FAILED, Status.DELETED)
 
 
 def clean_disk(core: Core) -> int:
@@ -66,7 +92,7 @@ def autoclean(core: Core) -> int:
             versions.setdefault(item.key, []).append(item)
     kept = {key: _kept(core, several) for key, several in versions.items()}
     doomed = [item for key, several in versions.items() for item in several if item is not kept[key]]
-    count = core.remove([item for item in doomed if not core.is_written(item)], keep_record=False)
+    count = delete(core, doomed)
     clean_disk(core)
     return count
 
@@ -90,7 +116,7 @@ def check(core: Core, *, repair: bool) -> Report:
         tuple(str(path) for path in files),
     )
     if repair:
-        core.remove([*missing, *without_file(core, abandoned)], keep_record=False)
+        delete(core, [*missing, *without_file(core, abandoned)])
         for path in files:
             remove_stray(path)
     return report

@@ -2,10 +2,11 @@
 
 import io
 import os
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar
 
-from package_cache.errors import ArgumentError
+from package_cache.errors import ArgumentError, ItemError
 from package_cache.library.core import Core
 from package_cache.library.items import CacheItem
 from package_cache.model import Status
@@ -73,10 +74,11 @@ class Writing(Generic[_W]):
             self._give_up(item)
 
     def _give_up(self, item: CacheItem) -> None:
-        row = self._core.again(item._row)
-        if row.status == Status.WRITE:
-            self._core.files.remove(row)
-            item.failed()
+        with suppress(ItemError):  # its record may be gone by now: what ended the writing is what to tell
+            row = self._core.again(item._row)
+            if row.status == Status.WRITE:
+                self._core.files.remove(row)
+                item.failed()
 
 
 def _is_text_encoding(name: str) -> bool:

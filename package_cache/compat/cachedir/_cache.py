@@ -12,7 +12,8 @@ from package_cache.compat.gone import Vanished, gone
 from package_cache.errors import ArgumentError
 from package_cache.library import cache, items
 from package_cache.model import Status
-from package_cache.rules.library.searching import LATEST
+from package_cache.rules.library.searching import LATEST, Selection
+from package_cache.storage.items.rows import ItemRow
 
 logger = logging.getLogger(__name__)
 
@@ -237,6 +238,9 @@ class Cache(cache.Cache):
 
     def _versions(self, uri: str | None, params: Attributes | None, version: Several | None, key: str | None) -> Any:
         return super()._versions(uri, without_uri(params), version, key)
+
+    def _trash(self, uri: str | None, params: Attributes | None, wanted: Selection) -> list[ItemRow]:
+        return super()._trash(uri, without_uri(params), wanted)
 
     def _of(self, item: items.CacheItem) -> CacheItem:
         return item if isinstance(item, CacheItem) else CacheItem.of(self, item)
