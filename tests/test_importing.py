@@ -397,6 +397,7 @@ def test_a_directory_that_is_none_is_told_what_was_looked_for(tmp_path: Path) ->
     Cache(tmp_path / "cache").close()
     assert "is a cache of this version" in take_over(tmp_path / "cache", tmp_path / "other").stderr
     assert "is no directory" in take_over(tmp_path / "none", tmp_path / "other").stderr
+    assert "cannot be looked at: File name too long" in take_over(tmp_path / ("a" * 300), tmp_path / "other").stderr
     place = some_items(tmp_path / "items")
     assert "a prefix is for the paths of a tree" in take_over(place, tmp_path / "cache", "--prefix", "/x").stderr
 

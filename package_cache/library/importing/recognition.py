@@ -1,5 +1,6 @@
 """Which older cache is in a directory, by what is in it."""
 
+import stat
 from pathlib import Path
 
 from package_cache.errors import ArgumentError
@@ -19,9 +20,15 @@ def recognise(place: Path, cache: Path, routes: Routes, prefix: str | None = Non
 
     `routes` and `prefix`, as a person writes it, are for trees.
     """
-    if place.is_file():
+    try:
+        mode = place.stat().st_mode
+    except FileNotFoundError:
+        raise ArgumentError(f"{place} is no directory: there is nothing of that name") from None
+    except OSError as error:
+        raise ArgumentError(f"{place} cannot be looked at: {error.strerror}") from error
+    if stat.S_ISREG(mode):
         return ItemRegistry(_checked(place))
-    if not place.is_dir():
+    if not stat.S_ISDIR(mode):
         raise ArgumentError(f"{place} is no directory")
     found: Older | None = None
     if (place / registries.NAME).is_file():
