@@ -142,6 +142,13 @@ def test_a_list_may_come_from_another_program(tmp_path: Path, origin: Origin) ->
     assert report == {"whole": True, "fetched": 1, "bytes": 1, "here": 0}
 
 
+def test_what_is_the_caches_own_is_no_file_that_is_here(tmp_path: Path, origin: Origin) -> None:
+    code, lines = warm(tmp_path / "cache", "http://localhost:4000/-/health\n", source=origin.url)
+    line = "failed http://localhost:4000/-/health: it is this cache's own business, and no file"
+    assert (code, lines) == (1, [line, "0 fetched, 0, 0 here already, 1 failed"])
+    assert not origin.requests()
+
+
 def test_documents_are_fetched_for_the_accept_of_a_client(
     tmp_path: Path, start: Callable[..., Proxy], origin: Origin
 ) -> None:
