@@ -18,6 +18,7 @@ from origin import Gate, Origin, Serve, until
 from product import HOSTS, Proxy, blobs, stored, surroundings
 from shell import run as run_forked
 
+import package_cache
 from package_cache.cli.commands import COMMANDS
 
 DAY = 86400.0
@@ -192,6 +193,27 @@ def test_who_interrupts_a_command_that_still_reads_its_settings_sees_no_tracebac
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, "package-cache: interrupted\n" if code else "")
+
+
+@pytest.mark.parametrize("words", [("ls",), ("--port", "0")])
+def test_who_interrupts_a_command_that_is_still_being_loaded_sees_no_traceback(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    slow = tmp_path / "gate"
+    os.mkfifo(slow)
+    (tmp_path / "platformdirs.py").write_text(f"open({str(slow)!r}).read()")
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "package_cache", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=surroundings(PYTHONPATH=f"{tmp_path}:{Path(package_cache.__file__).parents[1]}"),
+        ) as process,
+        slow.open("w", encoding="utf-8"),
+    ):
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "package-cache: interrupted\n")
 
 
 @pytest.mark.parametrize("words", [("ls", "\udcff"), ("show", "\udcff"), ("rm", "\udcff"), ("export", "out", "\udcff")])

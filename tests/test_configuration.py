@@ -206,6 +206,12 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, command: tuple[str, 
         assert "Traceback" not in ended.stderr
 
 
+def test_a_file_that_an_editor_began_with_a_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfthreads = 7\r\n")
+    ended = run("config", "show", "--json", PACKAGE_CACHE_CONFIG=str(tmp_path / "config.toml"))
+    assert json.loads(ended.stdout)["threads"]["value"] == "7"
+
+
 # --- Settings ---------------------------------------------------------------------------------------------------------
 
 RIGHT = {

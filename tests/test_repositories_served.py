@@ -271,6 +271,19 @@ def test_what_a_source_wants_kept_nowhere_is_passed_on(
     assert proxy.get("/x/a.tar").status == 502
 
 
+def test_why_tells_that_a_path_of_no_repository_is_not_found(
+    origin: Origin, start: Start, write: Callable[..., Path], host: str
+) -> None:
+    config = write(table("x", origin.url))
+    proxy = start(host=host, config=config)
+    assert proxy.get("/y/a.tar").status == 404
+    why = ("why", "/y/a.tar", "--cache", str(proxy.cache), "--config", str(config))
+    assert json.loads(run(*why, "--json").stdout)["request"] == "the client is told 404: no repository has such a path"
+    said = run(*why).stdout
+    assert "request   the client is told 404: no repository has such a path\n" in said
+    assert "source" not in said
+
+
 def test_what_is_never_stored_is_passed_on(origin: Origin, start: Start, write: Callable[..., Path], host: str) -> None:
     origin.put("/a.iso", BODY)
     origin.put("/b.iso", BODY, Serve(chunked=True))

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -139,6 +140,13 @@ def test_a_list_may_come_from_another_program(tmp_path: Path, origin: Origin) ->
     report = json.loads(done.stdout)
     assert [one["name"] for one in report.pop("failed")] == ["/b.tar"]
     assert report == {"whole": True, "fetched": 1, "bytes": 1, "here": 0}
+
+
+def test_what_is_the_caches_own_is_no_file_that_is_here(tmp_path: Path, origin: Origin) -> None:
+    code, lines = warm(tmp_path / "cache", "http://localhost:4000/-/health\n", source=origin.url)
+    line = "failed http://localhost:4000/-/health: it is this cache's own business, and no file"
+    assert (code, lines) == (1, [line, "0 fetched, 0, 0 here already, 1 failed"])
+    assert not origin.requests()
 
 
 def test_documents_are_fetched_for_the_accept_of_a_client(
@@ -285,14 +293,16 @@ def test_what_was_ended_goes_on_where_it_was(tmp_path: Path, origin: Origin, wit
     assert re.fullmatch(r"bytes=19[0-9]{4}-", origin.requests("/b.tar")[-1].fields["range"])  # what is compared overlaps
 
 
-def test_how_far_it_is_is_shown_on_a_terminal(tmp_path: Path, origin: Origin) -> None:
+@pytest.mark.parametrize("columns", [0, 20, 200])
+def test_how_far_it_is_is_shown_on_a_line_of_the_terminal(tmp_path: Path, origin: Origin, columns: int) -> None:
     gate = Gate()
     origin.put("/a.tar", noise(400_000), Serve(gate=gate, gate_at=200_000))
     inner, outer = pty.openpty()
+    termios.tcsetwinsize(outer, (24, columns))
     said = b""
     with running(tmp_path / "cache", "/a.tar\n/b.tar\n", "--jobs", "1", source=origin.url, stderr=outer) as one:
         os.close(outer)
-        while b"195K" not in said:
+        while (b"0 fetched, 1" if columns == 20 else b"195K") not in said:
             said += os.read(inner, 4096)
         gate.opened.set()
         assert one.end()[0] == 1
@@ -300,5 +310,10 @@ def test_how_far_it_is_is_shown_on_a_terminal(tmp_path: Path, origin: Origin) ->
         while block := os.read(inner, 4096):
             said += block
     os.close(inner)
-    assert re.search(rb"  0 %  0 fetched, 195K, 0 here already", said)
     assert said.endswith(b"\r\x1b[K")
+    lines = said.split(b"\r\x1b[K")
+    if columns == 20:
+        assert b"  0 %  0 fetched, 1" in lines
+        assert max(map(len, lines)) < columns
+    else:
+        assert b"  0 %  0 fetched, 195K, 0 here already" in lines

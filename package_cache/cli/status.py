@@ -1,5 +1,6 @@
 """A line on the terminal that says how far a command is; nothing where nobody looks."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +40,9 @@ class StatusLine:
 
     @staticmethod
     def _write(text: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{text}")
+        # What went over the end of the line would stay there.
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        sys.stderr.write(f"\r\x1b[K{text[: columns - 1] if columns else text}")
         sys.stderr.flush()
 
 

@@ -70,7 +70,7 @@ def read(path: Path, environment: Mapping[str, str], *, secret: bool = True) -> 
     Raises ConfigError if it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").removeprefix("\ufeff")  # with which some editors begin a file
     except OSError as error:
         raise ConfigError([f"the configuration {path} cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:

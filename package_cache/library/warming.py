@@ -12,6 +12,7 @@ from package_cache.engine.pending import Pending
 from package_cache.engine.service import Service
 from package_cache.errors import ArgumentError, FillError, NoRepository, PackageCacheError
 from package_cache.model import Request, Target
+from package_cache.rules.repositories.routes import is_own
 
 _CLIENT = "warm"
 _STALE, _PASSED = "stale", "passed"
@@ -60,7 +61,10 @@ class Warmer:
         """What is meant. Raises RequestError, ArgumentError."""
         routes = self._service.routes
         if "://" in name:
-            return routes.find(name, None)
+            target = routes.find(name, None)
+            if is_own(target):
+                raise NoRepository("it is this cache's own business, and no file")
+            return target
         if not name.startswith("/"):
             raise ArgumentError("it is neither a path, which begins with a slash, nor a URL")
         target = routes.named(name)

@@ -32,7 +32,7 @@ def _add(it: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Explanation:
-    """What there is to say. `asked` are the sources that would be, in this order."""
+    """What there is to say. `asked` are the sources that would be, in this order. What is `nowhere` is in no repository."""
 
     name: Named
     policy: Policy
@@ -42,6 +42,7 @@ class _Explanation:
     pin: Pin | None
     download: str | None
     asked: list["_Asked"]
+    nowhere: bool
 
     @property
     def served(self) -> Entry | None:
@@ -85,6 +86,7 @@ def _explain(name: Named, stores: Stores, config: Config) -> _Explanation:
         inventory.pins().get(name.key),
         _download(name, stores),
         _asked(name, stores.reports, policy.repository, versions),
+        bool(config.repositories) and not policy.repository.sources,
     )
 
 
@@ -139,6 +141,8 @@ def _download(name: Named, stores: Stores) -> str | None:
 def _request(it: _Explanation) -> str:
     """What a request would lead to."""
     served, until = it.served, it.good_until or 0.0
+    if it.nowhere:
+        return "the client is told 404: no repository has such a path"
     if it.rule.how is Freshness.NEVER:
         return "the file is passed on from the first source that has it, and not stored"
     if served is not None and is_good(until, served.representation.received, time.time()):
@@ -194,7 +198,7 @@ def _print(it: _Explanation) -> None:
         output.line("version   none is stored")
     for one in it.asked:
         output.line(f"source    {one.url}: {one.told}")
-    if not it.asked:
+    if not it.asked and not it.nowhere:
         output.line("source    none is given here; with --source (or PACKAGE_CACHE_SOURCE) those of the service are shown")
 
 
