@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from origin import Gate, Origin, Raw, Serve, until
 from product import Proxy, Response, blobs, parts
+from raw import Client
 
 from package_cache.engine.fills.fill import Fill, FillReader, Fills, Lead, ReplacedError
 from package_cache.errors import FillError, StoreError
@@ -197,6 +198,17 @@ def test_a_chunked_file_is_passed_on_while_it_arrives_and_stored(
     assert answer.fields["Content-Length"] == "1000000"
     assert (answer.body, answer.cache_status) == (body, "package-cache; hit")
     assert len(origin.requests()) == 1
+
+
+def test_a_chunked_file_is_whole_for_a_client_that_sent_content(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    body = origin.put("/a.tar", noise(300_000), Serve(chunked=True))
+    with Client(start(origin.url, host=host).address) as client:
+        client.ask("/a.tar", "Content-Length: 3")
+        client.send(b"abc")
+        answer = client.answer()
+    assert (answer.status, answer.whole, answer.body == body) == (200, True, True)
 
 
 def test_a_range_of_a_chunked_file_waits_for_the_length(origin: Origin, start: Callable[..., Proxy]) -> None:

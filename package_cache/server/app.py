@@ -100,7 +100,8 @@ class Application:
         if head.method not in METHODS:
             raise self._not_allowed(head.method)
         target = self.service.routes.find(head.target, head.combined.get("host"), own)
-        modern = head.minor == 1 and _is_known(environ)
+        # A connection that is cut after the answer would take the end of a chunked one with it.
+        modern = head.minor == 1 and _is_known(environ) and not _has_body(environ)
         return self.service.answer(Request(head.method, target, head.combined, modern, client))
 
     def _not_allowed(self, method: str) -> RequestError:
