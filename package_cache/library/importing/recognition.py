@@ -20,12 +20,7 @@ def recognise(place: Path, cache: Path, routes: Routes, prefix: str | None = Non
 
     `routes` and `prefix`, as a person writes it, are for trees.
     """
-    try:
-        mode = place.stat().st_mode
-    except FileNotFoundError:
-        raise ArgumentError(f"{place} is no directory: there is nothing of that name") from None
-    except OSError as error:
-        raise ArgumentError(f"{place} cannot be looked at: {error.strerror}") from error
+    mode = _mode_of(place)
     if stat.S_ISREG(mode):
         return ItemRegistry(_checked(place))
     if not stat.S_ISDIR(mode):
@@ -48,6 +43,16 @@ def recognise(place: Path, cache: Path, routes: Routes, prefix: str | None = Non
             " (UST-Download-Cache), nor any file at all, hidden ones aside (a tree, as of package-cache 0.2)"
         )
     return tree
+
+
+def _mode_of(place: Path) -> int:
+    """What is at a place. Raises ArgumentError if that cannot be told."""
+    try:
+        return place.stat().st_mode
+    except FileNotFoundError:
+        raise ArgumentError(f"{place} is no directory: there is nothing of that name") from None
+    except OSError as error:
+        raise ArgumentError(f"{place} cannot be looked at: {error.strerror}") from error
 
 
 def _checked(place: Path) -> Path:
