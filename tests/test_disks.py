@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -324,6 +325,23 @@ def test_a_full_file_system_is_used_again_when_there_is_room(
     shutil.copytree(cache, tmp_path / "copy")
     proxy.kill()
     assert_sound(tmp_path / "copy")
+
+
+def test_a_command_that_has_no_room_for_its_registry_says_so(small: Small, origin: Origin, tmp_path: Path) -> None:
+    origin.put("/0.tar", FILES["/0.tar"])
+    proxy = small.nursery.start(small.cache, [origin.url], tmp_path)
+    assert proxy.wait_until_it_serves()
+    assert is_right(ask(proxy, "/0.tar"), FILES["/0.tar"])
+    until(lambda: is_hit(proxy, "/0.tar", FILES["/0.tar"]))
+    proxy.stop()
+    free = fill_bytes(small.outside)
+    command = [sys.executable, "-m", "package_cache", "gc", "--max-size", "1K", "--cache", str(small.outside / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "its file system is full" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    free()
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("fill", [fill_bytes, fill_inodes], ids=lambda one: one.__name__)

@@ -154,17 +154,28 @@ class Database:
         """What an error says of the file; raises StoreError if it is not to blame."""
         if isinstance(error, DamagedRegistry | MissingDatabase | UnicodeDecodeError) or recovery.is_damage(error):
             return DamagedRegistry(str(error), file)
-        raise StoreError(f"the registry {self._path} {_reason(error)}") from error
+        raise StoreError(f"the registry {self._path} {_reason(error, self._path)}") from error
 
 
 def _is_locked(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: Path) -> str:
     if _is_locked(error):
         return f"is kept locked by another program, for more than {BUSY_SECONDS:.0f} seconds now; fuser shows by which"
+    if _is_full(path):
+        return f"cannot be used: its file system is full, and a megabyte is needed even to remove something ({error})"
     return f"cannot be used: {error}"
+
+
+def _is_full(path: Path) -> bool:
+    """Whether SQLite has no room for the files that it has beside a registry; it calls that an error of the disk."""
+    try:
+        status = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return status.f_bavail == 0 or (status.f_files > 0 and status.f_favail == 0)
 
 
 @contextmanager
