@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from gunicorn.app import wsgiapp
 
 from package_cache.cli.main import main as command
+from package_cache.upstream.agent import version_text
 
 LATE = (
     *("encodings.idna", "gunicorn.workers.gthread", "importlib.metadata"),
@@ -59,6 +60,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, reap)
     for name in LATE:
         importlib.import_module(name)
+    version_text()  # which reads it from a file
     gc.collect()
     gc.freeze()  # or each fork would copy what its collector looks at
     while True:

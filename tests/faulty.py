@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from package_cache.cli import main as command
+from package_cache.upstream.agent import version_text
 
 LATE = ("encodings.idna", "importlib.metadata", "package_cache.cli.serving")
 """What the product imports when it needs it, which would be in each fork."""
@@ -299,6 +300,7 @@ def main() -> None:
     running: set[int] = set()
     for name in LATE:
         importlib.import_module(name)
+    version_text()  # which reads it from a file
     gc.collect()
     gc.freeze()  # or each fork would copy what its collector looks at
     while True:
