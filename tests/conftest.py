@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("stage")
 settings.register_profile("long", max_examples=2000)
 
-from nursery import Nursery  # noqa: E402 - found by the line above
+from cradle import Cradle  # noqa: E402 - found by the line above
 from origin import Origin  # noqa: E402
-from product import HOSTS, Proxy, surroundings  # noqa: E402
+from product import HOSTS, Proxy, Spawn, launch  # noqa: E402
 from shell import Shell, opened  # noqa: E402
 
 
@@ -67,12 +69,37 @@ def host(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
-    """Starts products: `start(*sources, host=..., cache=..., arguments=..., environment=...)`."""
+def start_program(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+    """Starts products: `start_program(*sources, host=..., cache=..., arguments=..., environment=...)`."""
+    with started(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def cradle() -> Iterator[Cradle]:
+    """What `start` forks products of."""
+    one = Cradle()
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def start(cradle: Cradle, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+    """As `start_program`; but each is a fork of one process that has imported it, which takes a tenth of the time."""
+    with started(tmp_path, cradle.spawn) as start:
+        yield start
+
+
+@contextmanager
+def started(tmp_path: Path, spawn: Spawn = launch) -> Iterator[Callable[..., Proxy]]:
+    """Starts products that end with the test."""
     running: list[Proxy] = []
 
-    def _start(*sources: str, cache: Path | None = None, **options: object) -> Proxy:
-        proxy = Proxy(cache or tmp_path / "cache", sources, **options)  # type: ignore[arg-type]
+    def _start(*sources: str, cache: Path | None = None, **options: Any) -> Proxy:
+        told = options.get("environment") or {}
+        # An interpreter that is told something has to be a new one.
+        how = launch if any(name.startswith("PYTHON") for name in told) else spawn
+        proxy = Proxy(cache or tmp_path / "cache", sources, spawn=how, **options)
         running.append(proxy)
         return proxy
 
@@ -80,44 +107,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     for proxy in running:
         if proxy.process.poll() is None:
             proxy.kill()
-
-
-@pytest.fixture(scope="session")
-def cradle() -> Iterator[Nursery]:
-    """What `start_fork` forks products of."""
-    one = Nursery()
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def start_fork(cradle: Nursery, start: Callable[..., Proxy], tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
-    """As `start`; but a bare server is a fork of one process that has imported it, which takes a tenth of the time."""
-    running: list[Proxy] = []
-
-    def _start(
-        *sources: str,
-        host: str = "wsgiref",
-        cache: Path | None = None,
-        arguments: Sequence[str] = (),
-        environment: Mapping[str, str] | None = None,
-        config: Path | None = None,
-    ) -> Proxy:
-        is_for_interpreter = any(name.startswith("PYTHON") for name in environment or ())
-        if host != "wsgiref" or "--port" in arguments or is_for_interpreter:
-            options = {"arguments": arguments, "environment": environment, "config": config}
-            return start(*sources, host=host, cache=cache, **options)
-        variables = surroundings(**(environment or {}))
-        if config is not None:
-            variables["PACKAGE_CACHE_CONFIG"] = str(config)
-        proxy = cradle.start(cache or tmp_path / "cache", sources, tmp_path, None, arguments, variables)
-        running.append(proxy)
-        assert proxy.wait_until_it_serves(), proxy.log
-        return proxy
-
-    yield _start
-    for proxy in running:
-        proxy.kill()
 
 
 @pytest.fixture

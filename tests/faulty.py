@@ -8,6 +8,7 @@ SQLite) are wrapped. The product knows nothing of it.
 import errno
 import fcntl
 import gc
+import importlib
 import json
 import os
 import re
@@ -23,6 +24,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from package_cache.cli import main as command
+from package_cache.upstream.agent import version_text
+
+LATE = ("encodings.idna", "importlib.metadata", "package_cache.cli.serving")
+"""What the product imports when it needs it, which would be in each fork."""
 
 DISK_ERRORS: dict[int, frozenset[str]] = {
     errno.ENOSPC: frozenset({"create", "mkdir", "write", "commit", "script"}),
@@ -293,6 +298,9 @@ def main() -> None:
     """Fork a product for each order that comes in on standard input, a socket, until that ends; then end them all."""
     control = socket.socket(fileno=0)
     running: set[int] = set()
+    for name in LATE:
+        importlib.import_module(name)
+    version_text()  # which reads it from a file
     gc.collect()
     gc.freeze()  # or each fork would copy what its collector looks at
     while True:

@@ -10,10 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from cradle import Child
 
 
 def surroundings(**more: str) -> dict[str, str]:
@@ -43,10 +47,18 @@ class Response:
         return self.fields.get("Cache-Status", "")
 
 
+Spawn = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[str] | Child"]
+
+
+def launch(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """Start a program of these words, the first of which is its name."""
+    return subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, env=environment, text=True)
+
+
 class Proxy:
     """A running package-cache. `url` ends with a slash; `places` are all where it listens.
 
-    `config` is its file of configuration.
+    `config` is its file of configuration; `spawn` starts it, `Cradle.spawn` much quicker than `launch`.
     """
 
     def __init__(
@@ -58,6 +70,7 @@ class Proxy:
         environment: Mapping[str, str] | None = None,
         listen: Sequence[str] = (),
         config: Path | None = None,
+        spawn: Spawn = launch,
     ) -> None:
         self.cache = cache
         self.host = host
@@ -68,14 +81,14 @@ class Proxy:
             variables["PACKAGE_CACHE_CACHE"] = str(cache)
             if sources:
                 variables["PACKAGE_CACHE_SOURCE"] = " ".join(sources)
-            program = ["gunicorn", "package_cache:create_app()", "-b", "127.0.0.1:0", "-w", "2", "--threads", "40"]
-            command = [sys.executable, "-m", *program, "--no-control-socket", *arguments]
+            command = ["gunicorn", "package_cache:create_app()", "-b", "127.0.0.1:0", "-w", "2", "--threads", "40"]
+            command += ["--no-control-socket", *arguments]
         else:
             options = [word for source in sources for word in ("--source", source)]
             places = [word for place in listen for word in ("--listen", place)] or ["--host", "127.0.0.1", "--port", "0"]
-            command = [sys.executable, "-m", "package_cache", "--server", host, "--cache", str(cache)]
+            command = ["package_cache", "--server", host, "--cache", str(cache)]
             command += [*places, *options, *arguments]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=variables, text=True)
+        self.process = spawn(command, variables)
         self.log: list[str] = []
         self.places: list[str] = []
         self._ready = threading.Event()

@@ -17,7 +17,9 @@ for module in pkgutil.walk_packages(package_cache.__path__, "package_cache."):
         with contextlib.suppress(ImportError):  # of what is optional
             importlib.import_module(module.name)
 from package_cache.cli.main import main
+from package_cache.upstream.agent import version_text
 
+version_text()  # which reads it from a file
 gc.collect()
 gc.freeze()  # or each fork would copy what its collector looks at
 for line in sys.stdin:

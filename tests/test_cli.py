@@ -168,8 +168,8 @@ def test_a_cache_that_cannot_be_written_is_told_in_a_line(tmp_path: Path, server
     assert file.read_text() == "mine"
 
 
-def test_a_worker_that_finds_no_cache_ends_it_with_a_line(start: Start, tmp_path: Path) -> None:
-    proxy = start("http://127.0.0.1:9/", host="gunicorn", arguments=["--workers", "1"])
+def test_a_worker_that_finds_no_cache_ends_it_with_a_line(start_program: Start, tmp_path: Path) -> None:
+    proxy = start_program("http://127.0.0.1:9/", host="gunicorn", arguments=["--workers", "1"])
     assert proxy.get("/", method="PUT").status == 405  # the worker is up
     proxy.cache.rename(tmp_path / "elsewhere")
     proxy.cache.write_text("")
@@ -184,13 +184,13 @@ def test_a_worker_that_finds_no_cache_ends_it_with_a_line(start: Start, tmp_path
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("everyone", [False, True], ids=["to the process", "to its children too"])
 def test_a_signal_ends_it_in_good_order_with_transfers_running(
-    origin: Origin, start: Start, server: str, number: signal.Signals, everyone: bool
+    origin: Origin, start_program: Start, server: str, number: signal.Signals, everyone: bool
 ) -> None:
     origin.put("/small.tar", b"small")
     gates = [Gate(), Gate()]
     origin.put("/large.tar", bytes(1_000_000), Serve(gate=gates[0], gate_at=300_000))
     origin.put("/waiting.tar", bytes(1000), Serve(gate=gates[1]))
-    proxy = start(origin.url, host=server, environment={"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
+    proxy = start_program(origin.url, host=server, environment={"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
     with ExitStack() as stack:
         large, waiting, silent, idle = (stack.enter_context(Client(proxy.address)) for _ in range(4))
         large.ask("/large.tar")
@@ -229,8 +229,8 @@ def test_a_signal_right_after_the_start_ends_it_too(tmp_path: Path, server: str)
 
 @servers
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_more_signals_change_nothing_for_the_worse(start: Start, server: str, number: signal.Signals) -> None:
-    proxy = start("http://127.0.0.1:9/", host=server)
+def test_more_signals_change_nothing_for_the_worse(start_program: Start, server: str, number: signal.Signals) -> None:
+    proxy = start_program("http://127.0.0.1:9/", host=server)
     until(lambda: proxy.process.send_signal(number) or proxy.process.poll() is not None)
     assert proxy.stop() == 0
     assert "Traceback" not in "".join(proxy.log)
@@ -320,13 +320,13 @@ def test_the_cache_is_where_caches_of_the_user_are(tmp_path: Path) -> None:
 
 
 @servers
-def test_it_listens_on_an_ipv6_address(origin: Origin, start: Start, server: str) -> None:
+def test_it_listens_on_an_ipv6_address(origin: Origin, start_program: Start, server: str) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"this machine has no ::1: {error}")
     origin.put("/file.tar", b"body")
-    proxy = start(origin.url, host=server, arguments=["--host", "::1"])
+    proxy = start_program(origin.url, host=server, arguments=["--host", "::1"])
     assert proxy.url.startswith("http://[::1]:")
     with Client(proxy.address) as client:
         assert client.get("/file.tar").body == b"body"

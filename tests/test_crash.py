@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cradle import Cradle
 from origin import Gate, Origin, Say, Serve, until
 from product import Proxy, blobs, parts
 
@@ -158,9 +159,9 @@ class Left:
 
 
 @pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
+def left(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     origin, cache = Origin(), tmp_path_factory.mktemp("left") / "cache"
-    break_off(origin, lambda *sources, **options: Proxy(sources=sources, **options), cache)
+    break_off(origin, lambda *sources, **options: Proxy(sources=sources, spawn=cradle.spawn, **options), cache)
     yield Left(origin, cache)
     origin.stop()
 

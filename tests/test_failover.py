@@ -20,8 +20,8 @@ OVERLAP = 4096
 
 
 @pytest.fixture
-def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
-    return start_fork
+def start(start: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from cradle import Cradle
 from origin import Gate, Origin, Raw, Serve, until
 from product import Proxy, Response, blobs, parts
 from raw import Client
@@ -30,8 +31,8 @@ both = pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 
 
 @pytest.fixture
-def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
-    return start_fork
+def start(start: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -259,13 +260,15 @@ def place(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
+def spoiled(
+    cradle: Cradle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
     """What clients got of every broken file, each asked for once, all at the same time: giving up takes seconds."""
     origin = Origin()
     for name, (body, behaviour) in SPOILED.items():
         origin.put(place(name), body, behaviour)
     limits = {"PACKAGE_CACHE_STALL_TIMEOUT": "0.5", "PACKAGE_CACHE_HEAD_TIMEOUT": "5"}
-    proxy = Proxy(tmp_path_factory.mktemp("spoiled"), [origin.url], environment=limits)
+    proxy = Proxy(tmp_path_factory.mktemp("spoiled"), [origin.url], environment=limits, spawn=cradle.spawn)
     try:
         names = list(SPOILED)
         got = all_at_once(len(names), lambda at: proxy.get(place(names[at])))

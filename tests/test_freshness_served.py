@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import pytest
+from cradle import Cradle
 from origin import Behaviour, Gate, Hang, Origin, Raw, Say, Serve, until
 from product import Proxy, Response, blobs, parts
 
@@ -27,8 +28,8 @@ LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}
 
 
 @pytest.fixture
-def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
-    return start_fork
+def start(start: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start
 
 
 def best(proxy: Proxy, key: str) -> Entry | None:
@@ -159,10 +160,12 @@ FAILURES: dict[str, Behaviour] = {
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
+def failing(
+    cradle: Cradle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
     """What clients got of an index of each failing source, all asked for at the same time: giving up takes seconds."""
     origin = Origin()
-    proxy = Proxy(tmp_path_factory.mktemp("failing"), [origin.url], environment=LIMITS)
+    proxy = Proxy(tmp_path_factory.mktemp("failing"), [origin.url], environment=LIMITS, spawn=cradle.spawn)
     try:
         places = {name: f"/{number}/layout.conf" for number, name in enumerate(FAILURES)}
         for name, path in places.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cradle import Cradle
 from origin import Gate, Origin, Serve, until
 from product import Proxy, blobs, parts
 from shell import run
@@ -29,8 +30,8 @@ pytestmark = pytest.mark.usefixtures("shell")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
-    stock = make(tmp_path_factory.mktemp("whole") / "cache")
+def whole(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+    stock = make(tmp_path_factory.mktemp("whole") / "cache", cradle)
     yield stock
     stock.origin.stop()
 

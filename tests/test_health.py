@@ -55,9 +55,9 @@ def test_a_service_that_can_serve_says_so(origin: Origin, start: Start, host: st
     ],
 )
 def test_it_may_be_asked_in_any_way_that_a_path_can_be_written(
-    origin: Origin, start_fork: Start, target: str, version: str
+    origin: Origin, start: Start, target: str, version: str
 ) -> None:
-    answer = ask(start_fork(origin.url), target, version=version)
+    answer = ask(start(origin.url), target, version=version)
     assert (answer.status, answer.body) == (200, b"ok\n")
     assert origin.requests() == []
 
@@ -92,9 +92,9 @@ def test_a_host_that_belongs_to_a_repository_has_such_paths_of_its_own(
     assert ask(proxy).status == 200
 
 
-def test_an_old_client_is_not_taken_for_a_new_one_by_a_path_that_only_begins_so(origin: Origin, start_fork: Start) -> None:
+def test_an_old_client_is_not_taken_for_a_new_one_by_a_path_that_only_begins_so(origin: Origin, start: Start) -> None:
     origin.put("/file.tar", b"body", Serve(length=False, chunked=True))
-    answer = ask(start_fork(origin.url), "/-/../file.tar", version="HTTP/1.0")
+    answer = ask(start(origin.url), "/-/../file.tar", version="HTTP/1.0")
     assert (answer.status, answer.body, answer.get("transfer-encoding")) == (200, b"body", None)
 
 

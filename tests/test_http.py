@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
+from cradle import Cradle
 from origin import MODIFIED, Gate, Origin, Say, Serve, until
 from product import HOSTS, Proxy, blobs, parts
 from raw import Answer, Client
@@ -44,9 +45,9 @@ class Site:
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     origin = Origin()
-    proxy = Proxy(tmp_path_factory.mktemp("cache"), [origin.url], host=request.param)
+    proxy = Proxy(tmp_path_factory.mktemp("cache"), [origin.url], host=request.param, spawn=cradle.spawn)
     yield Site(origin, proxy)
     proxy.kill()
     origin.stop()

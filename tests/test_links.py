@@ -29,11 +29,11 @@ def page(files: Origin, name: str = "foo-1.whl") -> bytes:
 
 
 @pytest.fixture
-def proxy(origin: Origin, another: Origin, start_fork: Start, tmp_path: Path, host: str) -> Proxy:
+def proxy(origin: Origin, another: Origin, start: Start, tmp_path: Path, host: str) -> Proxy:
     """A cache of an index, `origin`, whose files are at `another`."""
     another.put("/packages/foo-1.whl", WHEEL)
     environment = {"PACKAGE_CACHE_HEAD_TIMEOUT": "0.5"}
-    return start_fork(host=host, config=configured(origin, another, tmp_path), environment=environment)
+    return start(host=host, config=configured(origin, another, tmp_path), environment=environment)
 
 
 def configured(index: Origin, files: Origin, folder: Path, prefix: str = "/files/") -> Path:
@@ -135,11 +135,11 @@ def test_without_tags_of_the_source_two_versions_have_two_tags(proxy: Proxy, ori
 
 
 def test_a_document_is_fetched_anew_where_other_links_are_to_be_replaced(
-    origin: Origin, another: Origin, start_fork: Start, tmp_path: Path
+    origin: Origin, another: Origin, start: Start, tmp_path: Path
 ) -> None:
     origin.put("/simple/foo/", page(another), content_type=PAGE)
     for prefix in ("/files/", "/elsewhere/"):
-        proxy = start_fork(config=configured(origin, another, tmp_path, prefix))
+        proxy = start(config=configured(origin, another, tmp_path, prefix))
         assert f'href="{prefix}packages/'.encode() in proxy.get("/pypi/simple/foo/").body
         assert proxy.stop() == 0
 

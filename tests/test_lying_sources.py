@@ -24,6 +24,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from cradle import Cradle
 from origin import MODIFIED, Behaviour, Flood, Gate, Origin, Raw, Say, Serve, until
 from product import HOSTS, Proxy, Response, blobs
 
@@ -381,8 +382,8 @@ UNPROVEN = {"a weak tag", "a date of the same second", "nothing to know it by", 
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Pair"]:
-    it = Pair(str(request.param), tmp_path_factory.mktemp("lies"))
+def pair(request: pytest.FixtureRequest, cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Pair"]:
+    it = Pair(str(request.param), tmp_path_factory.mktemp("lies"), cradle)
     yield it
     it.stop()
 
@@ -390,9 +391,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class Pair:
     """A cache with a liar in front of a good source, and one that has only the liar."""
 
-    def __init__(self, host: str, place: Path) -> None:
+    def __init__(self, host: str, place: Path, cradle: Cradle) -> None:
         self.liar, self.good = Origin(), Origin()
-        options = {"host": host, "environment": LIMITS, "arguments": ONE_WORKER[host]}
+        options = {"host": host, "environment": LIMITS, "arguments": ONE_WORKER[host], "spawn": cradle.spawn}
         self.both = Proxy(place / "both", [self.liar.url, self.good.url], **options)  # type: ignore[arg-type]
         self.alone = Proxy(place / "alone", [self.liar.url], **options)  # type: ignore[arg-type]
         self.numbers = count()

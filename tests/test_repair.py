@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cradle import Cradle
 from nursery import Fork, Nursery
 from origin import Origin, until
 from product import Proxy, blobs, parts
@@ -40,17 +41,17 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+def stopped(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     """A cache whose server was told to end."""
-    stock = make(tmp_path_factory.mktemp("stopped") / "cache")
+    stock = make(tmp_path_factory.mktemp("stopped") / "cache", cradle)
     yield stock
     stock.origin.stop()
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+def killed(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     """A cache whose server was killed, with the last commits in the log of the database."""
-    stock = make(tmp_path_factory.mktemp("killed") / "cache", Proxy.kill)
+    stock = make(tmp_path_factory.mktemp("killed") / "cache", cradle, Proxy.kill)
     yield stock
     stock.origin.stop()
 

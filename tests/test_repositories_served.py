@@ -122,11 +122,11 @@ def test_all_ways_lead_to_one_entry(origin: Origin, start: Start, write: Callabl
 
 
 def test_a_repository_that_is_known_by_hosts_alone_has_no_path(
-    origin: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     body = origin.put("/a.tar", BODY)
     config = write('[[repository]]\nname = "x"\nhosts = ["h.example"]\n' + f'sources = ["{origin.url}"]')
-    proxy = start_fork(config=config)
+    proxy = start(config=config)
     assert ask(proxy, "/a.tar", "h.example").body == body
     assert ask(proxy, "/a.tar", "cache.example").status == 404
     assert ask(proxy, "/-/x/a.tar", "cache.example").status == 404
@@ -136,7 +136,7 @@ def test_a_repository_that_is_known_by_hosts_alone_has_no_path(
 
 
 def test_each_repository_asks_its_own_sources_and_the_next_one_where_one_fails(
-    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, another: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     for one in (origin, another):
         one.put("/a.tar", BODY)
@@ -146,7 +146,7 @@ def test_each_repository_asks_its_own_sources_and_the_next_one_where_one_fails(
     third.put("/sub/b.tar", b"other b")
     try:
         config = write(table("a", origin.url, another.url), table("b", another.url), table("c", third.url + "sub"))
-        proxy = start_fork(config=config)
+        proxy = start(config=config)
         assert proxy.get("/a/a.tar").body == BODY
         assert [len(one.requests("/a.tar")) for one in (origin, another)] == [1, 1]
         assert proxy.get("/b/b.tar").body == b"b"
@@ -160,12 +160,12 @@ def test_each_repository_asks_its_own_sources_and_the_next_one_where_one_fails(
 
 
 def test_sources_on_the_command_line_take_the_place_of_those_in_the_file(
-    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, another: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     origin.put("/a", b"old")
     another.put("/a", b"new")
     config = write(table("all", origin.url, prefix="/", rules="** 1d"))
-    proxy = start_fork(another.url, config=config)
+    proxy = start(another.url, config=config)
     assert [proxy.get("/a").body for _ in range(2)] == [b"new", b"new"]
     assert (len(origin.requests()), len(another.requests())) == (0, 1)
 
@@ -217,13 +217,13 @@ def test_what_came_while_the_clock_was_ahead_is_not_good_until_the_clock_is_ther
 
 
 def test_what_a_source_says_of_it_counts_where_the_rule_is_http(
-    origin: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     def says(*values: str) -> Serve:
         return Serve(fields=tuple(("Cache-Control", value) for value in values))
 
     config = write(table("x", origin.url, preset="raw"))
-    proxy = start_fork(config=config)
+    proxy = start(config=config)
     origin.put("/a", b"first", says("max-age=60"))
     assert [proxy.get("/x/a").body for _ in range(3)] == [b"first"] * 3
     assert len(origin.requests("/a")) == 1
@@ -326,11 +326,11 @@ def test_a_file_that_is_too_large_comes_whole_and_is_not_stored(
 
 
 def test_the_limit_of_a_rule_comes_before_that_of_its_repository(
-    origin: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     for name in ("/a.iso", "/a.tar"):
         origin.put(name, BODY)
-    proxy = start_fork(config=write(table("x", origin.url, max_file_size="1000", rules="*.iso 1000000")))
+    proxy = start(config=write(table("x", origin.url, max_file_size="1000", rules="*.iso 1000000")))
     for name in ("/x/a.iso", "/x/a.tar"):
         assert proxy.get(name).body == BODY
     until(lambda: stored(proxy.cache) == ["/x/a.iso"])
@@ -364,11 +364,9 @@ def test_a_document_is_good_for_as_long_as_it_says(origin: Origin, start: Start,
     assert (proxy.get("/x/a.json").body, len(origin.requests())) == (body, 1)
 
 
-def test_a_document_whose_time_is_over_is_asked_for_once_a_minute(
-    origin: Origin, start_fork: Start, documents: Path
-) -> None:
+def test_a_document_whose_time_is_over_is_asked_for_once_a_minute(origin: Origin, start: Start, documents: Path) -> None:
     body = origin.put("/a.json", gzip.compress(dated(1000, 10)))
-    proxy = start_fork(config=documents)
+    proxy = start(config=documents)
     for _ in range(3):
         assert proxy.get("/x/a.json").body == body
     assert len(origin.requests()) == 1
@@ -398,11 +396,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_no_document_is_not_stored_and_the_old_one_served(
-    origin: Origin, start_fork: Start, documents: Path, name: str
+    origin: Origin, start: Start, documents: Path, name: str
 ) -> None:
     body = origin.put("/a.json", dated(1000, 10))
     origin.put("/b.json", BROKEN[name])
-    proxy = start_fork(config=documents)
+    proxy = start(config=documents)
     answer = proxy.get("/x/b.json")
     assert answer.status == 502
     assert b"sent what is not to be stored: " in answer.body
@@ -418,12 +416,12 @@ def test_what_is_no_document_is_not_stored_and_the_old_one_served(
 
 
 def test_where_a_source_has_no_document_the_next_one_is_asked(
-    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, another: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     """Though it says that what it has is newer."""
     origin.put("/a.json", b"<html>", modified=NEWER)
     body = another.put("/a.json", dated(time.time(), 3000))
-    proxy = start_fork(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
+    proxy = start(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
     for status in ("fwd=uri-miss; fwd-status=200; stored", "hit"):
         answer = proxy.get("/x/a.json")
         assert (answer.status, answer.body, answer.cache_status) == (200, body, f"package-cache; {status}")
@@ -432,11 +430,11 @@ def test_where_a_source_has_no_document_the_next_one_is_asked(
 
 
 def test_what_is_no_document_anywhere_is_told_with_every_source(
-    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, another: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     origin.put("/a.json", b"<html>")
     another.put("/a.json", b"[]")
-    proxy = start_fork(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
+    proxy = start(config=write(table("x", origin.url, another.url, rules="*.json json-metadata")))
     answer = proxy.get("/x/a.json")
     assert answer.status == 502
     assert all(f"{one.url}a.json sent what is not to be stored: ".encode() in answer.body for one in (origin, another))
@@ -455,10 +453,10 @@ def test_a_large_document_that_is_none_never_comes_whole(origin: Origin, start: 
 
 @pytest.mark.parametrize("behaviour", [Hang(), Raw(b""), Say(503), Serve(stall=5), Serve(cut=5)])
 def test_the_old_document_is_served_while_its_publisher_is_not_there(
-    origin: Origin, start_fork: Start, documents: Path, behaviour: Hang | Raw | Say | Serve
+    origin: Origin, start: Start, documents: Path, behaviour: Hang | Raw | Say | Serve
 ) -> None:
     body = origin.put("/a.json", dated(1000, 10))
-    proxy = start_fork(config=documents, environment=LIMITS)
+    proxy = start(config=documents, environment=LIMITS)
     assert proxy.get("/x/a.json").body == body
     aged(proxy, "/x/a.json", 61)
     origin.put("/a.json", dated(time.time(), 3000), behaviour, modified=NEWER)
@@ -518,12 +516,12 @@ def test_credentials_go_to_their_own_host_and_nowhere_else(
 
 
 def test_credentials_do_not_follow_a_download_to_the_next_mirror(
-    origin: Origin, another: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, another: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
     origin.put("/a.tar", BODY, Serve(cut=100_000))
     another.put("/a.tar", BODY)
     own = origin.url.replace("//", f"//user:{SECRET}@")
-    proxy = start_fork(config=write(table("x", own, another.url)), arguments=("-vv",))
+    proxy = start(config=write(table("x", own, another.url)), arguments=("-vv",))
     assert proxy.get("/x/a.tar").body == BODY
     assert {asked.fields.get("authorization") for asked in origin.requests()} == {BASIC}
     assert another.requests()
@@ -563,11 +561,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_client_of_any_layout_finds_the_file_in_a_source_of_any_layout(
-    origin: Origin, start_fork: Start, name: str
-) -> None:
+def test_a_client_of_any_layout_finds_the_file_in_a_source_of_any_layout(origin: Origin, start: Start, name: str) -> None:
     is_in(origin, *LAYOUTS[name])
-    proxy = start_fork(origin.url)
+    proxy = start(origin.url)
     for spelling in SPELLINGS * 2:
         answer = proxy.get(f"/distfiles/{spelling}")
         assert (answer.status, answer.body) == (200, BODY), spelling
@@ -578,23 +574,23 @@ def test_a_client_of_any_layout_finds_the_file_in_a_source_of_any_layout(
     assert proxy.get(f"/distfiles/{SPELLINGS[1]}").cache_status == HIT
 
 
-def test_the_source_of_a_hashed_file_is_told_by_why(origin: Origin, start_fork: Start, write: Callable[..., Path]) -> None:
+def test_the_source_of_a_hashed_file_is_told_by_why(origin: Origin, start: Start, write: Callable[..., Path]) -> None:
     is_in(origin, HASHED, layout_text([HASHED]))
     config = write(table("gentoo", origin.url, prefix="/", preset="gentoo"))
-    proxy = start_fork(config=config)
+    proxy = start(config=config)
     assert proxy.get(f"/distfiles/{NAME}").status == 200
     until(lambda: stored(proxy.cache))
     assert ": gave version 1 on " in why(proxy, config, f"/distfiles/{HASHED.path(NAME)}")
     assert "of        the repository gentoo" in why(proxy, config, f"/distfiles/{NAME}")
 
 
-def test_sources_of_different_layouts_work_together(origin: Origin, another: Origin, start_fork: Start) -> None:
+def test_sources_of_different_layouts_work_together(origin: Origin, another: Origin, start: Start) -> None:
     is_in(origin, FLAT, layout_text([FLAT]), b"only here", "a.tar")
     is_in(another, HASHED, layout_text([HASHED]), b"only there", "b.tar")
     for one, structure in ((origin, FLAT), (another, HASHED)):
         is_in(one, structure, None)
     origin.script(f"/distfiles/{NAME.replace('+', '%2B')}", Serve(cut=100_000), Say(503))
-    proxy = start_fork(origin.url, another.url)
+    proxy = start(origin.url, another.url)
     for spelling in (FLAT, HASHED):
         assert proxy.get(f"/distfiles/{spelling.path('a.tar')}").body == b"only here"
         assert proxy.get(f"/distfiles/{spelling.path('b.tar')}").body == b"only there"
@@ -607,13 +603,13 @@ def test_sources_of_different_layouts_work_together(origin: Origin, another: Ori
     assert len(stored(proxy.cache)) >= 3
 
 
-def test_a_directory_of_this_machine_has_a_layout_too(start_fork: Start, tmp_path: Path) -> None:
+def test_a_directory_of_this_machine_has_a_layout_too(start: Start, tmp_path: Path) -> None:
     for name, structure in (("flat", FLAT), ("hashed", HASHED)):
         file = tmp_path / name / "distfiles" / structure.path(f"{name}+.tar")
         file.parent.mkdir(parents=True)
         file.write_bytes(name.encode())
     (tmp_path / "hashed/distfiles/layout.conf").write_text(layout_text([HASHED]))
-    proxy = start_fork((tmp_path / "flat").as_uri(), (tmp_path / "hashed").as_uri())
+    proxy = start((tmp_path / "flat").as_uri(), (tmp_path / "hashed").as_uri())
     for name in ("flat", "hashed"):
         for structure in (FLAT, HASHED, SHA512):
             assert proxy.get(f"/distfiles/{structure.path(f'{name}+.tar')}").body == name.encode()
@@ -621,23 +617,19 @@ def test_a_directory_of_this_machine_has_a_layout_too(start_fork: Start, tmp_pat
     until(lambda: len(stored(proxy.cache)) == 3)
 
 
-def test_the_layout_that_clients_are_told_is_that_of_the_source(origin: Origin, start_fork: Start) -> None:
-    proxy = start_fork(origin.url)
+def test_the_layout_that_clients_are_told_is_that_of_the_source(origin: Origin, start: Start) -> None:
+    proxy = start(origin.url)
     assert proxy.get("/distfiles/layout.conf").status == 404
     for text in ("[structure]\n0=flat\n", "[structure]\n0=filename-hash BLAKE2B 8\n1=flat\n"):
         origin.put("/distfiles/layout.conf", text.encode(), modified=None)
         assert proxy.get("/distfiles/layout.conf").body == text.encode()
 
 
-def test_what_is_no_distfile_is_asked_for_where_it_is(
-    origin: Origin, start_fork: Start, write: Callable[..., Path]
-) -> None:
+def test_what_is_no_distfile_is_asked_for_where_it_is(origin: Origin, start: Start, write: Callable[..., Path]) -> None:
     path = f"/distfiles/{HASHED.path('a.tar')}"
     for one in (path, "/distfiles/sub/a.tar", "/snapshots/a.tar"):
         origin.put(one, b"a")
-    proxy = start_fork(
-        config=write(table("debian", origin.url, preset="debian"), table("gentoo", origin.url, preset="gentoo"))
-    )
+    proxy = start(config=write(table("debian", origin.url, preset="debian"), table("gentoo", origin.url, preset="gentoo")))
     assert proxy.get(f"/debian{path}").body == b"a"
     assert proxy.get("/gentoo/distfiles/sub/a.tar").body == b"a"
     assert proxy.get("/gentoo/snapshots/a.tar").body == b"a"
@@ -658,25 +650,23 @@ DEAD = {
 
 
 @pytest.mark.parametrize("name", DEAD)
-def test_a_layout_that_does_not_come_keeps_no_file_from_a_client(origin: Origin, start_fork: Start, name: str) -> None:
+def test_a_layout_that_does_not_come_keeps_no_file_from_a_client(origin: Origin, start: Start, name: str) -> None:
     is_in(origin, HASHED, layout_text([HASHED]))
     origin.script("/distfiles/layout.conf", DEAD[name])
-    proxy = start_fork(origin.url, environment={**LIMITS, "PACKAGE_CACHE_CRAWL_TIMEOUT": "2"})
+    proxy = start(origin.url, environment={**LIMITS, "PACKAGE_CACHE_CRAWL_TIMEOUT": "2"})
     began = time.monotonic()
     assert proxy.get(f"/distfiles/{NAME}").body == BODY
     assert time.monotonic() - began < 30
 
 
-def test_sources_whose_layouts_do_not_come_are_not_all_waited_for(
-    origin: Origin, another: Origin, start_fork: Start
-) -> None:
+def test_sources_whose_layouts_do_not_come_are_not_all_waited_for(origin: Origin, another: Origin, start: Start) -> None:
     third = Origin()
     try:
         for one in (origin, another, third):
             is_in(one, HASHED, layout_text([HASHED]))
         another.script("/distfiles/layout.conf", Hang())
         third.script("/distfiles/layout.conf", Hang())
-        proxy = start_fork(origin.url, another.url, third.url)
+        proxy = start(origin.url, another.url, third.url)
         assert proxy.get(f"/distfiles/{NAME}").body == BODY
         assert (len(another.requests()), len(third.requests())) == (0, 0)
     finally:
@@ -690,12 +680,12 @@ def gate() -> Iterator[Gate]:
     one.open()
 
 
-def test_many_clients_wait_for_one_request_for_a_layout(origin: Origin, start_fork: Start, gate: Gate) -> None:
+def test_many_clients_wait_for_one_request_for_a_layout(origin: Origin, start: Start, gate: Gate) -> None:
     names = [f"{number}.tar" for number in range(20)]
     for name in names:
         is_in(origin, HASHED, layout_text([HASHED]), name.encode(), name)
     origin.script("/distfiles/layout.conf", Serve(before=gate))
-    proxy = start_fork(origin.url)
+    proxy = start(origin.url)
     clients = [Client(proxy.address) for _ in names]
     try:
         for client, name in zip(clients, names, strict=True):
@@ -710,21 +700,21 @@ def test_many_clients_wait_for_one_request_for_a_layout(origin: Origin, start_fo
     assert len(origin.requests("/distfiles/layout.conf")) == 1
 
 
-def test_a_layout_that_did_not_come_is_not_waited_for_with_each_file(origin: Origin, start_fork: Start) -> None:
+def test_a_layout_that_did_not_come_is_not_waited_for_with_each_file(origin: Origin, start: Start) -> None:
     is_in(origin, HASHED, None)
     for number in range(5):
         is_in(origin, HASHED, layout_text([HASHED]), BODY, f"{number}.tar")
     origin.script("/distfiles/layout.conf", Hang())
-    proxy = start_fork(origin.url, environment=LIMITS)
+    proxy = start(origin.url, environment=LIMITS)
     for number in range(5):
         assert proxy.get(f"/distfiles/{number}.tar").body == BODY
     assert len(origin.requests("/distfiles/layout.conf")) == 1
 
 
 def test_a_document_of_npm_may_be_named_like_an_archive_and_an_archive_is_none_of_its_documents(
-    origin: Origin, start_fork: Start, write: Callable[..., Path]
+    origin: Origin, start: Start, write: Callable[..., Path]
 ) -> None:
-    proxy = start_fork(config=write(table("npm", origin.url, preset="npm")))
+    proxy = start(config=write(table("npm", origin.url, preset="npm")))
     document = origin.put("/tar.gz", b'{"name": "tar.gz"}', content_type="application/json")
     origin.put("/tar.gz/-/tar.gz-1.0.0.tgz", document, content_type="application/json")
     for method, body in (("HEAD", b""), ("GET", document)):

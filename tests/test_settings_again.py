@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cradle import Cradle
 from origin import Gate, Origin, Serve, until
-from product import Proxy, stored
+from product import Proxy, Spawn, stored
 from raw import Client
 
 Start = Callable[..., Proxy]
@@ -47,15 +48,16 @@ def toml(settings: Mapping[str, str]) -> str:
 class Changing(Proxy):
     """A product whose settings can be changed."""
 
-    def __init__(self, folder: Path, server: str, variables: Mapping[str, str], settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, server: str, variables: Mapping[str, str], settings: Mapping[str, str], spawn: Spawn
+    ) -> None:
         self.cache = folder / "cache"
         self.host = server
         self.file = folder / "config.toml"
         self.settings = {"CACHE": str(self.cache), "SERVER": server, "LISTEN": "127.0.0.1:0", **settings}
         self.write()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PACKAGE_CACHE_")}
-        command = [sys.executable, "-m", "package_cache", "--config", str(self.file)]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, env=kept | variables, text=True)
+        self.process = spawn(["package_cache", "--config", str(self.file)], kept | variables)
         self.log: list[str] = []
         self.places: list[str] = []
         self._ready = threading.Event()
@@ -95,12 +97,12 @@ class Changing(Proxy):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
+def run(cradle: Cradle, tmp_path: Path) -> Iterator[Run]:
     """Starts a product: `run(server, SETTING="value", ...)`."""
     running: list[Changing] = []
 
     def _run(server: str, variables: Mapping[str, str] | None = None, **settings: str) -> Changing:
-        running.append(Changing(tmp_path, server, variables or {}, settings))
+        running.append(Changing(tmp_path, server, variables or {}, settings, cradle.spawn))
         return running[-1]
 
     yield _run

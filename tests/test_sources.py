@@ -26,8 +26,8 @@ FEW = 3
 
 
 @pytest.fixture
-def start(start_fork: Callable[..., Proxy]) -> Callable[..., Proxy]:
-    return start_fork
+def start(start: Callable[..., Proxy]) -> Callable[..., Proxy]:
+    return start
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -23,9 +23,9 @@ def varying(field: str) -> Serve:
 
 @pytest.mark.parametrize("path", [FILE, DOCUMENT])
 @pytest.mark.parametrize("host", ["wsgiref", "gthread"])
-def test_clients_are_told_what_an_answer_varies_by(host: str, path: str, origin: Origin, start_fork: Start) -> None:
+def test_clients_are_told_what_an_answer_varies_by(host: str, path: str, origin: Origin, start: Start) -> None:
     body = origin.put(path, b"one" * 100, varying("Accept, Accept-Encoding"))
-    proxy = start_fork(origin.url, host=host)
+    proxy = start(origin.url, host=host)
     for _ in ("from the source", "from the store", "from what is at hand"):
         got = proxy.get(path)
         assert (got.status, got.body, got.fields["Vary"]) == (200, body, "Accept, Accept-Encoding")
@@ -36,10 +36,10 @@ def test_clients_are_told_what_an_answer_varies_by(host: str, path: str, origin:
 
 @pytest.mark.parametrize("path", [DOCUMENT, FILE])
 def test_an_answer_that_varies_by_everything_is_never_an_answer_to_a_later_request(
-    path: str, origin: Origin, start_fork: Start
+    path: str, origin: Origin, start: Start
 ) -> None:
     origin.put(path, b"one", varying("*"), Serve(fields=(("Vary", "*"),), body=b"two"), etag=None, modified=None)
-    proxy = start_fork(origin.url)
+    proxy = start(origin.url)
     assert [proxy.get(path).body for _ in range(3)] == [b"one", b"two", b"two"]
     assert len(origin.requests(path)) == 3
 
@@ -52,10 +52,10 @@ def put_forms(mirror: Mirror, path: str, times: int = 1) -> dict[str, bytes]:
     return forms
 
 
-def test_a_document_is_given_in_the_form_that_was_asked_for_or_not_at_all(mirror: Mirror, start_fork: Start) -> None:
+def test_a_document_is_given_in_the_form_that_was_asked_for_or_not_at_all(mirror: Mirror, start: Start) -> None:
     path = "/npm/thing"
     forms = put_forms(mirror, path)
-    proxy = start_fork(mirror.url)
+    proxy = start(mirror.url)
     assert proxy.get(path, {"Accept": "text/plain"}).body == forms["text/plain"]
     mirror.stop()
     assert proxy.get(path, {"Accept": "text/x-diff"}).status == 502
@@ -67,21 +67,19 @@ def test_a_document_is_given_in_the_form_that_was_asked_for_or_not_at_all(mirror
     assert len(stored(proxy.cache)) == 2
 
 
-def test_a_package_file_that_varies_by_accept_is_given_in_the_form_that_was_asked_for(
-    mirror: Mirror, start_fork: Start
-) -> None:
+def test_a_package_file_that_varies_by_accept_is_given_in_the_form_that_was_asked_for(mirror: Mirror, start: Start) -> None:
     path = "/npm/thing-1.0.patch"
     forms = put_forms(mirror, path)
-    proxy = start_fork(mirror.url)
+    proxy = start(mirror.url)
     assert proxy.get(path).body == forms["text/plain"]
     for _ in ("from the mirror", "from the store", "from what is at hand"):
         assert {accept: proxy.get(path, {"Accept": accept}).body for accept in forms} == forms
 
 
 @pytest.mark.parametrize("path", ["/npm/paced-thing-1.0.patch", "/npm/paced-thing"])
-def test_clients_that_ask_for_two_forms_at_once_have_each_its_own(path: str, mirror: Mirror, start_fork: Start) -> None:
+def test_clients_that_ask_for_two_forms_at_once_have_each_its_own(path: str, mirror: Mirror, start: Start) -> None:
     forms = put_forms(mirror, path, 50_000)
-    proxy = start_fork(mirror.url)
+    proxy = start(mirror.url)
     accepts = [*forms] * 4
     with ThreadPoolExecutor(len(accepts)) as clients:
         got = list(clients.map(lambda accept: proxy.get(path, {"Accept": accept}), accepts))
@@ -89,10 +87,10 @@ def test_clients_that_ask_for_two_forms_at_once_have_each_its_own(path: str, mir
 
 
 def test_a_package_file_is_kept_once_for_clients_that_differ_in_what_sources_are_never_told(
-    origin: Origin, start_fork: Start
+    origin: Origin, start: Start
 ) -> None:
     body = origin.put(FILE, b"one" * 100, varying("Accept-Encoding, User-Agent, Accept-Language"))
-    proxy = start_fork(origin.url)
+    proxy = start(origin.url)
     for encoding, agent, language in (("gzip", "one", "de"), ("identity", "two", "en"), ("zstd", "three", "fr")):
         fields = {"Accept-Encoding": encoding, "User-Agent": agent, "Accept-Language": language}
         assert proxy.get(FILE, fields).body == body

@@ -1,8 +1,11 @@
 """How this program names itself."""
 
+from functools import cache
 
+
+@cache
 def version_text() -> str:
-    """The version of the installed package."""
+    """The version of the package that was installed when this was asked first: a running program is that one still."""
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - takes a while
 
     try:
