@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             return
         limits = Limits(self.worker_connections, self.limits)
         self._loop = loop = Loop([one.sock for one in self.sockets], self.wsgi, self._fall_back, limits, "gunicorn")
-        loop.watch(self.method_queue.fileno(), lambda: self.method_queue.run_callbacks(None))
+        loop.watch(self.method_queue.fileno(), partial(self._hear, loop))
         self._say_that_it_answers()
         self.wsgi.service.caretaker.begin()
         while self.alive and self.is_parent_alive():
@@ -271,6 +272,12 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             loop.turn(1.0)
         loop.close()
         self._end()
+
+    def _hear(self, loop: Loop) -> None:
+        """Do what was left for the loop's thread, such as nothing when the worker is told to stop."""
+        self.method_queue.run_callbacks(None)
+        if not self.alive:
+            loop.pause()
 
     def _say_that_it_answers(self) -> None:
         self._shared[0] = 1

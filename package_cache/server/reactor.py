@@ -85,6 +85,7 @@ class Reactor(ABC):
         self._entrance = Entrance(listeners, self._poller)
         self._accepted = 0
         """Connections that were accepted up to the last sweep."""
+        self._until = 0.0
         self._external: dict[int, Callable[[], None]] = {}
 
     # -- what is done with a connection
@@ -166,10 +167,14 @@ class Reactor(ABC):
             logger.warning("the event loop was held up for %.2f s", took)
 
     def turns(self, seconds: float) -> None:
-        """Take turns for so many seconds."""
-        end = time.monotonic() + seconds
-        while (left := end - self._clock) > 0:
+        """Take turns for so many seconds, or until `pause` is called in one."""
+        self._until = time.monotonic() + seconds
+        while (left := self._until - self._clock) > 0:
             self.turn(left)
+
+    def pause(self) -> None:
+        """Let the host see to something after this turn."""
+        self._until = 0.0
 
     def _do_chores(self, now: float) -> None:
         """What need not be done in each turn."""
