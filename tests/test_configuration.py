@@ -721,7 +721,7 @@ def test_init_writes_a_file_that_is_right_and_never_over_another(tmp_path: Path)
 
 def test_init_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
-    words = f"ulimit -f 1; '{sys.executable}' -m package_cache config init '{file}'"
+    words = f"ulimit -f 1; '{sys.executable}' -B -m package_cache config init '{file}'"
     ended = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (1, f"package-cache: cannot write {file}: File too large\n")
     assert not file.exists()

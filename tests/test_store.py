@@ -245,6 +245,39 @@ def test_a_file_that_the_disk_cannot_read_is_fetched_again(
     assert len(origin.requests("/a.tar")) == 2
 
 
+_BAD_SECTOR_LATE = """\
+import errno, os
+sendfile = os.sendfile
+def send(out, source, at, size):
+    if at >= 1 << 20 and "/blobs-v1/" in os.readlink(f"/proc/self/fd/{source}"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return sendfile(out, source, at, min(size, 1 << 18))
+os.sendfile = send
+"""
+
+
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_a_file_that_the_disk_cannot_read_to_its_end_cuts_nobody_twice(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path, host: str
+) -> None:
+    body = origin.put("/a.tar", BODY * (1 + (4 << 20) // len(BODY)))
+    proxy = start(origin.url)
+    proxy.get("/a.tar")
+    until(lambda: not parts(proxy.cache))
+    proxy.stop()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_BAD_SECTOR_LATE)
+    proxy = start(origin.url, host=host, environment={"PYTHONPATH": str(tmp_path / "site")})
+    cut = proxy.get("/a.tar")
+    assert not cut.whole
+    assert body.startswith(cut.body)
+    until(lambda: any("is fetched again" in line for line in proxy.log))
+    again = proxy.get("/a.tar")
+    assert again.whole
+    assert again.body == body
+    assert len(origin.requests("/a.tar")) == 2
+
+
 def test_a_damaged_index_is_fetched_again_though_its_source_says_it_did_not_change(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:

@@ -27,7 +27,7 @@ def shown(text: str) -> str:
 def line(text: str = "") -> None:
     """Print a line, with everything escaped that a terminal, or its encoding, has no character for."""
     text = shown(text)
-    encoding = sys.stdout.encoding
+    encoding = sys.stdout.encoding or "utf-8"  # a stream in memory has none
     print(text.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201 - what was asked for
 
 

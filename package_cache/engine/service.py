@@ -146,9 +146,16 @@ class Service:
         except OSError as error:
             status = os.fstat(file.fileno())
             file.close()
-            self._damages.take_out(seen.digest, seen.size, (status.st_dev, status.st_ino))
+            self.take_out(seen.digest, status)
             raise DamagedBlob(f"blob {seen.digest} cannot be read: {error.strerror}") from error
         return hot
+
+    def take_out(self, digest: str, status: os.stat_result) -> None:
+        """Take out a blob, the file of that status, which the disk cannot read. Waits for who is about to mend it."""
+        try:
+            self._damages.take_out(digest, status.st_size, (status.st_dev, status.st_ino))
+        except StoreError as error:
+            logger.warning("blob %s cannot be read, and not be taken out: %s", digest, error)
 
     def run(self, job: Callable[[], None]) -> None:
         """Run a job in a thread of its own. Raises RuntimeError if the system gives none."""

@@ -4,13 +4,17 @@ Each client gets a piece in its turn, so that no large file holds up the others.
 the business of `server.loop`.
 """
 
+import errno
 import logging
 import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
+from io import FileIO
+from pathlib import Path
 
 from package_cache.engine.fills.fill import FillReader, UnstorableError
 from package_cache.engine.hotset import HotFile
@@ -66,11 +70,20 @@ class Sender(Reactor):
                 connection.paced, connection.paced_from = time.monotonic(), connection.at - untaken(connection.descriptor)
             self._expect(connection, WRITE)
             return
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self._report(connection.source)
             self._close(connection, cut=True)
             return
         if done:
             self._finish(connection)
+
+    def _report(self, source: HotFile | FileIO | FillReader | None) -> None:
+        """Have what the disk cannot read taken out, or everybody who asks for it would be cut there."""
+        file = source.file if isinstance(source, HotFile) else source
+        if isinstance(file, FileIO):
+            with suppress(RuntimeError):  # there is no thread for it: the next one who is cut tells it again
+                self._service.run(partial(self._service.take_out, Path(file.name).name, os.fstat(file.fileno())))
 
     def _push(self, connection: Connection) -> bool:
         """Whether everything was sent. Raises BlockingIOError where the client must read first."""
