@@ -43,6 +43,19 @@ def start(command: Sequence[str], log: Path, variables: Mapping[str, str] | None
         )
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the with-block: what was started in it would be known to nobody."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 def stop(process: "subprocess.Popen[bytes]") -> None:
     """End a process and everything it started: asked first, then killed."""
     members = family(process.pid)

@@ -130,8 +130,9 @@ def _running(
 def _start(
     stack: contextlib.ExitStack, name: str, launch: Launch, place: Place
 ) -> "tuple[Server, subprocess.Popen[bytes]]":
-    process = processes.start(launch.command, place.folder / "log", launch.variables)
-    stack.callback(processes.stop, process)
+    with processes.uninterrupted():
+        process = processes.start(launch.command, place.folder / "log", launch.variables)
+        stack.callback(processes.stop, process)
     return Server(name, ("127.0.0.1", place.port), process), process
 
 
