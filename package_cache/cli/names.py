@@ -42,6 +42,11 @@ def sound(what: str, text: str) -> str:
     return text
 
 
+def glob_of(text: str) -> str:
+    """The pattern that GLOB is: a folder means all that is below it. Raises ArgumentError."""
+    return sound("GLOB", f"{text}*" if text.endswith("/") else text)
+
+
 def add_name(it: ArgumentParser, *, optional: bool = False) -> None:
     """Add NAME, --accept and --kind."""
     it.add_argument(

@@ -4,6 +4,7 @@ Values and small functions on them; the loop moves them on.
 """
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from io import FileIO
@@ -115,13 +116,13 @@ def simple(head: wire.Head, routes: Routes) -> Asked | None:
         return None
     hot = not own and "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
     request = Request(head.method, target, fields)
-    said = Said(head.method, head.target, fields.get("user-agent", "-"))
+    said = said_in(head, fields)
     return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
 
 
-def said_in(head: wire.Head) -> Said:
-    """What the log is to say of a request."""
-    return Said(head.method, head.target, head.combined.get("user-agent", "-"))
+def said_in(head: wire.Head, fields: Mapping[str, str]) -> Said:
+    """What the log is to say of a request; `fields` are those of its head, combined."""
+    return Said(head.method, head.target, fields.get("user-agent", "-"))
 
 
 def render(reply: Reply, software: str, date: str, *, keep: bool) -> bytes:

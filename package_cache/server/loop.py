@@ -159,7 +159,7 @@ class Loop(Sender):
             try:
                 asked = simple(head, self._routes)
             except RequestError as error:
-                self._refuse(connection, error, said_in(head))
+                self._refuse(connection, error, said_in(head, head.combined))
                 return
             if asked is None:
                 self._pass_over(connection, head, size)
@@ -191,7 +191,7 @@ class Loop(Sender):
         """Have a thread make a tunnel of the connection."""
         self._forget(connection)
         self.lent += 1
-        said = said_in(head)
+        said = said_in(head, head.combined)
         tunnels, begun = self._tunnels, self._clock
 
         def carry() -> None:

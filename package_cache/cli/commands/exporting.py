@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from package_cache import compose
 from package_cache.cli import output
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
-from package_cache.cli.names import sound
+from package_cache.cli.names import glob_of
 from package_cache.cli.paths import folder
 from package_cache.cli.status import StatusLine
 from package_cache.config import Config
@@ -50,7 +50,7 @@ def _run(given: Namespace, config: Config) -> int:
     prefix = prefix_of(routes, directory, given.prefix)
     ways = tuple(Way) if given.way is None else (given.way,)
     terms = Terms(prefix, _LAYOUTS.get(given.layout), ways)
-    glob = given.glob and sound("GLOB", f"{given.glob}*" if given.glob.endswith("/") else given.glob)
+    glob = given.glob and glob_of(given.glob)
     with compose.opened(config) as stores, Place(directory, stores.root) as place:
         exporter = Exporter(stores, routes, place, terms)
         status = _status_line(exporter.tally)

@@ -10,7 +10,7 @@ from package_cache.cli.command import DONE, Command
 from package_cache.cli.conditions import VALUES, add_criteria, criteria_of
 from package_cache.cli.describing import entry_as_json, item_as_json
 from package_cache.cli.holdings import Holdings, item_id, title
-from package_cache.cli.names import ITEM, PROXY, add_kind, pattern_of, sound
+from package_cache.cli.names import ITEM, PROXY, add_kind, glob_of, pattern_of
 from package_cache.cli.paths import CannotDo
 from package_cache.config import Config
 from package_cache.model import Entry, Status
@@ -30,7 +30,7 @@ def _add(it: ArgumentParser) -> None:
 def _run(given: Namespace, config: Config) -> int:
     given.status = [*(given.status or ()), "trash"] if given.trash else given.status
     wanted = criteria_of(given)
-    glob = sound("GLOB", f"{given.glob}*" if given.glob.endswith("/") else given.glob)
+    glob = glob_of(given.glob)
     of_items = given.kind == ITEM or given.attr is not None or given.label is not None
     with holdings.opened(config) as held:
         pins = held.inventory.pins()
