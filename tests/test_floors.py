@@ -97,7 +97,7 @@ def test_decisions_do_no_input_or_output_and_know_no_clock(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_module_says_what_it_is_and_is_not_long(name: str) -> None:
     assert ast.get_docstring(tree(name)), "no docstring"
-    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= 600
 
 
 @pytest.mark.parametrize("name", FILES)
