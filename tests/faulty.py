@@ -26,7 +26,7 @@ from typing import Any
 from package_cache.cli import main as command
 from package_cache.upstream.agent import version_text
 
-LATE = ("encodings.idna", "importlib.metadata", "package_cache.cli.serving")
+LATE = ("encodings.ascii", "encodings.idna", "encodings.latin_1", "importlib.metadata", "package_cache.cli.serving")
 """What the product imports when it needs it, which would be in each fork."""
 
 DISK_ERRORS: dict[int, frozenset[str]] = {
@@ -285,6 +285,10 @@ def serve(order: dict[str, Any], listener: int, alive: int, log: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.update(order["environment"])
         os.environ.update({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})
+        if order["user"]:
+            os.setgroups([])
+            os.setgid(order["user"])
+            os.setuid(order["user"])
         if order["plan"]:
             watch(Plan(**order["plan"]))
         code = command.main(order["arguments"])

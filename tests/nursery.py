@@ -96,9 +96,13 @@ class Fork(Proxy):
 
 
 class Nursery:
-    """Forks products. Safe for any number of threads. `within` is a command that runs the one they are forked from."""
+    """Forks products. Safe for any number of threads. `within` is a command that runs the one they are forked from.
 
-    def __init__(self, within: Sequence[str] = ()) -> None:
+    They are run by `user`, if that is not 0: only what they need of it must be readable to that one.
+    """
+
+    def __init__(self, within: Sequence[str] = (), user: int = 0) -> None:
+        self._user = user
         self._guard = threading.Lock()
         self._numbers = itertools.count(1)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -122,6 +126,7 @@ class Nursery:
             "arguments": ["--cache", str(cache), *options, *arguments],
             "environment": dict(environment or {}),
             "plan": asdict(plan) if plan else None,
+            "user": self._user,
         }
         log_file = room / f"log.{next(self._numbers)}"
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

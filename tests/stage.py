@@ -20,6 +20,7 @@ from typing import Any
 from faulty import Plan
 from nursery import Fork, Nursery
 from origin import Gate, Origin, Serve, until
+from plain import give
 from product import Response, blobs, parts
 
 from package_cache.engine.upkeep.damage import Damages
@@ -178,6 +179,7 @@ class Stage:
         self.prepared = room / "prepared"
         self.prepared.mkdir(parents=True)
         if scene.prepare:
+            give(self.prepared)
             scene.prepare(nursery, self.prepared)
         self._numbers = count()
 
@@ -193,6 +195,7 @@ class Stage:
         kept.mkdir(parents=True)
         if (self.prepared / "cache").exists():
             shutil.copytree(self.prepared / "cache", cache)
+        give(room)
         when = "" if self.scene.from_start else str(armed)
         plan = Plan(str(cache), str(report), when, point, ordinal, deed, kept=str(kept))
         origin = self.origin()
@@ -217,6 +220,7 @@ class Stage:
         """Start again: the file is right, twice, and nothing is left over; the fields of what was asked of the source."""
         origin = self.origin()
         report = cache.with_name("recovery")
+        give(cache.parent)
         proxy = self.nursery.start(cache, [origin.url], cache.parent, Plan(str(cache), str(report)))
         for _ in range(2):
             answer = proxy.get(self.scene.path)

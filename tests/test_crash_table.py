@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 from nursery import Nursery
 from origin import Origin, until
+from plain import give, plain_ground, plain_user
 from product import blobs, parts
 from stage import (
     LARGE,
@@ -197,15 +199,34 @@ def cut_power(run: Run, room: Path, cut: Cut) -> Path:
 
 
 @pytest.fixture(scope="module")
+def ground() -> Iterator[Path]:
+    """A directory for all that happens here, which is done by a plain user."""
+    with plain_ground() as place:
+        yield place
+
+
+def room_on(ground: Path) -> Path:
+    room = Path(tempfile.mkdtemp(dir=ground))
+    room.chmod(0o755)
+    give(room)
+    return room
+
+
+@pytest.fixture
+def tmp_path(ground: Path) -> Path:
+    return room_on(ground)
+
+
+@pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    one = Nursery()
+    one = Nursery(user=plain_user())
     yield one
     one.close()
 
 
 @pytest.fixture(params=list(SCENES), scope="module")
-def stage(request: pytest.FixtureRequest, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return Stage(nursery, SCENES[request.param], tmp_path_factory.mktemp("stage"))
+def stage(request: pytest.FixtureRequest, nursery: Nursery, ground: Path) -> Stage:
+    return Stage(nursery, SCENES[request.param], room_on(ground))
 
 
 @dataclass(frozen=True)
@@ -378,6 +399,7 @@ def test_what_a_killed_process_had_verified_and_the_disk_lost_since_is_fetched_a
 ) -> None:
     die_before_storing(nursery, tmp_path)
     [part] = [path for path in parts(tmp_path / "cache") if path.suffix == ".part"]
+    part.chmod(0o600)
     with part.open("r+b") as file:
         file.write(bytes(4096))
     origin.put("/a.tar", LARGE)

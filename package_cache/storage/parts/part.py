@@ -1,6 +1,7 @@
 """Parts: append-only files that downloads grow in."""
 
 import os
+import stat
 from pathlib import Path
 
 from package_cache.errors import StoreError
@@ -13,7 +14,7 @@ class Part:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
-        self.descriptor = Descriptor(_create(path) if create else os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        self.descriptor = Descriptor(_create(path) if create else _reopen(path))
         self.size = 0 if create else os.fstat(self.fileno()).st_size
         self._writeback = Writeback(self.descriptor)
 
@@ -61,6 +62,19 @@ def _create(path: Path) -> int:
     except FileExistsError:  # left by a killed process that had nothing else to tell
         path.unlink()
         return os.open(path, flags, 0o600)
+
+
+def _reopen(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except PermissionError:  # sealed by a process that was killed before it could put it in its place
+        mode = stat.S_IMODE(path.stat().st_mode)
+        path.chmod(0o600)
+        try:
+            return os.open(path, flags)
+        finally:
+            path.chmod(mode)
 
 
 class translated:  # noqa: N801 - used as a context manager
