@@ -9,6 +9,7 @@ from pathlib import Path
 
 from package_cache.config import Config, TcpAddress, parse_source
 from package_cache.config.files import configured
+from package_cache.engine.checks import Checks
 from package_cache.engine.fills.fill import Fills
 from package_cache.engine.health import Health, look_at
 from package_cache.engine.service import Service
@@ -89,7 +90,7 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
     registry = stores.registry
     via = f"package-cache-{registry.instance}"
     space, culler = build_culler(config, stores)
-    fills = Fills(stores.parts, config.downloads)
+    fills, damages = Fills(stores.parts, config.downloads), _damages(stores)
     return Service(
         registry,
         stores.blobs,
@@ -97,7 +98,8 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
         _fetcher(config, via, stores.reports, throttle),
         LastUse(registry, time.time, culler.start),
         Room(space, culler),
-        _damages(stores),
+        damages,
+        Checks(stores.blobs, damages, fills.threads.run),
         _caretaker(config, stores),
         Health(partial(look_at, registry, (stores.root / "parts-v1", stores.root / "blobs-v1")), fills.threads.run),
         via,

@@ -26,7 +26,7 @@ from product import Response, blobs, parts
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.sweep import Sweep
 from package_cache.storage.audit import Audit
-from package_cache.storage.blobs import SEAL_NS, BlobStore
+from package_cache.storage.blobs import BlobStore, is_seal
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry
 
@@ -258,7 +258,7 @@ def state_of(cache: Path) -> State:
             text = re.sub(rb"[0-9a-f.-]+", b"", path.read_bytes())
         elif path.suffix == ".part":
             text = path.read_bytes()
-        name, sealed = re.sub(r"\d{8}T\d{6}", "", str(path.relative_to(cache))), status.st_mtime_ns == SEAL_NS
+        name, sealed = re.sub(r"\d{8}T\d{6}", "", str(path.relative_to(cache))), is_seal(status.st_mtime_ns)
         size = status.st_size if path.is_file() else 0
         found.append((name, size, status.st_mode, sealed, hashlib.sha256(text).hexdigest()))
     return frozenset(found)

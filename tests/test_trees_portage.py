@@ -12,7 +12,7 @@ from product import stored
 from test_exporting import exported
 from test_importing import imported
 
-from package_cache.storage.blobs import SEAL_NS
+from package_cache.storage.blobs import is_seal
 
 __all__ = ["provide_portage", "run_mirror"]
 
@@ -45,7 +45,7 @@ def test_portage_takes_a_file_of_an_exported_distdir(
     blob = next(path for path in (cache / "blobs-v1").rglob("*") if path.is_file())
     gentoo.fetch(distdir, "http://127.0.0.1:9/")
     assert (distdir / NAME).read_bytes() == DATA
-    assert (blob.read_bytes(), blob.stat().st_mtime_ns) == (DATA, SEAL_NS)
+    assert (blob.read_bytes(), is_seal(blob.stat().st_mtime_ns)) == (DATA, True)
 
 
 @pytest.mark.parametrize("layout", ["flat", "hashed"])

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from package_cache.engine.answers import Answer
+from package_cache.engine.checks import Checks
 from package_cache.engine.fills.fill import Fill, FillReader, Fills
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.line import Run
@@ -66,6 +67,7 @@ class Service:
         last_use: LastUse,
         room: Room,
         damages: Damages,
+        checks: Checks,
         caretaker: Caretaker,
         health: Health,
         via: str,
@@ -74,11 +76,11 @@ class Service:
         self.routes = routes
         self._registry = registry
         self.generation = registry.generation
-        self._blobs = blobs
         self._fills = fills
         self._fetcher = fetcher
         self._last_use = last_use
         self._damages = damages
+        self._checks = checks
         self.caretaker = caretaker
         self._absences = Absences(registry.database)
         self._health = health
@@ -132,14 +134,18 @@ class Service:
             wanted = self._look(wanted)
             if wanted.seen is not None and wanted.policy.is_for_all(wanted.target, wanted.seen.representation):
                 with suppress(DamagedBlob):
-                    return self._open_hot(wanted, wanted.seen)
+                    hot = self._open_hot(wanted, wanted.seen)
+                    if hot is not None:
+                        return hot
             return self.attempt(request, wanted, 1, run)
         except StoreError as error:
             return self.after_failure(request, wanted, error)
 
-    def _open_hot(self, wanted: Wanted, seen: Entry) -> HotFile:
-        """A version, opened. Raises DamagedBlob; one that the disk cannot read is taken out at once."""
-        file = self._blobs.open(seen.digest, seen.size)
+    def _open_hot(self, wanted: Wanted, seen: Entry) -> HotFile | None:
+        """A version, opened; None if it is to be checked first. Raises DamagedBlob; what cannot be read is taken out."""
+        file = self._checks.open(seen.digest, seen.size)
+        if file is None:
+            return None
         hot = HotFile(seen, file, self.generation.word(wanted.key), wanted.mark)
         try:
             hot.load()
@@ -250,11 +256,10 @@ class Service:
         if reply.span is None:
             return Answer(reply, kind, source=source)
         try:
-            file = self._blobs.open(entry.digest, entry.size)
+            file = self._checks.begin(entry.digest, entry.size, reply.span)
         except DamagedBlob:
             self._damages.take_out(entry.digest, entry.size)
             return None
-        file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
 
     def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:

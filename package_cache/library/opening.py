@@ -8,7 +8,7 @@ from pathlib import Path
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.errors import ArgumentError, DamagedBlob, ItemError
 from package_cache.storage.audit import Audit
-from package_cache.storage.blobs import SEAL_NS, hash_file
+from package_cache.storage.blobs import hash_file
 from package_cache.storage.items.files import ItemFiles
 from package_cache.storage.items.rows import ItemRow
 from package_cache.storage.items.table import Items
@@ -64,7 +64,7 @@ class Library:
             return True
         try:
             status = os.stat(self.files.path(item))  # noqa: PTH116 - often
-            if status.st_size == item.size and status.st_mtime_ns == SEAL_NS:
+            if status.st_size == item.size and status.st_mtime_ns == self.stores.blobs.seal_ns:
                 return True
         except OSError:
             pass

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
+from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
@@ -127,7 +128,7 @@ class Application:
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account, ends=ends)
-            case FillReader() | AsideReader() | Relay() as reader:
+            case CheckedReader() | FillReader() | AsideReader() | Relay() as reader:
                 return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
                 return _Body(iter((data,)), _nothing, account, ends=ends)
@@ -214,7 +215,7 @@ def _nothing() -> None:
 
 
 def _closer(body: object) -> Callable[[], None]:
-    return body.close if isinstance(body, FileIO | FillReader | AsideReader | Relay) else _nothing
+    return body.close if isinstance(body, FileIO | CheckedReader | FillReader | AsideReader | Relay) else _nothing
 
 
 @dataclass(slots=True)

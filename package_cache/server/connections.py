@@ -11,6 +11,7 @@ from io import FileIO
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
+from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
@@ -65,7 +66,7 @@ class Connection:
     """Whether its next request is here, and waits for its turn."""
     asked: Asked | None = None
     head: bytes = b""
-    source: HotFile | FileIO | FillReader | None = None
+    source: HotFile | FileIO | CheckedReader | FillReader | None = None
     body: bytes = b""
     at: int = 0
     stop: int = 0
@@ -147,7 +148,7 @@ def release(step: HotFile | Answer | Pending) -> None:
             step.file.close()
         case Pending():
             step.abandon()
-        case Answer(body=FileIO() | FillReader() | AsideReader() | Relay() as body):
+        case Answer(body=FileIO() | CheckedReader() | FillReader() | AsideReader() | Relay() as body):
             body.close()
         case Answer():
             return

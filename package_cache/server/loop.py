@@ -18,6 +18,7 @@ from io import FileIO
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import AsideReader
+from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.fill import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
@@ -333,7 +334,7 @@ class Loop(Sender):
             case bytes() as body if asked.request.method == "GET":
                 connection.head += body
                 connection.first = -len(body)
-            case FileIO() | FillReader() if reply.span is not None:
+            case FileIO() | CheckedReader() | FillReader() if reply.span is not None:
                 connection.source = answer.body
                 connection.first = connection.at = reply.span.start
                 connection.stop = reply.span.stop

@@ -16,6 +16,7 @@ from functools import partial
 from io import FileIO
 from pathlib import Path
 
+from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.fill import FillReader, UnstorableError
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.service import Service
@@ -78,7 +79,7 @@ class Sender(Reactor):
         if done:
             self._finish(connection)
 
-    def _report(self, source: HotFile | FileIO | FillReader | None) -> None:
+    def _report(self, source: HotFile | FileIO | CheckedReader | FillReader | None) -> None:
         """Have what the disk cannot read taken out, or everybody who asks for it would be cut there."""
         file = source.file if isinstance(source, HotFile) else source
         if isinstance(file, FileIO):
@@ -97,7 +98,7 @@ class Sender(Reactor):
         if source is None:
             return True
         limit = connection.stop
-        if isinstance(source, FillReader):
+        if isinstance(source, CheckedReader | FillReader):
             limit = min(limit, source.visible())
         if connection.at < limit:
             descriptor = source.file.fileno() if isinstance(source, HotFile) else source.fileno()
@@ -154,7 +155,7 @@ class Sender(Reactor):
         """Go on with a body if more of it has come."""
         source = connection.source
         try:
-            if isinstance(source, FillReader) and source.visible() <= connection.at:
+            if isinstance(source, CheckedReader | FillReader) and source.visible() <= connection.at:
                 return
         except FillError:
             pass  # told by the attempt to send

@@ -1,7 +1,9 @@
 """Content-addressed files: bytes named by their SHA-256, immutable, one copy however many keys point at them.
 
-Owns `blobs-v1/`. The only place that publishes a blob. Each blob carries a seal: a fixed modification time. A blob without
-it, or of another size, was touched by somebody else and is hashed before it is served.
+Owns `blobs-v1/`. The only place that publishes a blob. Each blob carries a seal: a fixed modification time, to the second;
+what is behind the second tells in which boot of the machine its bytes were last compared with its name. A blob without the
+seal was touched by somebody else, one of another boot may have rotted: both are hashed before they count as sound. Where
+the seal cannot be written, or is not kept, this process remembers what it has hashed.
 """
 
 import hashlib
@@ -9,16 +11,22 @@ import io
 import os
 import re
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from package_cache.errors import DamagedBlob, StoreError
+from package_cache.storage.machine import boot_id
 from package_cache.storage.parts.locks import NameLocks
 from package_cache.storage.parts.part import Part, translated
 
 SEAL_NS = 946_684_800 * 10**9
-"""The modification time of every blob, in nanoseconds of the epoch: 2000-01-01."""
+"""The modification time of every blob but for the part that tells the boot, in nanoseconds of the epoch: 2000-01-01."""
+_SECOND = 10**9
+_STEP = 100
+"""Nanoseconds: the file systems that matter keep times as exactly."""
+_MANY = 16384
 
 _BLOCK = 1 << 20
 _TURN = 0.002
@@ -31,11 +39,25 @@ def is_digest(name: str) -> bool:
     return _DIGEST.fullmatch(name) is not None
 
 
+def is_seal(moment: int) -> bool:
+    """Whether a modification time, in nanoseconds of the epoch, is that of a blob."""
+    return SEAL_NS <= moment < SEAL_NS + _SECOND
+
+
+def boot_seal(boot: str) -> int:
+    """The modification time of what was compared with its name in a boot, in nanoseconds of the epoch."""
+    return SEAL_NS + (zlib.crc32(boot.encode("ascii")) % (_SECOND // _STEP - 1) + 1) * _STEP if boot else SEAL_NS
+
+
 class BlobStore:
     """The blobs under one directory. Safe for any number of threads and processes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.seal_ns = boot_seal(boot_id())
+        """The modification time of a blob that was compared with its name since the machine started."""
+        self._known: dict[tuple[int, int, int], None] = {}
+        """Blobs that this process has compared, and whose seal does not tell it."""
         root.mkdir(parents=True, exist_ok=True)
         self.locks = NameLocks(root.with_name("leases-v1"))
         """Of blobs, between those who store and those who remove; others may use it for names of another form."""
@@ -54,7 +76,24 @@ class BlobStore:
         return Path(f"{self._root}/{digest[:2]}/{digest}")
 
     def open(self, digest: str, size: int) -> io.FileIO:
-        """An unbuffered file at the start of the blob. Raises `DamagedBlob` if it is not what it should be."""
+        """An unbuffered file at the start of the blob, hashed if it was not in this boot.
+
+        Raises `DamagedBlob` if it is not what it should be.
+        """
+        file, checked = self.glance(digest, size)
+        if not checked:
+            try:
+                self.check(file, digest, size)
+            except BaseException:
+                file.close()
+                raise
+        return file
+
+    def glance(self, digest: str, size: int) -> tuple[io.FileIO, bool]:
+        """As `open`, but what was only not hashed in this boot is not hashed now: whether it was.
+
+        Raises `DamagedBlob` for what is damaged at a glance, or was touched and is damaged.
+        """
         try:
             file = io.FileIO(self.path(digest))
         except FileNotFoundError:
@@ -62,31 +101,44 @@ class BlobStore:
         except OSError as error:
             raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
         try:
-            self._verify(file, digest, size)
-        except OSError as error:
-            file.close()
-            raise DamagedBlob(f"blob {digest} cannot be read: {error.strerror}") from error
+            return file, self._is_checked(file, digest, size)
         except BaseException:
             file.close()
             raise
-        return file
 
-    def _verify(self, file: io.FileIO, digest: str, size: int) -> None:
+    def _is_checked(self, file: io.FileIO, digest: str, size: int) -> bool:
         status = os.fstat(file.fileno())
         if status.st_size != size:
             raise DamagedBlob(f"blob {digest} has {status.st_size} bytes instead of {size}")
-        if status.st_mtime_ns == SEAL_NS:
-            return
-        if hash_file(file.fileno(), size).hexdigest() != digest:
-            raise DamagedBlob(f"blob {digest} has other bytes than its name says")
-        with suppress(OSError):  # a blob of another owner stays unsealed, and is hashed each time
-            os.utime(file.fileno(), ns=(SEAL_NS, SEAL_NS))
+        if status.st_mtime_ns == self.seal_ns or _identity(status) in self._known:
+            return True
+        if is_seal(status.st_mtime_ns):
+            return False
+        self.check(file, digest, size)
+        return True
+
+    def check(self, file: io.FileIO, digest: str, size: int) -> None:
+        """Compare the bytes of an open blob with its name, and note that. Raises `DamagedBlob`."""
+        try:
+            if hash_file(file.fileno(), size).hexdigest() != digest:
+                raise DamagedBlob(f"blob {digest} has other bytes than its name says")
+        except OSError as error:
+            raise DamagedBlob(f"blob {digest} cannot be read: {error.strerror}") from error
+        with suppress(OSError):  # of another owner, or on a disk that is only read
+            os.utime(file.fileno(), ns=(self.seal_ns, self.seal_ns))
+        status = os.fstat(file.fileno())
+        if status.st_mtime_ns != self.seal_ns:
+            if len(self._known) >= _MANY:
+                self._known.clear()
+            self._known[_identity(status)] = None
 
     def seal(self, part: Part | io.FileIO) -> None:
-        """Make the bytes of a finished part durable and read-only. Raises StoreError."""
+        """Make the bytes of a finished part durable and, where the file system has that, read-only. Raises StoreError."""
         with translated("make a finished file durable"):
-            os.fchmod(part.fileno(), 0o444)
-            os.utime(part.fileno(), ns=(SEAL_NS, SEAL_NS))
+            with suppress(OSError):
+                os.fchmod(part.fileno(), 0o444)
+            with suppress(OSError):  # without it, it is hashed once more before it is served
+                os.utime(part.fileno(), ns=(self.seal_ns, self.seal_ns))
             part.sync() if isinstance(part, Part) else os.fsync(part.fileno())
 
     def adopt(self, path: str, digest: str, size: int) -> Path:
@@ -180,6 +232,11 @@ class BlobStore:
             self.path(digest).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot remove blob {digest}: {error.strerror}") from error
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    """Which file it is, and in what state."""
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _lock_of(digest: str) -> str:

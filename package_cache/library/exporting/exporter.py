@@ -19,7 +19,7 @@ from package_cache.rules.http.fields import parse_date
 from package_cache.rules.repositories.layouts import FLAT, Structure, layout_text, parse_layout
 from package_cache.rules.repositories.routes import Routes
 from package_cache.rules.trees import LAYOUT, distfiles_of, is_layout, laid_out, names_of
-from package_cache.storage.blobs import SEAL_NS
+from package_cache.storage.blobs import is_seal
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.stores import Stores
 
@@ -153,7 +153,7 @@ class Exporter:
             return Way.LINK in self._terms.ways
         if there.st_size == entry.size:
             # Size and time are enough to know a package file again; an index may keep both and change.
-            if lasting and there.st_mtime_ns != SEAL_NS and int(there.st_mtime) == int(_date(entry)):
+            if lasting and not is_seal(there.st_mtime_ns) and int(there.st_mtime) == int(_date(entry)):
                 return True
             if self._place.digest(names, entry.size) == entry.digest:
                 return True

@@ -18,7 +18,7 @@ from package_cache.rules.http.fields import format_date
 from package_cache.rules.http.targets import key_of
 from package_cache.rules.repositories.routes import Routes
 from package_cache.rules.trees import CHECKOUTS, CONTROL, DISTFILES, LAYOUT, UNFINISHED, is_layout, set_aside
-from package_cache.storage.blobs import SEAL_NS
+from package_cache.storage.blobs import is_seal
 
 Entry: TypeAlias = "os.DirEntry[str] | Refused | Skipped"
 
@@ -145,7 +145,7 @@ class Tree:
 
 def _fields(status: os.stat_result) -> Fields:
     # The date that a cache gives its own files says nothing of them, nor does one to come.
-    if status.st_mtime_ns == SEAL_NS or not 0 <= status.st_mtime <= time.time():
+    if is_seal(status.st_mtime_ns) or not 0 <= status.st_mtime <= time.time():
         return ()
     return (("Last-Modified", format_date(status.st_mtime)),)
 

@@ -15,7 +15,7 @@ from package_cache.errors import StoreError
 from package_cache.model import Representation
 from package_cache.storage.blobs import sync_directory
 from package_cache.storage.database import records
-from package_cache.storage.parts.leases import boot_id
+from package_cache.storage.machine import boot_id
 from package_cache.storage.parts.part import Part, translated
 
 _TURN = 0.02

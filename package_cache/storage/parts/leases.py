@@ -16,6 +16,7 @@ from pathlib import Path
 
 from package_cache.errors import StoreError
 from package_cache.model import Key, Representation
+from package_cache.storage.machine import boot_id
 from package_cache.storage.parts import journals
 from package_cache.storage.parts.descriptor import Descriptor
 from package_cache.storage.parts.journals import Failed, Journal
@@ -319,10 +320,3 @@ def _is_at(descriptor: int, path: Path) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False
-
-
-def boot_id() -> str:
-    """A name for the time since the machine started; empty where the system has none."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
