@@ -31,6 +31,7 @@ from package_cache.server.admission import Admission
 from package_cache.server.app import Application
 from package_cache.server.tunnels import Tunnels
 from package_cache.storage.audit import Audit
+from package_cache.storage.machine import installation
 from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
 from package_cache.storage.reports import Reports
@@ -88,7 +89,7 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
     """The service of a configuration, with a bound on the speed of its downloads. Opens the store, starts nothing."""
     stores = _open_stores(config)
     registry = stores.registry
-    via = f"package-cache-{registry.instance}"
+    via = _via(stores)
     space, culler = build_culler(config, stores)
     fills, damages = Fills(stores.parts, config.downloads), _damages(stores)
     return Service(
@@ -105,6 +106,11 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
         via,
         routes_of(config),
     )
+
+
+def _via(stores: Stores) -> str:
+    """What this cache is called where requests say by whom they came (RFC 9110, section 7.6.3)."""
+    return f"package-cache-{installation(stores.registry.instance, stores.root)}"
 
 
 def routes_of(config: Config) -> Routes:
@@ -147,7 +153,7 @@ def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]
         database = stores.registry.database
         audit, refetch = Audit(database), None
         if repair:
-            fetcher = _fetcher(config, f"package-cache-{stores.registry.instance}", stores.reports)
+            fetcher = _fetcher(config, _via(stores), stores.reports)
             room = Room(*build_culler(config, stores))
             refetch = Refetch(audit, stores.blobs, stores.parts, fetcher, routes_of(config), room)
         yield Checker(stores.root, database, stores.blobs, _damages(stores), refetch, time.time), stores

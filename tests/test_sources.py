@@ -438,6 +438,16 @@ def test_a_source_that_leads_back_is_found_out(start: Callable[..., Proxy]) -> N
     assert b"every source leads back to this cache" in answer.body
 
 
+def test_a_copy_of_a_cache_may_have_the_original_as_its_source(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    start(origin.url).stop()
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    origin.put("/new.tar", b"new")
+    parent = start(origin.url)
+    assert start(parent.url, cache=tmp_path / "copy").get("/new.tar").body == b"new"
+
+
 # Proxies and TLS
 
 LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_CONNECT_TIMEOUT": "1"}
