@@ -20,7 +20,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from package_cache.cli import main as command
@@ -72,7 +72,7 @@ STATEMENT = re.compile(
 _HIGH = 100
 """Descriptors from here on are in nobody's way."""
 
-pwrite, write, fsync, connect, link = os.pwrite, os.write, os.fsync, sqlite3.connect, os.link
+pwrite, write, fsync, connect, link, sendfile = os.pwrite, os.write, os.fsync, sqlite3.connect, os.link, os.sendfile
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Plan:
     number: int = 0
     broken: str = ""
     kept: str = ""
+    lacks: dict[str, int] = field(default_factory=dict)
+    """Calls that the file system does not have, with the error that it answers: those of steps, "sendfile" besides."""
 
 
 class Steps:
@@ -139,6 +141,9 @@ class Steps:
         name = f"{call}{detail and ' '}{detail} {kind}"
         self._counts[name] += 1
         planned = name == self._plan.point and self._counts[name] == self._plan.ordinal
+        lacking = f"{call} directory" if os.path.isdir(f"{self._plan.cache}/{path}") else call
+        if lacking in self._plan.lacks:
+            raise OSError(self._plan.lacks[lacking], os.strerror(self._plan.lacks[lacking]))
         number = self._plan.number if planned and self._plan.deed == "error" else self._number_of_broken_disk(call)
         self._note(name, "refused" if number else call, path, to, descriptor)
         if number:
@@ -217,6 +222,12 @@ class Steps:
         self.finish(deed)
         return done
 
+    def sendfile(self, out: int, source: int, *more: int) -> int:
+        """In the place of `os.sendfile`, which is no step."""
+        if "sendfile" in self._plan.lacks and self.place(source) is not None:
+            raise OSError(self._plan.lacks["sendfile"], os.strerror(self._plan.lacks["sendfile"]))
+        return sendfile(out, source, *more)
+
     def fsync(self, descriptor: int) -> None:
         """In the place of `os.fsync` and `os.fdatasync`."""
         deed = self.meet("fsync", self.place(descriptor), descriptor=descriptor)
@@ -270,6 +281,7 @@ def watch(plan: Plan) -> None:
     """See every step of this process from now on."""
     steps = Steps(plan)
     os.pwrite, os.write, os.fsync, os.fdatasync = steps.pwrite, steps.write, steps.fsync, steps.fsync
+    os.sendfile = steps.sendfile
     sqlite3.connect = steps.connect  # type: ignore[assignment]
     sys.addaudithook(steps.audit)
 

@@ -75,6 +75,31 @@ def is_honest(answer: Response | None, *bodies: bytes) -> bool:
     return answer.status == 200 and not answer.whole and any(body.startswith(answer.body) for body in bodies)
 
 
+# What a file system does not have
+
+LACKING = {
+    "chmod": errno.EPERM,
+    "utime": errno.EPERM,
+    "fsync directory": errno.EINVAL,
+    "sendfile": errno.EINVAL,
+}
+
+
+def test_a_file_system_without_what_is_only_convenient_will_do(nursery: Nursery, origin: Origin, tmp_path: Path) -> None:
+    bodies = {"/small.tar": SMALL, "/large.tar": noise(3_000_000, 9)}
+    plan = Plan(str(tmp_path / "cache"), str(tmp_path / "report"), lacks=LACKING)
+    for path, body in bodies.items():
+        origin.put(path, body)
+    for _ in range(2):
+        proxy = nursery.start(tmp_path / "cache", [origin.url], tmp_path, plan)
+        for path, body in bodies.items():
+            until(lambda proxy=proxy, path=path, body=body: is_hit(proxy, path, body))  # type: ignore[misc]
+            assert is_hit(proxy, path, body)
+        assert proxy.log_lines() == []
+        proxy.kill()
+    assert len(origin.requests()) == len(bodies)
+
+
 # Every step refused once
 
 

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 _CHUNK = 512 << 10
 """Bytes sent to one client before the others get their turn."""
+_READ = 128 << 10
+"""Bytes that are read at a time where the file system has no sendfile."""
+_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 
 
 class Sender(Reactor):
@@ -102,7 +105,7 @@ class Sender(Reactor):
             limit = min(limit, source.visible())
         if connection.at < limit:
             descriptor = source.file.fileno() if isinstance(source, HotFile) else source.fileno()
-            sent = os.sendfile(connection.descriptor, descriptor, connection.at, min(limit - connection.at, _CHUNK))
+            sent = _send_from(connection, descriptor, min(limit - connection.at, _CHUNK))
             if sent == 0:
                 raise FillError("the file became shorter than it was", 500)
             connection.at += sent
@@ -209,3 +212,13 @@ class Sender(Reactor):
         pending, connection.pending = connection.pending, None
         if pending is not None:
             pending.abandon()
+
+
+def _send_from(connection: Connection, descriptor: int, count: int) -> int:
+    """Send some of a file; how many bytes. A file system that has no sendfile is read. Raises OSError."""
+    try:
+        return os.sendfile(connection.descriptor, descriptor, connection.at, count)
+    except OSError as error:
+        if error.errno not in _NO_SENDFILE:
+            raise
+    return connection.socket.send(os.pread(descriptor, min(count, _READ), connection.at))

@@ -6,6 +6,7 @@ seal was touched by somebody else, one of another boot may have rotted: both are
 the seal cannot be written, or is not kept, this process remembers what it has hashed.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -27,6 +28,8 @@ _SECOND = 10**9
 _STEP = 100
 """Nanoseconds: the file systems that matter keep times as exactly."""
 _MANY = 16384
+_NOT_HERE = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS})
+"""What a file system answers that can sync files and no directories."""
 
 _BLOCK = 1 << 20
 _TURN = 0.002
@@ -257,9 +260,12 @@ def hash_file(descriptor: int, size: int, algorithm: str = "sha256") -> "hashlib
 
 
 def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
+    """Make the names in a directory durable, where the file system lets that be asked of it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise
     finally:
         os.close(descriptor)

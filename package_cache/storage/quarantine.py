@@ -24,7 +24,8 @@ class Quarantine:
         try:
             self._root.mkdir(exist_ok=True)
             blob.rename(target)
-            os.utime(target)
+            with suppress(OSError):  # it is kept for less long then
+                os.utime(target)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -171,7 +171,8 @@ class Place:
                     view = memoryview(block)
                     while view:
                         view = view[file.write(view) :]
-            os.utime(file.fileno(), (modified, modified))
+            with suppress(OSError):  # without it, the file is known again by its bytes
+                os.utime(file.fileno(), (modified, modified))
             os.fsync(file.fileno())
 
     def _new(self) -> io.FileIO:

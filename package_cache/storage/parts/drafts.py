@@ -86,7 +86,8 @@ class Draft:
         """
         assert self.part is not None
         with translated(f"put a finished download at {self.target}"):
-            os.fchmod(self.part.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
+            with suppress(OSError):  # a file system without modes
+                os.fchmod(self.part.fileno(), stat.S_IMODE(os.fstat(self._descriptor).st_mode))
             self.part.sync()
             self._bytes.rename(self.target)
             sync_directory(self.target.parent)

@@ -223,8 +223,8 @@ class Lease:
     def beat(self) -> None:
         """Show readers in other processes that the leader lives, though no byte may be added. Raises StoreError."""
         self.expose()
-        with translated("write a download's journal"):
-            assert self._descriptor is not None
+        assert self._descriptor is not None
+        with suppress(OSError):  # who reads elsewhere may give up for want of it; the download goes on
             os.utime(self._descriptor)
 
     def _remove(self) -> None:
