@@ -1,5 +1,6 @@
 """Builds the object graph from a `Config`: the only module that knows every part."""
 
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -36,11 +37,14 @@ from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
 from package_cache.storage.reports import Reports
 from package_cache.storage.stores import Stores, default_directory, open_stores
+from package_cache.storage.trial import Apart, try_commit
 from package_cache.upstream.agent import software
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
 from package_cache.upstream.throttle import Throttle, ThrottledFetcher
+
+logger = logging.getLogger(__name__)
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -52,10 +56,21 @@ def cache_directory(config: Config) -> Path:
 
 def prepare(config: Config) -> Totals:
     """Make the cache directory usable, or raise StoreError with what to do; what it holds already."""
-    registry = _open_stores(config).registry
-    totals = registry.totals()
-    registry.close()
+    stores = _open_stores(config)
+    totals = stores.registry.totals()
+    _try(stores)
+    stores.registry.close()
     return totals
+
+
+def _try(stores: Stores) -> None:
+    """Tell at once that nothing can be stored; raise StoreError where nothing ever could be."""
+    try:
+        try_commit(stores.root / "parts-v1", stores.root / "blobs-v1", stores.blobs.locks)
+    except Apart:
+        raise
+    except StoreError as error:
+        logger.warning("nothing can be stored for now, only what is here is served without a source: %s", error)
 
 
 def require_cache(config: Config) -> Path:
@@ -102,7 +117,7 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
         damages,
         Checks(stores.blobs, damages, fills.threads.run),
         _caretaker(config, stores),
-        Health(partial(look_at, registry, (stores.root / "parts-v1", stores.root / "blobs-v1")), fills.threads.run),
+        Health(partial(look_at, stores, config.repositories), fills.threads.run),
         via,
         routes_of(config),
     )

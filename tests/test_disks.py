@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import pytest
 from faulty import DISK_ERRORS, Plan
 from nursery import Fork, Nursery
 from origin import Origin, until
-from product import Response, blobs, parts
+from product import Response, blobs, parts, surroundings
 from stage import NEW, OLD, REPEATS, SCENES, SMALL, Stage, State, ask, assert_sound, described, is_settled, noise, state_of
 
 REFUSED = [
@@ -98,6 +99,22 @@ def test_a_file_system_without_what_is_only_convenient_will_do(nursery: Nursery,
         assert proxy.log_lines() == []
         proxy.kill()
     assert len(origin.requests()) == len(bodies)
+
+
+@pytest.mark.parametrize("folder", ["blobs-v1", "parts-v1"])
+def test_a_start_with_a_part_of_the_cache_on_another_file_system_is_refused_in_a_line(tmp_path: Path, folder: str) -> None:
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other file system here")
+    with tempfile.TemporaryDirectory(dir=shared) as other:
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / folder).symlink_to(other)
+        words = ["--source", "http://mirror.example/", "--port", "0", "--cache", str(tmp_path / "cache")]
+        command = [sys.executable, "-m", "package_cache", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env=surroundings(), timeout=60, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert f"blobs-v1 is on another file system than {tmp_path}/cache/parts-v1" in done.stderr
+        assert list(Path(other).iterdir()) == []
 
 
 # Every step refused once
@@ -382,6 +399,9 @@ def test_the_client_gets_its_files_though_the_file_system_is_full(
     fill(small.outside)
     for path, body in FILES.items():
         assert is_right(ask(proxy, path), body), (path, proxy.log_lines())
+    health = ask(proxy, "/-/health")
+    assert health is not None
+    assert (health.status, b"No space left on device" in health.body) == (503, True), health
 
 
 LIMITS = {"size of a file": (resource.RLIMIT_FSIZE, 20_000), "descriptors": (resource.RLIMIT_NOFILE, 5)}

@@ -1,6 +1,7 @@
 """`/-/`, the paths of the cache itself: whether it can serve, told in a bounded time and to whom it may concern."""
 
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from origin import Gate, Origin, Serve, until
-from product import Proxy, stored
+from product import Proxy, blobs, parts, stored
 from raw import Answer, Client
 
 from package_cache.server.admission import is_local
@@ -132,6 +133,43 @@ def test_a_registry_that_was_removed_is_made_again_by_the_question(origin: Origi
     (proxy.cache / "registry-v1.db").unlink()
     assert ask(proxy).status == 200
     assert stored(proxy.cache) == ["/file.tar"]
+
+
+def as_json(proxy: Proxy) -> tuple[int, dict[str, object]]:
+    with Client(proxy.address) as client:
+        answer = client.get(HEALTH, "Accept: application/json")
+    assert answer.get("content-type") == "application/json"
+    found = json.loads(answer.body)
+    assert isinstance(found, dict)
+    return answer.status, found
+
+
+def test_what_room_there_is_is_told_as_json(origin: Origin, start: Start, host: str) -> None:
+    proxy = start(origin.url, host=host)
+    status, found = as_json(proxy)
+    assert (status, found["status"], found["reason"]) == (200, "ok", None)
+    assert int(str(found["free_bytes"])) > 0
+    assert found.keys() == {"status", "reason", "free_bytes", "free_inodes"}
+    assert parts(proxy.cache) == blobs(proxy.cache) == []
+
+
+def test_a_cache_whose_sources_are_all_down_is_not_well_and_with_one_of_them_it_can_serve(
+    origin: Origin, another: Origin, start: Start
+) -> None:
+    another.put("/a.tar", b"a")
+    proxy = start(origin.url, another.url)
+    origin.stop()
+    assert proxy.get("/a.tar").body == b"a"
+    status, found = as_json(proxy)
+    assert (status, found["status"]) == (200, "degraded")
+    assert str(found["reason"]).startswith(f"not every source answers: {origin.url.rstrip('/')} ")
+    assert ask(proxy).body.startswith(b"degraded: not every source")
+    another.stop()
+    assert proxy.get("/b.tar").status == 502
+    status, found = as_json(proxy)
+    assert (status, found["status"]) == (503, "failed")
+    assert str(found["reason"]).startswith("no source answers: ")
+    assert ask(proxy).status == 503
 
 
 @contextmanager

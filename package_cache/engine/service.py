@@ -185,7 +185,8 @@ class Service:
 
     def _own(self, request: Request) -> Answer:
         """What this cache says of itself. Waits for a bounded time."""
-        return self._health.answer(request.target, self.serving("fwd=bypass"))
+        as_json = "application/json" in request.fields.get("accept", "")
+        return self._health.answer(request.target, self.serving("fwd=bypass"), as_json=as_json)
 
     def _refuse_loops(self, request: Request) -> None:
         if self._via in request.fields.get("via", ""):
