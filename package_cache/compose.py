@@ -56,7 +56,7 @@ def cache_directory(config: Config) -> Path:
 
 def prepare(config: Config) -> Totals:
     """Make the cache directory usable, or raise StoreError with what to do; what it holds already."""
-    stores = _open_stores(config)
+    stores = _open_stores(config, reading=True)
     totals = stores.registry.totals()
     _try(stores)
     stores.registry.close()
@@ -86,23 +86,24 @@ def require_cache(config: Config) -> Path:
 
 
 @contextmanager
-def opened(config: Config) -> Iterator[Stores]:
-    """The cache that is there already, for the length of a with-block. Raises StoreError."""
+def opened(config: Config, *, reading: bool = False) -> Iterator[Stores]:
+    """The cache that is there already, within a with-block; with `reading` it is only read. Raises StoreError."""
     require_cache(config)
-    stores = _open_stores(config)
+    stores = _open_stores(config, reading=reading)
     try:
         yield stores
     finally:
         stores.registry.close()
 
 
-def _open_stores(config: Config) -> Stores:
-    return open_stores(cache_directory(config), "Give a directory this user may write with --cache PATH")
+def _open_stores(config: Config, *, reading: bool = False) -> Stores:
+    remedy = "Give a directory this user may write with --cache PATH"
+    return open_stores(cache_directory(config), remedy, reading=reading)
 
 
 def build_service(config: Config, throttle: Throttle | None = None) -> Service:
     """The service of a configuration, with a bound on the speed of its downloads. Opens the store, starts nothing."""
-    stores = _open_stores(config)
+    stores = _open_stores(config, reading=True)
     registry = stores.registry
     via = _via(stores)
     space, culler = build_culler(config, stores)
@@ -112,7 +113,7 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
         stores.blobs,
         fills,
         _fetcher(config, via, stores.reports, throttle),
-        LastUse(registry, time.time, culler.start),
+        LastUse(registry, time.time, (lambda: None) if stores.only_read else culler.start),
         Room(space, culler),
         damages,
         Checks(stores.blobs, damages, fills.threads.run),
@@ -154,6 +155,8 @@ def _damages(stores: Stores) -> Damages:
 
 def _caretaker(config: Config, stores: Stores) -> Caretaker:
     database, damages = stores.registry.database, _damages(stores)
+    if stores.only_read:
+        return Caretaker(stores.registry, stores.blobs.locks, None, None)
     sweep = Sweep(stores.root, database, stores.blobs, damages, stores.quarantine)
     scrub = Scrub(stores.root, Audit(database), stores.blobs, damages, config.scrub) if config.scrub else None
     return Caretaker(stores.registry, stores.blobs.locks, sweep, scrub)

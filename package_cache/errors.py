@@ -135,6 +135,10 @@ class StoreError(PackageCacheError):
     """The cache directory or the registry cannot be used."""
 
 
+class OnlyRead(StoreError):
+    """The cache can be read, and not written: it belongs to another user, or is on a file system that is only read."""
+
+
 class DamagedRegistry(StoreError):
     """The registry is not what was written, or is gone. `file` is the device and inode it was seen in, None if unknown."""
 

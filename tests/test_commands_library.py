@@ -573,7 +573,7 @@ def test_a_cache_of_another_user_is_refused_in_a_line_and_root_leaves_it_to_its_
         own.mkdir()
         os.chown(own, 65534, 65534)
         done(cache, "get", origin.url + "a.gz")
-        for words in (("get", origin.url + "a.gz"), ("add", __file__, "--uri", "u"), ("ls",), ("cat", "u")):
+        for words in (("get", origin.url + "a.gz"), ("add", __file__, "--uri", "u"), ("rm", "u")):
             line = failed(1, cache, *words, user=65534)
             assert line.startswith(f"cannot use {cache} as the cache: it belongs to root, and this user may not write it. ")
             assert "--cache PATH" in line

@@ -1,12 +1,18 @@
 """What a plain user may do with files that are read-only, or of another user. Root has products be that user."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nursery import Nursery
+from origin import Origin, until
 from plain import give, plain_ground, plain_user
-from product import surroundings
+from product import Proxy, blobs, stored, surroundings
 from shell import Shell
+
+PATH = "/a-1.0.tar"
+BODY = b"the body of a package"
 
 
 @pytest.fixture
@@ -22,6 +28,15 @@ def done(shell: Shell, *words: str | Path) -> str:
     return ended.stdout.decode()
 
 
+def filled(start: Callable[..., Proxy], origin: Origin, cache: Path) -> Proxy:
+    """A server whose cache has a file."""
+    origin.put(PATH, BODY)
+    proxy = start(origin.url, cache=cache)
+    assert proxy.get(PATH).body == BODY
+    until(lambda: stored(cache) == [PATH])
+    return proxy
+
+
 def test_a_read_only_file_of_ones_own_is_linked_and_not_copied(shell: Shell, ground: Path) -> None:
     file = ground / "tree" / "x-1.0.tar"
     file.parent.mkdir()
@@ -30,3 +45,85 @@ def test_a_read_only_file_of_ones_own_is_linked_and_not_copied(shell: Shell, gro
     give(ground)
     done(shell, "import", file.parent, "--link", "--cache", ground / "cache")
     assert (file.stat().st_nlink, file.stat().st_mode & 0o777) == (2, 0o444)
+
+
+# Another user's cache
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a plain user look at a cache of another one")
+@pytest.mark.parametrize("serving", [True, False], ids=["while it is served", "while nobody uses it"])
+def test_what_another_user_has_stored_can_be_read_and_nothing_is_left_there(
+    shell: Shell, ground: Path, start: Callable[..., Proxy], origin: Origin, serving: bool
+) -> None:
+    (ground / "theirs").mkdir()
+    cache, out = ground / "theirs" / "cache", ground / "out"
+    proxy = filled(start, origin, cache)
+    if not serving:
+        proxy.stop()
+    before = sorted(cache.rglob("*"))
+    at = ("--cache", cache)
+    assert PATH in done(shell, "ls", *at)
+    assert "version 1" in done(shell, "show", PATH, *at)
+    assert "is served from the cache" in done(shell, "why", PATH, *at)
+    assert done(shell, "cat", PATH, *at) == BODY.decode()
+    done(shell, "export", out, *at)
+    assert (out / PATH[1:]).read_bytes() == BODY
+    assert sorted(cache.rglob("*")) == before
+
+
+# A cache that is only read
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    one = Nursery(user=plain_user())
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def only_read(start: Callable[..., Proxy], origin: Origin, ground: Path) -> Iterator[Path]:
+    """A cache with a file, in which nothing can be made."""
+    cache = ground / "cache"
+    filled(start, origin, cache).stop()
+    os.utime(blobs(cache)[0], ns=(0, 0))
+    give(cache)
+    folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield cache
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_a_server_on_a_cache_that_is_only_read_serves_what_is_there_and_passes_on_the_rest(
+    nursery: Nursery, only_read: Path, origin: Origin, ground: Path
+) -> None:
+    before = sorted(only_read.rglob("*"))
+    proxy = nursery.start(only_read, [origin.url], ground)
+    assert proxy.wait_until_it_serves(), proxy.log_lines()
+    origin.put("/b-1.0.tar", b"another")
+    for _ in range(2):
+        assert (proxy.get(PATH).body, proxy.get(PATH).cache_status) == (BODY, "package-cache; hit")
+        assert proxy.get("/b-1.0.tar").body == b"another"
+    assert [asked.target for asked in origin.requests()] == [PATH, "/b-1.0.tar", "/b-1.0.tar"]
+    health = proxy.get("/-/health")
+    assert (health.status, b"cannot write to " in health.body) == (503, True)
+    assert len(proxy.log_lines()) == 2, proxy.log_lines()
+    assert sorted(only_read.rglob("*")) == before
+    proxy.kill()
+
+
+def test_a_cache_that_is_only_read_is_changed_by_no_command(shell: Shell, only_read: Path) -> None:
+    for words in (("rm", PATH), ("pin", PATH), ("gc",), ("add", __file__, "--uri", "u")):
+        ended = shell.run([*words, "--cache", str(only_read)], surroundings(), plain_user())
+        assert ended.returncode == 1
+        assert b" as the cache: it belongs to " in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_registry_that_is_damaged_and_only_read_is_told_in_a_line(shell: Shell, only_read: Path) -> None:
+    (only_read / "registry-v1.db").write_bytes(b"this is no registry")
+    ended = shell.run(["ls", "--cache", str(only_read)], surroundings(), plain_user())
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended
+    assert os.fsencode(only_read) in ended.stderr

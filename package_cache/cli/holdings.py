@@ -35,9 +35,9 @@ class Holdings:
 
 
 @contextmanager
-def opened(config: Config) -> Iterator[Holdings]:
-    """The cache that is there already, for the length of a with-block. Raises StoreError."""
-    core = Core(directory(compose.require_cache(config), None))
+def opened(config: Config, *, reading: bool = False) -> Iterator[Holdings]:
+    """The cache that is there already, within a with-block; with `reading` it is only read. Raises StoreError."""
+    core = Core(directory(compose.require_cache(config), None), reading=reading)
     try:
         yield Holdings(core, Inventory(core.library.stores.registry.database))
     finally:

@@ -29,9 +29,9 @@ _LEAST, _MOST = 0.002, 0.1
 class Core:
     """The items of one cache directory. Safe for any number of threads and processes. Methods raise StoreError."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, reading: bool = False) -> None:
         self.root = root
-        self.library = open_library(root)
+        self.library = open_library(root, reading=reading)
         self.items = self.library.items
         self.files = self.library.files
         self.writers: Writers[object] = Writers(root / "leases-v1")

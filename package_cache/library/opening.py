@@ -85,9 +85,9 @@ class Library:
         return self.files.path(item)
 
 
-def open_library(root: Path) -> Library:
-    """Open a cache directory, made if it is not there. Raises StoreError."""
-    stores = open_stores(root, _REMEDY)
+def open_library(root: Path, *, reading: bool = False) -> Library:
+    """Open a cache directory, made if it is not there; with `reading`, it may be one to read alone. Raises StoreError."""
+    stores = open_stores(root, _REMEDY, reading=reading)
     database = stores.registry.database
     damages = Damages(stores.registry, Audit(database), stores.blobs, stores.quarantine)
     return Library(stores, Items(database, stores.blobs), ItemFiles(root / "items-v1"), damages)

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 
-from package_cache.errors import StoreError
+from package_cache.errors import OnlyRead, StoreError
 from package_cache.storage.items.table import Items
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class Reads:
         if noted:
             try:
                 self._items.read(noted)
+            except OnlyRead:
+                return
             except StoreError as error:
                 logger.warning("when items were read is lost: %s", error)
 

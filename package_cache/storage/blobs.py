@@ -55,8 +55,9 @@ def boot_seal(boot: str) -> int:
 class BlobStore:
     """The blobs under one directory. Safe for any number of threads and processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, only_read: bool = False) -> None:
         self._root = root
+        self._only_read = only_read
         self.seal_ns = boot_seal(boot_id())
         """The modification time of a blob that was compared with its name since the machine started."""
         self._known: dict[tuple[int, int, int], None] = {}
@@ -200,8 +201,12 @@ class BlobStore:
     def holding(self, digests: Iterable[str]) -> Iterator[None]:
         """Keep blobs from being removed, from before they are published until the registry has them. Raises StoreError.
 
-        Any number of threads and processes may hold the same one. Waits for who is just about to remove it.
+        Any number of threads and processes may hold the same one. Waits for who is just about to remove it. Who may only
+        read them keeps nobody from it.
         """
+        if self._only_read:
+            yield
+            return
         held: list[str] = []
         try:
             for digest in set(digests):

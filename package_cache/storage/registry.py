@@ -40,8 +40,8 @@ class News:
 class Registry:
     """The registry in one file. Safe for any number of threads and processes. Methods raise StoreError."""
 
-    def __init__(self, path: Path) -> None:
-        self.database = Database(path)
+    def __init__(self, path: Path, *, only_read: bool = False) -> None:
+        self.database = Database(path, only_read=only_read)
         self.generation = self.database.generation
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from package_cache.cli.commands.showing import STATES
 from package_cache.cli.names import name_of
 from package_cache.cli.paths import CannotDo, Named, add_accept
 from package_cache.config import Config
-from package_cache.errors import ArgumentError
+from package_cache.errors import ArgumentError, StoreError
 from package_cache.model import Entry, Fresh, Freshness, Repository, Source, Status
 from package_cache.rules.repositories.freshness import Policy, is_good
 from package_cache.storage.inventory import Inventory, Pin
@@ -59,7 +59,7 @@ class _Explanation:
 def _run(given: Namespace, config: Config) -> int:
     given.kind = None
     name = name_of(given, config)
-    with holdings.opened(config) as held:
+    with holdings.opened(config, reading=True) as held:
         if not name.entries(held) and name.items(held):
             raise CannotDo(f"why tells what a client of the proxy would get; {name.text} is in the library: see show")
         if name.file is None:
@@ -126,7 +126,9 @@ def _download(name: Named, stores: Stores) -> str | None:
     """How far a download of the name is that runs, or broke off."""
     watch = stores.parts.watch(name.key)
     with closing(watch):
-        running = stores.parts.is_led(name.key)
+        running = False
+        with suppress(StoreError):  # of another user, nobody is told
+            running = stores.parts.is_led(name.key)
         with suppress(OSError, ValueError):
             head = watch.refresh().head
             part = watch.open_part()

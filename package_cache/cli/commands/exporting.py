@@ -51,7 +51,7 @@ def _run(given: Namespace, config: Config) -> int:
     ways = tuple(Way) if given.way is None else (given.way,)
     terms = Terms(prefix, _LAYOUTS.get(given.layout), ways)
     glob = given.glob and glob_of(given.glob)
-    with compose.opened(config) as stores, Place(directory, stores.root) as place:
+    with compose.opened(config, reading=True) as stores, Place(directory, stores.root) as place:
         exporter = Exporter(stores, routes, place, terms)
         status = _status_line(exporter.tally)
         whole = status.through(lambda: exporter.run(glob, status.step))

@@ -32,7 +32,7 @@ def _run(given: Namespace, config: Config) -> int:
     wanted = criteria_of(given)
     glob = glob_of(given.glob)
     of_items = given.kind == ITEM or given.attr is not None or given.label is not None
-    with holdings.opened(config) as held:
+    with holdings.opened(config, reading=True) as held:
         pins = held.inventory.pins()
         found = False
         for one in _all(held, glob, wanted, given.kind, of_items=of_items):

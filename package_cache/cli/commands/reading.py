@@ -40,7 +40,7 @@ def _run(given: Namespace, config: Config) -> int:
     if given.kind != "proxy" and name.text.lower().startswith(("http://", "https://")):
         _of_url(name.text, config, raw=given.raw, most=most)
         return DONE
-    with holdings.opened(config) as held, closing(_open(name, held)) as file:
+    with holdings.opened(config, reading=True) as held, closing(_open(name, held)) as file:
         _pour(file, name.text, raw=given.raw, most=most)
     return DONE
 

@@ -25,7 +25,7 @@ def _add(it: ArgumentParser) -> None:
 
 def _run(given: Namespace, config: Config) -> int:
     name = name_of(given, config)
-    with holdings.opened(config) as held:
+    with holdings.opened(config, reading=True) as held:
         pins = held.inventory.pins()
         entries, items = name.entries(held), _by_key(name.items(held))
         if not entries and not items:

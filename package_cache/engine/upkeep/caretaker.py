@@ -33,9 +33,9 @@ class Closed(Exception):
 
 
 class Caretaker:
-    """The thread; a forked process has one of its own."""
+    """The thread; a forked process has one of its own. None of a store that is only read, which has no sweep."""
 
-    def __init__(self, registry: Registry, locks: NameLocks, sweep: Sweep, scrub: Scrub | None) -> None:
+    def __init__(self, registry: Registry, locks: NameLocks, sweep: Sweep | None, scrub: Scrub | None) -> None:
         self._registry = registry
         self._locks = locks
         self._sweep = sweep
@@ -47,7 +47,7 @@ class Caretaker:
 
     def begin(self) -> None:
         """Requests are answered from now on: begin in a moment, unless this process did."""
-        if self._owner != os.getpid():
+        if self._sweep is not None and self._owner != os.getpid():
             self._closed, self._owner = threading.Event(), os.getpid()
             threading.Thread(target=self._run, name="upkeep", daemon=True).start()
 
@@ -70,7 +70,7 @@ class Caretaker:
         if not self._locks.take(_LOCK):
             return
         try:
-            if self._sweep.is_due(first=not self._swept):
+            if self._sweep is not None and self._sweep.is_due(first=not self._swept):
                 self._swept, self._working_since = True, time.monotonic()
                 self._sweep.run(self._rest)
             if self._scrub is not None:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 
-from package_cache.errors import StoreError
+from package_cache.errors import OnlyRead, StoreError
 from package_cache.model import Entry
 from package_cache.storage.registry import Registry
 
@@ -52,6 +52,8 @@ class LastUse:
             return
         try:
             self._registry.touch(noted)
+        except OnlyRead:
+            return
         except StoreError as error:
             logger.warning("last-use times are lost: %s", error)
 

@@ -55,11 +55,11 @@ def file_id(path: str | Path) -> FileId | None:
     return status.st_dev, status.st_ino
 
 
-def open_database(path: Path) -> Connection:
+def open_database(path: Path, *, only_read: bool = False) -> Connection:
     """A connection to the file that is at the path now. Raises sqlite3.Error."""
     while (file := file_id(path)) is not None:
         try:
-            connection = _connect(path)
+            connection = _connect_to_read(path) if only_read else _connect(path)
         except sqlite3.Error:
             # SQLite looks at the path more than once, and calls it any kind of error if the file is gone in between.
             if file_id(path) == file:
@@ -87,10 +87,22 @@ def _connect(path: Path) -> Connection:
     return connection
 
 
-class Connections:
-    """The connections of this process to one database file. `prepare` gets each first. Safe for any number of threads."""
+def _connect_to_read(path: Path) -> Connection:
+    """A connection of one who may not write the file, nor make the two that SQLite has beside it while it is in use."""
+    # Without a log nobody uses it. It is not to be looked for then: where it can be made, it would be the wrong user's.
+    mode = "ro" if file_id(f"{path}-wal") is not None else "ro&immutable=1"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True)
 
-    def __init__(self, path: Path, prepare: Callable[[Connection], None]) -> None:
+
+class Connections:
+    """The connections of this process to one database file. `prepare` gets each first. Safe for any number of threads.
+
+    With `only_read` each is used once: nobody tells it that somebody has begun to write.
+    """
+
+    def __init__(self, path: Path, prepare: Callable[[Connection], None], *, only_read: bool = False) -> None:
+        self._only_read = only_read
         self._path = path
         self._name = str(path)
         self._prepare = prepare
@@ -119,12 +131,16 @@ class Connections:
         finally:
             with self._changed:
                 self._lent -= 1
-                if connection is not None:
+                if connection is not None and self._only_read:
+                    connection.close()
+                elif connection is not None:
                     self._idle.append(connection)
                 self._changed.notify_all()
 
     def _open(self) -> Connection:
-        connection = open_database(self._path)
+        connection = open_database(self._path, only_read=self._only_read)
+        if self._only_read:
+            return connection
         try:
             self._prepare(connection)
         except BaseException:

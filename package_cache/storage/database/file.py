@@ -15,7 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from package_cache.errors import DamagedRegistry, StoreError
+from package_cache.errors import DamagedRegistry, OnlyRead, StoreError
 from package_cache.storage.database import recovery
 from package_cache.storage.database.changes import changed_lines, watch
 from package_cache.storage.database.connections import (
@@ -57,13 +57,14 @@ class Database:
     Methods raise StoreError.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, only_read: bool = False) -> None:
         self._path = path
+        self._only_read = only_read
         self._lock = str(path.with_suffix(".lock"))
-        self.generation = Generation(path.with_name("generation-v1"))
+        self.generation = Generation(path.with_name("generation-v1"), only_read=only_read)
         self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
-        self._connections = Connections(path, watch)
+        self._connections = Connections(path, watch, only_read=only_read)
         # Who has the write lock, and for how long, is no matter where all is well.
         file, trouble = self.file(), self._trouble()
         if trouble is not None:
@@ -101,6 +102,7 @@ class Database:
     def writing(self) -> Iterator[Connection]:
         """A connection in a transaction, which an error in the with-block undoes."""
         # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
+        self._may_write()
         with self.lent() as connection, self._turn, _alone(self._lock):
             if connection.file != file_id(self._path):
                 raise DamagedRegistry(f"{self._path} is another file by now")
@@ -119,8 +121,13 @@ class Database:
     @contextmanager
     def halted(self) -> Iterator[None]:
         """Nobody changes anything within the with-block."""
+        self._may_write()
         with self._turn, _alone(self._lock):
             yield
+
+    def _may_write(self) -> None:
+        if self._only_read:
+            raise OnlyRead(f"the registry {self._path} can be read here, and not written")
 
     def mend(self, error: DamagedRegistry) -> None:
         """Make the registry again, unless somebody did since it was found damaged."""
@@ -143,7 +150,7 @@ class Database:
             return "it was gone"
         try:
             # Not one to work with: that needs the tables of this version.
-            with closing(open_database(self._path)) as connection:
+            with closing(open_database(self._path, only_read=self._only_read)) as connection:
                 return recovery.trouble(connection, self.ledger)
         except ERRORS as error:
             if _is_locked(error):

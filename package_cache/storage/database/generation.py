@@ -18,9 +18,15 @@ WORDS = _SIZE // 8
 
 
 class Generation:
-    """The words in one file. Reading one costs no system call."""
+    """The words in one file. Reading one costs no system call.
 
-    def __init__(self, path: Path) -> None:
+    With `only_read` they are those that there are, if they can be read; else none ever changes.
+    """
+
+    def __init__(self, path: Path, *, only_read: bool = False) -> None:
+        if only_read:
+            self.words = _words_to_read(path)
+            return
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -47,6 +53,19 @@ class Generation:
         """Tell every process that any key may have changed."""
         for word in range(WORDS):
             self.words[word] = _fresh()
+
+
+def _words_to_read(path: Path) -> memoryview:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return memoryview(bytes(_SIZE)).cast("Q")
+    try:
+        return memoryview(mmap.mmap(descriptor, _SIZE, access=mmap.ACCESS_READ)).cast("Q")
+    except (OSError, ValueError):
+        return memoryview(bytes(_SIZE)).cast("Q")
+    finally:
+        os.close(descriptor)
 
 
 def _fresh() -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from package_cache.errors import StoreError
+from package_cache.errors import OnlyRead, StoreError
 from package_cache.model import Key, Representation
 from package_cache.storage.machine import boot_id
 from package_cache.storage.parts import journals
@@ -251,14 +251,17 @@ class Lease:
 class PartStore:
     """The parts under one directory. Safe for any number of threads and processes on one machine."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, only_read: bool = False) -> None:
         self._root = root
+        self._only_read = only_read
         self.boot = boot_id()
         root.mkdir(parents=True, exist_ok=True)
         self._locks = NameLocks(root.with_name("leases-v1"))
 
     def claim(self, key: Key) -> Lease | None:
         """The lease on a key's fill; None if somebody holds it. Raises StoreError if the disk refuses."""
+        if self._only_read:
+            raise OnlyRead(f"{self._root} can be read here, and not written")
         with translated("begin a download"):
             return self.locked(key, lambda: Lease(self, key))
 
