@@ -1,15 +1,20 @@
 """What a plain user may do with files that are read-only, or of another user. Root has products be that user."""
 
+import hashlib
+import http.client
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from faulty import Plan
 from nursery import Nursery
-from origin import Origin, until
+from origin import Gate, Origin, Serve, until
 from plain import give, plain_ground, plain_user
 from product import Proxy, blobs, stored, surroundings
 from shell import Shell
+from stage import ask
 
 PATH = "/a-1.0.tar"
 BODY = b"the body of a package"
@@ -47,6 +52,78 @@ def test_a_read_only_file_of_ones_own_is_linked_and_not_copied(shell: Shell, gro
     assert (file.stat().st_nlink, file.stat().st_mode & 0o777) == (2, 0o444)
 
 
+# What a killed server left
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    one = Nursery(user=plain_user())
+    yield one
+    one.close()
+
+
+def test_a_verified_download_reaches_the_clients_of_another_server_when_its_own_dies_before_the_rename(
+    nursery: Nursery, origin: Origin, ground: Path
+) -> None:
+    body, gate, cache = bytes(range(256)) * 40_000, Gate(), ground / "cache"
+    origin.put(PATH, body, Serve(gate=gate, gate_at=1_000_000), Serve())
+    plan = Plan(str(cache), str(ground / "report"), point="rename parts-v1/SHA.1.part", ordinal=1)
+    doomed = nursery.start(cache, [origin.url], ground, plan)
+    assert doomed.wait_until_it_serves()
+    with ThreadPoolExecutor(1) as pool:
+        leading = pool.submit(ask, doomed, PATH)
+        assert gate.reached.wait(30)
+        other = nursery.start(cache, [origin.url], ground)
+        connection = http.client.HTTPConnection(*other.address, timeout=60)
+        connection.request("GET", PATH)
+        response = connection.getresponse()
+        first = response.read(1)
+        gate.open()
+        assert first + response.read() == body
+        connection.close()
+        leading.result()
+    assert not doomed.is_alive()
+    assert len(origin.requests()) == 1
+    for one in (doomed, other):
+        one.kill()
+
+
+def test_what_another_user_left_of_a_download_does_not_keep_it_from_being_stored(
+    nursery: Nursery, origin: Origin, ground: Path
+) -> None:
+    origin.put(PATH, BODY)
+    parts = ground / "cache" / "parts-v1"
+    parts.mkdir(parents=True)
+    give(ground)
+    name = hashlib.sha256(PATH.encode()).hexdigest()
+    for suffix in ("fill", "1.part"):
+        (parts / f"{name}.{suffix}").write_bytes(b"theirs")
+        (parts / f"{name}.{suffix}").chmod(0)
+    proxy = nursery.start(ground / "cache", [origin.url], ground)
+    assert proxy.get(PATH).body == BODY
+    until(lambda: stored(proxy.cache) == [PATH])
+    assert list(parts.iterdir()) == []
+    assert proxy.log_lines() == []
+    proxy.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave a directory of its own")
+def test_a_directory_of_another_user_among_those_of_the_cache_is_told_at_the_start(
+    nursery: Nursery, origin: Origin, ground: Path
+) -> None:
+    folder = ground / "cache" / "blobs-v1" / "ab"
+    folder.mkdir(parents=True)
+    give(ground)
+    os.chown(folder, 0, 0)
+    proxy = nursery.start(ground / "cache", [origin.url], ground)
+    assert proxy.wait_until_it_serves()
+    [line] = proxy.log_lines()
+    assert (
+        f"nothing can be stored for now, only what is here is served without a source: cannot write to {folder}: " in line
+    )
+    proxy.kill()
+
+
 # Another user's cache
 
 
@@ -60,7 +137,6 @@ def test_what_another_user_has_stored_can_be_read_and_nothing_is_left_there(
     proxy = filled(start, origin, cache)
     if not serving:
         proxy.stop()
-    before = sorted(cache.rglob("*"))
     at = ("--cache", cache)
     assert PATH in done(shell, "ls", *at)
     assert "version 1" in done(shell, "show", PATH, *at)
@@ -68,17 +144,10 @@ def test_what_another_user_has_stored_can_be_read_and_nothing_is_left_there(
     assert done(shell, "cat", PATH, *at) == BODY.decode()
     done(shell, "export", out, *at)
     assert (out / PATH[1:]).read_bytes() == BODY
-    assert sorted(cache.rglob("*")) == before
+    assert {path.lstat().st_uid for path in cache.rglob("*")} == {0}
 
 
 # A cache that is only read
-
-
-@pytest.fixture
-def nursery() -> Iterator[Nursery]:
-    one = Nursery(user=plain_user())
-    yield one
-    one.close()
 
 
 @pytest.fixture

@@ -31,12 +31,21 @@ def try_commit(parts: Path, blobs: Path, locks: NameLocks) -> None:
         while not locks.take(_LOCK):
             time.sleep(_TURN)
     try:
+        _look_through(blobs)
         with translated(f"write to {parts}"):
             _write(parts / _NAME)
         _put(parts / _NAME, blobs / _NAME)
     finally:
         with translated(f"unlock a file in {parts.parent}"):
             locks.free(_LOCK)
+
+
+def _look_through(blobs: Path) -> None:
+    """See whether what is stored has its place in directories that this user may write."""
+    with translated(f"write to {blobs}"):
+        for entry in os.scandir(blobs):
+            if entry.is_dir() and not os.access(entry.path, os.W_OK | os.X_OK):
+                raise StoreError(f"cannot write to {entry.path}: {os.strerror(errno.EACCES)}")
 
 
 def _write(path: Path) -> None:

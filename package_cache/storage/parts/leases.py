@@ -103,7 +103,7 @@ class Lease:
         self._store = store
         self._key = key
         self._path = store.journal_path(key)
-        self._descriptor: int | None = _open_if_there(self._path)
+        self._descriptor: int | None = self._open()
         self._held = True
         self.part: Part | None = None
         self.unstored: Journal | None = None
@@ -117,6 +117,15 @@ class Lease:
         except BaseException:
             self._close()
             raise
+
+    def _open(self) -> int | None:
+        """The journal that an earlier leader left; one that this user may not use is removed."""
+        try:
+            return _open_if_there(self._path)
+        except PermissionError:  # of another user, such as root, who led here once
+            self._store.remove_parts(self._path)
+            self._path.unlink()
+            return None
 
     def _recover(self, descriptor: int) -> Journal:
         """What an earlier leader left, as far as it can be used; anything else is removed."""
