@@ -7,6 +7,7 @@ import io
 import os
 import random
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +93,27 @@ def test_a_file_that_was_removed_does_not_take_space_though_nobody_asks_for_it_a
         (fate,) = removal.remove(removal.by_use(Kind.READY, Place()))
     assert fate.files == 1
     until(lambda: open_blobs(proxy) == [])
+
+
+@pytest.mark.parametrize("fields", [{"Via": "1.1 another-cache"}, {"Accept": "application/json"}], ids=["via", "accept"])
+def test_a_hit_counts_as_use_whatever_the_request_says_besides(
+    origin: Origin, start: Start, fields: dict[str, str]
+) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    first = start(origin.url)
+    assert first.get("/a-1.tar.gz", fields).body == BODY
+    until(lambda: not parts(first.cache))
+    first.stop()
+    registry = first.cache / "registry-v1.db"
+    with contextlib.closing(sqlite3.connect(registry)) as connection, connection:
+        connection.execute("UPDATE entry SET used = 1.0")
+    proxy = start(origin.url)
+    assert proxy.get("/a-1.tar.gz", fields).body == BODY
+    until(lambda: open_blobs(proxy) == [False] * ("Via" in fields))  # what came through another cache may be hot
+    proxy.stop()
+    with contextlib.closing(sqlite3.connect(registry)) as connection:
+        assert connection.execute("SELECT min(used) FROM entry").fetchone()[0] > 1.0
+    assert len(origin.requests()) == 1
 
 
 def open_blobs(proxy: Proxy) -> list[bool]:

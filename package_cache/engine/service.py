@@ -84,7 +84,7 @@ class Service:
         self._health = health
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, self._storing, room)
-        self._via = via
+        self.via = via
 
     @property
     def is_idle(self) -> bool:
@@ -182,7 +182,7 @@ class Service:
         return self._health.answer(request.target, self.serving("fwd=bypass"))
 
     def _refuse_loops(self, request: Request) -> None:
-        if self._via in request.fields.get("via", ""):
+        if self.via in request.fields.get("via", ""):
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
 
     def _wanted(self, request: Request) -> Wanted:
@@ -215,7 +215,7 @@ class Service:
 
     def serving(self, cache_status: str, digest: str | None = None) -> Serving:
         """What this cache has to say about an answer given now."""
-        return Serving(cache_status, self._via, time.time(), digest)
+        return Serving(cache_status, self.via, time.time(), digest)
 
     def attempt(self, request: Request, wanted: Wanted, number: int, run: Run | None = None) -> Answer | Pending:
         """An answer from what is here, or a fill to wait for, whose download gets its thread from `run`."""
