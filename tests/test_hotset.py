@@ -139,6 +139,20 @@ def test_a_key_has_a_word_and_every_process_that_maps_it_sees_it_change(tmp_path
     assert all(now != one for now, one in zip(ours.words, before, strict=True))
 
 
+def test_changes_of_other_keys_leave_nearly_all_hot_files_where_they_are(tmp_path: Path) -> None:
+    words = Generation(tmp_path / "words")
+    hotset, hot = HotSet(words, MAX_ENTRIES), hot_file(tmp_path, 1)
+    hot.users = 1  # all of them share its descriptor
+    for number in range(MAX_ENTRIES):
+        word = words.word(Key(f"/hot-{number}.tar"))
+        hotset.add(f"/hot-{number}.tar", dataclasses.replace(hot, word=word, generation=words.words[word]))
+    for number in range(512):
+        words.bump(Key(f"/other-{number}.tar"))
+    hotset.drop_changed()
+    assert len(hotset) > MAX_ENTRIES * 0.98
+    hot.file.close()
+
+
 @contextlib.contextmanager
 def client_of_each(proxy: Proxy) -> Iterator[list[Client]]:
     """A connection to each of two workers."""

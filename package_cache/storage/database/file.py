@@ -60,7 +60,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = str(path.with_suffix(".lock"))
-        self.generation = Generation(path.with_name("generation-v1"))
+        self.generation = Generation(path.with_name("generation-v2"))
         self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
         self._connections = Connections(path, watch)
@@ -118,8 +118,9 @@ class Database:
 
     @contextmanager
     def halted(self) -> Iterator[None]:
-        """Nobody changes anything within the with-block."""
-        with self._turn, _alone(self._lock):
+        """Nobody changes anything within the with-block, which may lend no connection."""
+        # A child would inherit the locks, and nobody would ever free them there.
+        with self._connections.unforked(), self._turn, _alone(self._lock):
             yield
 
     def mend(self, error: DamagedRegistry) -> None:
