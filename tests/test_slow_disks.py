@@ -2,12 +2,12 @@
 
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from origin import Origin, until
+from origin import Gate, Origin, Serve, until
 from product import Proxy, Response, blobs, parts
 
 Start = Callable[..., Proxy]
@@ -99,6 +99,26 @@ def test_what_waits_for_its_commit_is_served_by_other_processes(origin: Origin, 
     disk.wait()
     assert get(other, "/dists/stable/Packages").body == new
     disk.go_on()
+
+
+def test_what_another_process_stored_meanwhile_needs_no_place_in_the_line(origin: Origin, start: Start, disk: Disk) -> None:
+    body, gate = origin.put("/a-1.bin", b"a" * 3000), Gate()
+    origin.put("/busy-1.bin", b"b" * 3000, Serve(before=gate))
+    slow, other = start(origin.url, environment=disk.environment), start(origin.url, arguments=["--downloads", "1"])
+    disk.hold()
+    assert slow.get("/a-1.bin").body == body
+    disk.wait()
+    with ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(other.get, "/busy-1.bin")
+        assert gate.reached.wait(30)
+        waiting = pool.submit(other.get, "/a-1.bin")
+        wait([waiting], timeout=0.4)  # so that it is there by then; it makes no difference to what is right
+        disk.go_on()
+        assert waiting.result(10).body == body
+        assert not busy.done()
+        gate.open()
+        assert busy.result(30).whole
+    assert len(origin.requests("/a-1.bin")) == 1
 
 
 def refuses(proxy: Proxy) -> bool:
