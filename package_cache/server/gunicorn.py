@@ -265,6 +265,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             loop.turns(1.0)
         loop.drain()
+        self.wsgi.service.retire()
         self.wsgi.access.reopen()
         for one in self.sockets:
             one.close()
