@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -721,6 +722,26 @@ def test_a_registry_is_used_on_both_sides_of_a_fork(tmp_path: Path) -> None:
     for key in ("/parent", "/child/1", "/child/2"):
         assert registry.best(Key(key)) is not None, key
     registry.close()
+
+
+def test_a_last_use_goes_back_only_from_a_time_that_is_to_come(registry: Registry) -> None:
+    """A clock that was set back an hour does not stop the notes of last use."""
+    now, entry = time.time(), registry.commit(KEY, digest_of("a"), head())
+
+    def used() -> float:
+        best = registry.best(KEY)
+        assert best is not None
+        return best.used
+
+    registry.touch({entry.id: now + 30})
+    registry.touch({entry.id: now - 5})
+    assert used() == now + 30
+    registry.touch({entry.id: now + 3600})
+    registry.touch({entry.id: now - 5})
+    assert used() == now - 5
+    registry.touch({entry.id: now + 3600})
+    registry.confirm(entry, head())
+    assert now <= used() < now + 600
 
 
 def test_a_fork_waits_for_who_has_the_registry_to_himself(tmp_path: Path) -> None:
