@@ -19,6 +19,7 @@ from package_cache.engine.upkeep.check import Checker
 from package_cache.engine.upkeep.culling import Culler
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.last_use import LastUse
+from package_cache.engine.upkeep.peers import Peers
 from package_cache.engine.upkeep.refetch import Refetch
 from package_cache.engine.upkeep.room import Room
 from package_cache.engine.upkeep.scrub import Scrub
@@ -113,11 +114,11 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
         stores.blobs,
         fills,
         _fetcher(config, via, stores.reports, throttle),
-        LastUse(registry, time.time, (lambda: None) if stores.only_read else culler.start),
+        LastUse(registry, time.time),
         Room(space, culler),
         damages,
         Checks(stores.blobs, damages, fills.threads.run),
-        _caretaker(config, stores),
+        _caretaker(config, stores, culler),
         Health(partial(look_at, stores, config.repositories), fills.threads.run),
         via,
         routes_of(config),
@@ -139,7 +140,8 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
     """What keeps a store within the bounds of a configuration. Starts nothing."""
     space = Space(stores.root, stores.registry, config.max_size, config.min_free, config.max_age)
     removal = Removal(stores.registry.database, stores.blobs)
-    return space, Culler(removal, stores.blobs.locks, space, time.time)
+    peers = Peers(stores.root / "bounds-v1", stores.blobs.locks)
+    return space, Culler(removal, stores.blobs.locks, space, time.time, peers)
 
 
 def _fetcher(config: Config, via: str, reports: Reports, throttle: Throttle | None = None) -> Fetcher:
@@ -153,13 +155,13 @@ def _damages(stores: Stores) -> Damages:
     return Damages(stores.registry, Audit(stores.registry.database), stores.blobs, stores.quarantine)
 
 
-def _caretaker(config: Config, stores: Stores) -> Caretaker:
+def _caretaker(config: Config, stores: Stores, culler: Culler) -> Caretaker:
     database, damages = stores.registry.database, _damages(stores)
     if stores.only_read:
-        return Caretaker(stores.registry, stores.blobs.locks, None, None)
+        return Caretaker(stores.registry, stores.blobs.locks, None, None, culler.start)
     sweep = Sweep(stores.root, database, stores.blobs, damages, stores.quarantine)
     scrub = Scrub(stores.root, Audit(database), stores.blobs, damages, config.scrub) if config.scrub else None
-    return Caretaker(stores.registry, stores.blobs.locks, sweep, scrub)
+    return Caretaker(stores.registry, stores.blobs.locks, sweep, scrub, culler.start)
 
 
 @contextmanager

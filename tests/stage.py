@@ -254,7 +254,7 @@ def state_of(cache: Path) -> State:
     for path in cache.rglob("*"):
         status = path.stat()
         text = b""
-        if path.suffix in (".fill", "") and path.is_file() and path.name not in ("leases-v1", "generation-v1"):
+        if path.suffix in (".fill", "") and path.is_file() and path.name not in ("leases-v1", "generation-v2"):
             text = re.sub(rb"[0-9a-f.-]+", b"", path.read_bytes())
         elif path.suffix == ".part":
             text = path.read_bytes()

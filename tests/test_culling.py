@@ -682,6 +682,33 @@ def test_what_a_full_disk_ended_has_files_removed_in_the_background(shelf: Shelf
     until(lambda: not blobs(shelf.root))
 
 
+def test_bounds_are_kept_though_nobody_asks_for_anything(shelf: Shelf, origin: Origin, start: Callable[..., Proxy]) -> None:
+    for number in range(10):
+        shelf.put(f"/{number}.tar", bytes([number]) * 50_000)
+    start(origin.url, cache=shelf.root, environment={"PACKAGE_CACHE_MAX_SIZE": "200K"})
+    until(lambda: len(blobs(shelf.root)) == 3)
+
+
+def test_servers_with_other_bounds_for_one_cache_say_whose_hold(
+    shelf: Shelf, origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    def told(proxy: Proxy) -> list[str]:
+        return [line for line in proxy.log if "within other bounds: " in line]
+
+    bounds = [{"MAX_SIZE": "200K", "MAX_AGE": "9d"}, {"MAX_SIZE": "100K", "MAX_AGE": "9d"}, {}]
+    narrow, narrower, none = (
+        start(origin.url, cache=shelf.root, environment={f"PACKAGE_CACHE_{name}": text for name, text in one.items()})
+        for one in bounds
+    )
+    until(lambda: told(narrower) and len(told(none)) == 2)
+    assert "max-size is 200K there and 100K here: the smaller one holds\n" in told(narrower)[0]
+    assert "max-age is 9 d there and not set here: the shorter one holds" in told(none)[0]
+    narrow.stop()
+    again = start(origin.url, cache=shelf.root, environment={f"PACKAGE_CACHE_{n}": text for n, text in bounds[1].items()})
+    until(lambda: len(list((shelf.root / "bounds-v1").iterdir())) == 1)
+    assert told(again) == []
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["of known length", "of unknown length"])
 def test_a_file_that_can_never_fit_is_passed_on_and_the_log_says_why_once(
     origin: Origin, start: Callable[..., Proxy], host: str, chunked: bool

@@ -3,8 +3,10 @@
 import fcntl
 import hashlib
 import http.client
+import os
 import random
 import re
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -168,6 +170,39 @@ def test_a_range_waits_for_its_own_bytes_only(origin: Origin, start: Callable[..
             assert (running.result().status, running.result().body) == (206, part)
         assert whole.read() == body[500_000:]
     assert len(origin.requests()) == 1
+
+
+@pytest.mark.parametrize("path", ["/big.tar", "/dists/stable/Packages"])
+def test_a_look_at_a_file_that_is_being_downloaded_is_answered_from_the_download(
+    origin: Origin, start: Callable[..., Proxy], path: str
+) -> None:
+    gate = Gate()
+    body = origin.put(path, noise(1_000_000), Serve(gate=gate, gate_at=500_000))
+    leading, other = start(origin.url), start(origin.url)
+    with streaming(leading, path) as whole:
+        whole.read(100_000)
+        for proxy in (leading, other):
+            answer = proxy.get(path, method="HEAD")
+            assert (answer.status, answer.fields["Content-Length"]) == (200, "1000000")
+            assert answer.fields["ETag"] == whole.headers["ETag"]
+            assert answer.cache_status == "package-cache; fwd=uri-miss; collapsed"
+        gate.open()
+        assert whole.read() == body[100_000:]
+    assert [asked.method for asked in origin.requests()] == ["GET"]
+
+
+def test_a_look_at_a_file_of_which_nothing_has_come_yet_waits_for_no_download(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    gate = Gate()
+    body = origin.put("/a.tar", noise(1000), Serve(before=gate), Serve())
+    proxy = start(origin.url)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(proxy.get, "/a.tar")
+        assert gate.reached.wait(30)
+        assert proxy.get("/a.tar", method="HEAD").fields["Content-Length"] == "1000"
+        gate.open()
+        assert waiting.result().body == body
 
 
 def test_a_range_outside_the_file_is_refused_during_its_fill(origin: Origin, start: Callable[..., Proxy]) -> None:
@@ -550,4 +585,91 @@ def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(sh
         fcntl.flock(next_holder, fcntl.LOCK_UN)
         fill, joined = joining.result()
     assert not joined
+    fills.leave(fill)
+
+
+OTHER = Key("/b.tar")
+
+
+def test_what_is_here_by_now_needs_no_place_in_the_line(shelf: PartStore) -> None:
+    fills, over, begun = Fills(shelf, 1), threading.Event(), threading.Event()
+
+    def last(_fill: Fill, lease: Lease) -> bool:
+        assert over.wait(30)
+        lease.done()
+        return True
+
+    def note(_fill: Fill, lease: Lease) -> bool:
+        begun.set()
+        lease.done()
+        return True
+
+    first, _ = fills.join(KEY, last)
+    second, _ = fills.join(OTHER, note, is_here=lambda: True)
+    assert begun.wait(10)
+    over.set()
+    fills.leave(first)
+    fills.leave(second)
+
+
+def test_taking_a_download_over_holds_nobody_up_who_looks(
+    shelf: PartStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop looks every few milliseconds, and a disk may take as long as it likes."""
+    hangs, goes_on, led = threading.Event(), threading.Event(), threading.Event()
+    dead = PartStore(tmp_path / "parts-v1").claim(KEY)
+    assert dead is not None
+    dead.begin(HEAD)
+    dead.expose()
+    truncate = os.ftruncate
+
+    def hang(descriptor: int, size: int) -> None:
+        hangs.set()
+        assert goes_on.wait(60)
+        truncate(descriptor, size)
+
+    def lead(_fill: Fill, lease: Lease) -> bool:
+        lease.done()
+        led.set()
+        return True
+
+    fills = Fills(shelf)
+    fill, follows = fills.join(KEY, lead)
+    assert follows
+    monkeypatch.setattr(os, "ftruncate", hang)
+    del dead  # and with it the lock
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            until(lambda: not pool.submit(fill.progress).result(10).journal.done and hangs.is_set())
+            assert not pool.submit(fill.progress).result(10).journal.done
+            assert pool.submit(fills.join, KEY, lead).result(10) == (fill, True)
+            other, _ = pool.submit(fills.join, OTHER, lambda _fill, lease: lease.done() is None).result(10)
+        finally:
+            goes_on.set()
+    assert led.wait(30)
+    for one in (fill, fill, other):
+        fills.leave(one)
+
+
+def test_a_forked_child_has_none_of_the_downloads_of_its_parent(shelf: PartStore) -> None:
+    """It follows that of the parent as one of another process, and has a place for one of its own."""
+    fills, over = Fills(shelf, 1), threading.Event()
+
+    def last(_fill: Fill, lease: Lease) -> bool:
+        lease.expose()
+        assert over.wait(60)
+        lease.done()
+        return True
+
+    fill, _ = fills.join(KEY, last)
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        signal.alarm(30)
+        begun = threading.Event()
+        fills.join(OTHER, lambda _fill, _lease: begun.set() is None)
+        other, follows = fills.join(KEY, lambda _fill, _lease: True)
+        os._exit(0 if begun.wait(20) and follows and other is not fill and not other.progress().journal.done else 1)
+    _, status = os.waitpid(child, 0)
+    over.set()
+    assert status == 0
     fills.leave(fill)

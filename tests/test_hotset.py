@@ -7,6 +7,7 @@ import io
 import os
 import random
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +95,27 @@ def test_a_file_that_was_removed_does_not_take_space_though_nobody_asks_for_it_a
     until(lambda: open_blobs(proxy) == [])
 
 
+@pytest.mark.parametrize("fields", [{"Via": "1.1 another-cache"}, {"Accept": "application/json"}], ids=["via", "accept"])
+def test_a_hit_counts_as_use_whatever_the_request_says_besides(
+    origin: Origin, start: Start, fields: dict[str, str]
+) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    first = start(origin.url)
+    assert first.get("/a-1.tar.gz", fields).body == BODY
+    until(lambda: not parts(first.cache))
+    first.stop()
+    registry = first.cache / "registry-v1.db"
+    with contextlib.closing(sqlite3.connect(registry)) as connection, connection:
+        connection.execute("UPDATE entry SET used = 1.0")
+    proxy = start(origin.url)
+    assert proxy.get("/a-1.tar.gz", fields).body == BODY
+    until(lambda: open_blobs(proxy) == [False] * ("Via" in fields))  # what came through another cache may be hot
+    proxy.stop()
+    with contextlib.closing(sqlite3.connect(registry)) as connection:
+        assert connection.execute("SELECT min(used) FROM entry").fetchone()[0] > 1.0
+    assert len(origin.requests()) == 1
+
+
 def open_blobs(proxy: Proxy) -> list[bool]:
     """The blobs that the process has open: whether each of them has no name any more."""
     names = []
@@ -115,6 +137,20 @@ def test_a_key_has_a_word_and_every_process_that_maps_it_sees_it_change(tmp_path
     before = list(ours.words)
     theirs.bump_all()
     assert all(now != one for now, one in zip(ours.words, before, strict=True))
+
+
+def test_changes_of_other_keys_leave_nearly_all_hot_files_where_they_are(tmp_path: Path) -> None:
+    words = Generation(tmp_path / "words")
+    hotset, hot = HotSet(words, MAX_ENTRIES), hot_file(tmp_path, 1)
+    hot.users = 1  # all of them share its descriptor
+    for number in range(MAX_ENTRIES):
+        word = words.word(Key(f"/hot-{number}.tar"))
+        hotset.add(f"/hot-{number}.tar", dataclasses.replace(hot, word=word, generation=words.words[word]))
+    for number in range(512):
+        words.bump(Key(f"/other-{number}.tar"))
+    hotset.drop_changed()
+    assert len(hotset) > MAX_ENTRIES * 0.98
+    hot.file.close()
 
 
 @contextlib.contextmanager

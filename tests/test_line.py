@@ -120,3 +120,33 @@ def test_a_place_is_given_back_where_there_is_no_thread(threads: Threads) -> Non
     downloads = enter(line, threads, "a")
     until(lambda: downloads[0].begun.is_set())
     end(downloads)
+
+
+def test_who_comes_back_into_the_line_as_the_last_download_ends_begins(threads: Threads) -> None:
+    """Whoever looks through the line takes out what nobody wants; somebody may want it just then."""
+    line = Line(1, threads)
+    first, fickle, ended = Download("a"), Download("b"), threading.Event()
+    line.enter(first.turn, lambda job: threads.run(lambda: (job(), ended.set())[0]))
+
+    def drop(*, forced: bool) -> bool:
+        """It is wanted after all; but by then nothing runs any more that would have it begin."""
+        first.over.set()
+        assert ended.wait(30)
+        return forced
+
+    line.enter(Turn("b", fickle.begin, lambda: False, drop), threads.run)
+    until(lambda: fickle.begun.is_set(), 10)
+    end([fickle])
+
+
+def test_who_waits_for_a_place_that_got_no_thread_begins(threads: Threads) -> None:
+    line, waiting = Line(1, threads), Download("b")
+
+    def none(_job: Callable[[], None]) -> None:
+        line.enter(waiting.turn, threads.run)
+        raise RuntimeError("no thread")
+
+    with pytest.raises(RuntimeError):
+        line.enter(Download("a").turn, none)
+    until(lambda: waiting.begun.is_set(), 10)
+    end([waiting])

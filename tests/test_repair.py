@@ -656,6 +656,13 @@ def test_a_file_that_nobody_needs_is_removed_but_not_at_once(store: Store) -> No
     assert len(blobs(store.root)) == len(BODIES) - 1
 
 
+def test_what_a_former_release_left_is_removed(store: Store) -> None:
+    (store.root / "generation-v1").write_bytes(bytes(4096))
+    store.sweep()
+    assert not (store.root / "generation-v1").exists()
+    assert (store.root / "generation-v2").exists()
+
+
 def test_files_that_lost_their_names_stay_for_a_week(stopped: Stock, tmp_path: Path) -> None:
     cache = stopped.copy(tmp_path / "cache")
     be_gone(cache)

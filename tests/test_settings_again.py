@@ -7,12 +7,13 @@ import pty
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -461,3 +462,17 @@ def test_the_bare_command_ends_with_its_terminal(tmp_path: Path) -> None:
             said += os.read(here, 1000)
         os.close(here)
         assert one.wait(30) == 0
+
+
+@server
+def test_a_smaller_bound_is_kept_at_once(origin: Origin, run: Run, server: str) -> None:
+    for number in range(4):
+        origin.put(f"/{number}.tar", os.urandom(50_000))
+    proxy = run(server, SOURCE=origin.url, MAX_SIZE="10M")
+    for number in range(4):
+        assert proxy.get(f"/{number}.tar").status == 200
+    until(lambda: len(stored(proxy.cache)) == 4)
+    with closing(sqlite3.connect(proxy.cache / "registry-v1.db", timeout=30)) as connection, connection:
+        connection.execute("UPDATE entry SET used = used - 1000")
+    proxy.change(MAX_SIZE="120K")
+    until(lambda: len(stored(proxy.cache)) == 2)

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -723,6 +724,54 @@ def test_a_registry_is_used_on_both_sides_of_a_fork(tmp_path: Path) -> None:
     registry.close()
 
 
+def test_a_last_use_goes_back_only_from_a_time_that_is_to_come(registry: Registry) -> None:
+    """A clock that was set back an hour does not stop the notes of last use."""
+    now, entry = time.time(), registry.commit(KEY, digest_of("a"), head())
+
+    def used() -> float:
+        best = registry.best(KEY)
+        assert best is not None
+        return best.used
+
+    registry.touch({entry.id: now + 30})
+    registry.touch({entry.id: now - 5})
+    assert used() == now + 30
+    registry.touch({entry.id: now + 3600})
+    registry.touch({entry.id: now - 5})
+    assert used() == now - 5
+    registry.touch({entry.id: now + 3600})
+    registry.confirm(entry, head())
+    assert now <= used() < now + 600
+
+
+def test_a_fork_waits_for_who_has_the_registry_to_himself(tmp_path: Path) -> None:
+    """The child could never write: it would have the locks of a thread that it has not."""
+    with other_process("fork-halted", tmp_path) as other:
+        assert other.wait(60) == 0
+
+
+def test_connections_that_nobody_needs_any_more_are_closed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connections() -> int:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        # SQLite closes the database itself only with the last of them, since that would free the locks of all.
+        return sum(link.readlink() == tmp_path / "registry-v1.db-wal" for link in links)
+
+    def lend(together: threading.Barrier) -> None:
+        with registry.database.lent():
+            together.wait(30)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lend, [threading.Barrier(16)] * 16))
+    assert connections() == 16
+    registry.totals()
+    assert connections() == 16
+    monkeypatch.setattr("package_cache.storage.database.connections._IDLE_SECONDS", 0.0)
+    registry.totals()
+    assert connections() == 1
+
+
 @pytest.mark.parametrize("size", [100, 5000])
 def test_a_file_that_is_no_registry_is_set_aside(tmp_path: Path, size: int) -> None:
     path, noise = tmp_path / "registry-v1.db", random.Random(2).randbytes(size)
@@ -830,6 +879,34 @@ def fork(root: Path) -> None:
     assert status == 0
 
 
+def fork_halted(root: Path) -> None:
+    """Fork while a thread has the registry to itself; the child commits."""
+    registry = Registry(root / "registry-v1.db")
+    halted, forked = threading.Event(), threading.Event()
+
+    def halt() -> None:
+        with registry.database.halted():
+            halted.set()
+            forked.wait(0.3)  # in vain: the fork waits for the end of this
+
+    thread = threading.Thread(target=halt)
+    thread.start()
+    halted.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        registry.commit(Key("/child"), digest_of("b"), head())
+        os._exit(0)
+    forked.set()
+    thread.join()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    registry.commit(Key("/parent"), digest_of("a"), head())
+    registry.close()
+
+
 if __name__ == "__main__":
     deed, directory, *arguments = sys.argv[1:]
-    {"claim": claim, "contend": contend, "hammer": hammer, "fork": fork}[deed](Path(directory), *arguments)
+    {"claim": claim, "contend": contend, "hammer": hammer, "fork": fork, "fork-halted": fork_halted}[deed](
+        Path(directory), *arguments
+    )

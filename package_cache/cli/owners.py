@@ -9,7 +9,7 @@ from pathlib import Path
 _SLACK = 2.0
 """Seconds by which the times of a file system may be behind the clock."""
 _TREES = ("blobs-v1", "items-v1")
-_FLAT = ("parts-v1", "quarantine-v1", "sources-v1")
+_FLAT = ("parts-v1", "quarantine-v1", "sources-v1", "bounds-v1")
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A request that waits for a fill: when it can be answered, and with what."""
 
+import math
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
@@ -12,9 +14,12 @@ from package_cache.engine.wanted import Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Representation, Request, Span
 from package_cache.rules.http.answer import Serving, decide
+from package_cache.storage.parts.journals import Journal
 
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
 """Fields that may make an answer of a head alone, or of bytes far ahead."""
+COMMIT_SECONDS = 1.0
+"""How long a new index may take to be stored before whoever asks for it meanwhile is answered without asking a source."""
 
 
 class Desk(Protocol):
@@ -72,17 +77,19 @@ class Pending:
         self._looked: Progress | None = None
         self._waits = True
         self._outdated = False
+        self._overdue = math.inf
+        """When the disk is too slow to be waited for before a source is asked; infinite where that is not the question."""
         self._promise: Answer | None = None
         self._leapt = False
 
     def wait(self) -> None:
         """Block until `advance` may find something new."""
         if self._looked is not None:
-            self.fill.wait(self._looked)
+            self.fill.wait(self._looked, self._overdue)
 
     def has_news(self) -> bool:
         """Whether `advance` may find something new. Never blocks."""
-        return self.fill.progress() != self._looked
+        return self.fill.progress() != self._looked or time.monotonic() >= self._overdue
 
     @property
     def far_ahead(self) -> bool:
@@ -108,7 +115,7 @@ class Pending:
     def glance(self) -> "Answer | Pending | None":
         """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""
         progress = self.fill.progress()
-        if self._looked is None or self._outdated or progress.journal.failed is not None:
+        if self._looked is None or self._outdated or self._awaits_commit or progress.journal.failed is not None:
             return None
         self._looked = progress
         answer = self._answer(progress)
@@ -129,6 +136,11 @@ class Pending:
             raise
         return answer
 
+    @property
+    def _awaits_commit(self) -> bool:
+        """Whether the fill has every byte, of an earlier question: its source is asked again once they are stored."""
+        return self._overdue < math.inf
+
     def abandon(self) -> None:
         """Wait no longer. May be called again."""
         if self._waits:
@@ -136,9 +148,15 @@ class Pending:
             self._service.leave(self.fill)
 
     def _look(self, progress: Progress) -> "Answer | Pending":
-        if self._looked is None:
-            self._outdated = self._joined and _is_outdated(progress, self._wanted)
+        if self._looked is None and self._joined and is_outdated(progress.journal, self._wanted):
+            self._await_commit(progress)
         self._looked = progress
+        if self._awaits_commit:
+            if progress.journal.done:
+                return self._ask_again()
+            if time.monotonic() < self._overdue:
+                return self
+            self._overdue = math.inf
         answer = None if self._outdated else self._answer(progress)
         if answer is not None:
             self.abandon()
@@ -153,6 +171,15 @@ class Pending:
         self.abandon()
         return self._service.after_fill(self._request, self._wanted, self._number)
 
+    def _await_commit(self, progress: Progress) -> None:
+        """Ask a source again once the disk has what came. A slow disk is not waited for, where an answer may be stale."""
+        head = progress.journal.head
+        assert head is not None  # of what is whole
+        if self._wanted.longest is None and self._wanted.may_be_stale(head):
+            self._overdue = (self.fill.whole_since or time.monotonic()) + COMMIT_SECONDS
+        else:
+            self._outdated = True
+
     def _ask_again(self) -> "Answer | Pending":
         self.abandon()
         return self._service.again(self._request, self._wanted, self._number)
@@ -161,7 +188,7 @@ class Pending:
         """The answer from the fill, once enough of it is here."""
         if progress.journal.digest is None and not progress.visible and _CONDITIONS.isdisjoint(self._request.fields):
             return None
-        representation = _known(progress, self._request)
+        representation = known(progress.journal, self._request)
         self._outdated = representation is not None and self._wanted.differs(representation)
         if representation is None or self._outdated:
             return None
@@ -191,21 +218,20 @@ class Pending:
         return f"{reason}; fwd-status=200; stored", "miss" if self._wanted.seen is None else "refetched"
 
 
-def _is_outdated(progress: Progress, wanted: Wanted) -> bool:
+def is_outdated(journal: Journal, wanted: Wanted) -> bool:
     """Whether a fill answers an earlier question than that of a request which joins it now.
 
     An index that is here with every byte may have another content at its source by now. A package file has not.
     """
-    head, digest = progress.journal.head, progress.journal.digest
+    head, digest = journal.head, journal.digest
     return head is not None and digest is not None and not wanted.is_met_by(head)
 
 
-def _known(progress: Progress, request: Request) -> Representation | None:
+def known(journal: Journal, request: Request) -> Representation | None:
     """The head to answer with, once enough is known of it.
 
     Without a length, only a client that can tell a cut body from a whole one is answered before the end, and no range is.
     """
-    journal = progress.journal
     if journal.head is None or not (journal.confirmed or journal.digest):
         return None
     if journal.digest is not None:

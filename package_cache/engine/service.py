@@ -21,7 +21,7 @@ from package_cache.engine.fills.line import Run
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.pending import Pending
+from package_cache.engine.pending import Pending, is_outdated, known
 from package_cache.engine.relay import Kept, Relay
 from package_cache.engine.upkeep.caretaker import Caretaker
 from package_cache.engine.upkeep.damage import Damages
@@ -86,12 +86,17 @@ class Service:
         self._health = health
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, self._storing, room)
-        self._via = via
+        self.via = via
 
     @property
     def is_idle(self) -> bool:
         """Whether it downloads nothing, and nobody waits for a download."""
         return not self._fills.running
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every file that clients have whole is stored, or could not be."""
+        return self._leader.is_settled
 
     def retire(self) -> None:
         """Another service has its place: keep nothing in order any more. What runs comes to its end."""
@@ -189,7 +194,7 @@ class Service:
         return self._health.answer(request.target, self.serving("fwd=bypass"), as_json=as_json)
 
     def _refuse_loops(self, request: Request) -> None:
-        if self._via in request.fields.get("via", ""):
+        if self.via in request.fields.get("via", ""):
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
 
     def _wanted(self, request: Request) -> Wanted:
@@ -222,7 +227,7 @@ class Service:
 
     def serving(self, cache_status: str, digest: str | None = None) -> Serving:
         """What this cache has to say about an answer given now."""
-        return Serving(cache_status, self._via, time.time(), digest)
+        return Serving(cache_status, self.via, time.time(), digest)
 
     def attempt(self, request: Request, wanted: Wanted, number: int, run: Run | None = None) -> Answer | Pending:
         """An answer from what is here, or a fill to wait for, whose download gets its thread from `run`."""
@@ -230,14 +235,15 @@ class Service:
             entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
                 if entry is None and request.method == "HEAD":
-                    return self._relay_head(request, wanted)
+                    return self._head_of_fill(request, wanted) or self._relay_head(request, wanted)
                 try:
                     self._leader.failures.check(wanted.key)
                 except FillError as error:
                     return self._serve_stale(request, wanted, error)
                 if not wanted.is_stored or not self._storing.is_tried(wanted.key):
                     return self._pass_on(request, wanted)
-                fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run, request.client)
+                lead, is_here = partial(self._leader.lead, wanted), partial(self._leader.is_here, wanted)
+                fill, joined = self._fills.join(wanted.key, lead, run, request.client, is_here)
                 return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:
@@ -350,6 +356,17 @@ class Service:
     def leave(self, fill: Fill) -> None:
         """One request less waits for the fill."""
         self._fills.leave(fill)
+
+    def _head_of_fill(self, request: Request, wanted: Wanted) -> Answer | None:
+        """The head that a running download has got already; whoever looks at it begins none and waits for none."""
+        journal = None
+        with suppress(StoreError, OSError, ValueError):
+            journal = self._fills.look(wanted.key)
+        head = known(journal, request) if journal is not None and journal.failed is None else None
+        if journal is None or head is None or wanted.differs(head) or is_outdated(journal, wanted):
+            return None
+        reply = decide(request, head, self.serving("fwd=uri-miss; collapsed", journal.digest))
+        return Answer(reply, "joined", source=head.source)
 
     def _relay_head(self, request: Request, wanted: Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from package_cache.units import duration_text, size_text
+
 RECENT = 60.0
 """Seconds for which what was used is safe. Last uses reach the registry with a delay of half of that."""
 KEPT_VERSIONS = 2
@@ -76,6 +78,26 @@ class Version:
 
     id: int
     created: float
+
+
+def conflicts(ours: Limits, theirs: Limits) -> list[str]:
+    """Where two sets of bounds for one cache differ, in words, and which of them holds."""
+    told = []
+    if ours.max_size != theirs.max_size:
+        told.append(f"max-size is {_size(theirs.max_size)} there and {_size(ours.max_size)} here: the smaller one holds")
+    if ours.min_free != theirs.min_free:
+        told.append(f"min-free is {_size(theirs.min_free)} there and {_size(ours.min_free)} here: the larger one holds")
+    if ours.max_age != theirs.max_age:
+        told.append(f"max-age is {_age(theirs.max_age)} there and {_age(ours.max_age)} here: the shorter one holds")
+    return told
+
+
+def _size(size: int | None) -> str:
+    return size_text(size) if size else "not set"
+
+
+def _age(seconds: float | None) -> str:
+    return duration_text(seconds) if seconds else "not set"
 
 
 Needs = dict[Reason, int]

@@ -96,9 +96,10 @@ class Counters:
     stalls: int = 0
 
 
-def simple(head: wire.Head, routes: Routes) -> Asked | None:
+def simple(head: wire.Head, routes: Routes, via: str = _GAP) -> Asked | None:
     """The request, if it is one that the loop answers itself; what is not goes to the host's ordinary path.
 
+    `via` is the name by which requests that come back to this cache are known.
     Raises BadRequest where its target names nothing.
     """
     if head.method not in ("GET", "HEAD") or head.has_body:
@@ -115,7 +116,11 @@ def simple(head: wire.Head, routes: Routes) -> Asked | None:
     own = is_own(target)
     if head.minor != 1 and not own:  # who asks how the service fares is often as old, and must not wait
         return None
-    hot = not own and "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
+    hot = (
+        not own
+        and via not in fields.get("via", "")
+        and routes.policy(target).accept_of(target, fields.get("accept")) is None
+    )
     request = Request(head.method, target, fields)
     said = said_in(head, fields)
     return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)

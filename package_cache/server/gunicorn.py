@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 _RESERVE_SECONDS = 5
 """What the arbiter waits longer than its workers do, so that they end by themselves."""
+_SETTLE_SECONDS = 0.02
+"""Between two looks, before the end, at whether the disk has what came."""
 _ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -263,13 +265,14 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             loop.turns(1.0)
         loop.drain()
+        self.wsgi.service.retire()
         self.wsgi.access.reopen()
         for one in self.sockets:
             one.close()
         deadline = time.monotonic() + min(self.limits.graceful, max(0, self.cfg.graceful_timeout - _RESERVE_SECONDS))
-        while loop.busy and time.monotonic() < deadline:
+        while (loop.busy or not self.wsgi.service.is_settled) and time.monotonic() < deadline:
             self.notify()
-            loop.turn(1.0)
+            loop.turn(1.0 if loop.busy else _SETTLE_SECONDS)
         loop.close()
         self._end()
 

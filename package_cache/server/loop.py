@@ -158,7 +158,7 @@ class Loop(Sender):
                 return
             head, size = parsed
             try:
-                asked = simple(head, self._routes)
+                asked = simple(head, self._routes, self._service.via)
             except RequestError as error:
                 self._refuse(connection, error, said_in(head, head.combined))
                 return
@@ -309,6 +309,7 @@ class Loop(Sender):
                     self._hotset.add(asked.name, step)
                 else:
                     step.out = True  # something besides the target names the answer: it is served, but not kept
+                    self._service.note_use({step.entry.id: self._now})
                 self._answer_hot(connection, asked, step)
                 if step.out and step.users == 0:
                     step.file.close()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RECEIVE = 65536
+_SETTLE_SECONDS = 0.02
+"""Between two looks, before the end, at whether the disk has what came."""
 _LAST_SECONDS = 2.0
 """How long a service that was replaced may have requests that look for their answer."""
 
@@ -77,8 +79,13 @@ class StandaloneServer:
         self._loop.drain()
         self._listening.close()
         begun = time.monotonic()
-        while self._loop.busy and time.monotonic() - begun < self._patience:
-            self._loop.turn(1.0)
+        while (self._loop.busy or not self._is_settled) and time.monotonic() - begun < self._patience:
+            self._loop.turn(1.0 if self._loop.busy else _SETTLE_SECONDS)
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether what clients have whole is stored: its download would be in vain."""
+        return all(one.service.is_settled for one in (*(one for _, one in self._retired), self._application))
 
     def stop(self, patience: float) -> None:
         """Take no new connections, and end when running answers have, or after `patience` seconds.

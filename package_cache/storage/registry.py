@@ -14,6 +14,10 @@ from package_cache.storage.database.file import Database, mended
 from package_cache.storage.database.schema import COLUMNS, Row, entry_of, seal_of, strip
 from package_cache.storage.items.rows import Describe, describe_item
 
+_AHEAD = 600.0
+"""Seconds that a last use may be ahead of the clock."""
+_LATER = "CASE WHEN used > ? THEN ? ELSE max(used, ?) END"
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -131,12 +135,12 @@ class Registry:
     def _confirm(
         connection: Connection, number: int, of: tuple[Key, int, str], representation: Representation
     ) -> Row | None:
-        text = records.dump(representation)
+        text, now = records.dump(representation), time.time()
         row: Row | None = connection.execute(
-            "UPDATE entry SET representation = ?, seal = ?, used = max(used, ?)"
+            f"UPDATE entry SET representation = ?, seal = ?, used = {_LATER}"
             # An id may be another entry's by now, where this one was removed.
             f" WHERE id = ? AND (key, version, digest) = (?, ?, ?) AND status = 3 RETURNING {COLUMNS}",
-            (text, seal_of(*of, text), time.time(), number, *of),
+            (text, seal_of(*of, text), now + _AHEAD, now, now, number, *of),
         ).fetchone()
         return row
 
@@ -161,9 +165,13 @@ class Registry:
 
     @mended
     def touch(self, used: Mapping[int, float]) -> None:
-        """Record when entries were last served, by id, in seconds of the epoch. Never goes back in time."""
+        """Record when entries were last served, by id, in seconds of the epoch.
+
+        Never goes back in time, but from a time that is still to come: the clock was wrong then.
+        """
+        ahead = time.time() + _AHEAD
         with self.database.writing() as connection:
             connection.executemany(
-                "UPDATE entry SET used = max(used, ?) WHERE id = ? AND status = 3",
-                [(moment, number) for number, moment in used.items()],
+                f"UPDATE entry SET used = {_LATER} WHERE id = ? AND status = 3",
+                [(ahead, moment, moment, number) for number, moment in used.items()],
             )

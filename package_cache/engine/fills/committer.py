@@ -11,6 +11,7 @@ from pathlib import Path
 
 from package_cache.errors import StoreError
 from package_cache.storage.blobs import BlobStore
+from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import News, Registry
 
@@ -30,6 +31,11 @@ class Committer:
     def __init__(self, registry: Registry, blobs: BlobStore) -> None:
         self._registry = registry
         self._blobs = blobs
+        self.forget()
+        forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: who was at it is a thread of the parent's."""
         self._guard = threading.Lock()
         self._waiting: list[Job] = []
         self._busy = False

@@ -7,10 +7,12 @@ it stopped. `Fills` guards its table with one lock, under which nothing waits; e
 """
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +22,7 @@ from package_cache.engine.fills.threads import Threads
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Key, Span
 from package_cache.storage.parts.descriptor import Descriptor
+from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.journals import Failed, Journal
 from package_cache.storage.parts.leases import Lease, PartStore, Watch
 
@@ -63,13 +66,17 @@ Lead = Callable[["Fill", Lease], bool]
 """Downloads with the lease, reporting through `Fill.publish`. Returns True once the lease is given back; False if that is
 left to whoever stores the file, who calls `Fill.conclude`."""
 
+IsHere = Callable[[], bool]
+"""Whether what is to be downloaded has been stored meanwhile. Raises StoreError."""
+
 
 class Fill:
     """A running download, seen from this process. It lives as long as somebody uses it: a client, or the leading thread."""
 
-    def __init__(self, key: Key, lead: Lead, client: str, fills: "Fills") -> None:
+    def __init__(self, key: Key, lead: Lead, is_here: IsHere, client: str, fills: "Fills") -> None:
         self.key = key
         self._lead = lead
+        self._is_here = is_here
         self._client = client
         self._fills = fills
         self._users = 1
@@ -79,8 +86,11 @@ class Fill:
         self._part_number = 0
         self._watch: Watch | None = None
         self._leading = False
+        self._succeeding = False
         self._over = False
         self._news = time.monotonic()
+        self.whole_since: float | None = None
+        """When every byte was here and verified, in seconds of the monotonic clock."""
         self._beat = 0.0
         self._listeners: list[Callable[[], None]] = []
 
@@ -109,23 +119,33 @@ class Fill:
     # -- the leading thread
 
     def lead(self, lease: Lease, run: Run) -> None:
-        """Download in a thread of this process, which `run` provides."""
-        turn = Turn(self._client, partial(self._run, lease), lambda: self._users > 1, partial(self._give_way, lease))
+        """Download in a thread of this process, which `run` provides. What is here by now needs no place in the line."""
+        job = partial(self._run, lease)
         with self._changed:
             self._leading = True
             self._users += 1
-            try:
-                self._fills.line.enter(turn, run)
-            except RuntimeError as error:
-                self._users -= 1
-                self._abandon(lease, f"no thread for a download: {error}")
+        try:
+            if self._has_come():
+                run(job)
+            else:
+                wanted, drop = (lambda: self._users > 1), partial(self._give_way, lease)
+                self._fills.line.enter(Turn(self._client, job, wanted, drop), run)
+        except RuntimeError as error:
+            self._abandon(lease, f"no thread for a download: {error}")
+            self._end_leading()
+
+    def _has_come(self) -> bool:
+        with suppress(StoreError):  # the download meets it too, and tells it
+            return self._is_here()
+        return False
 
     def _give_way(self, lease: Lease, *, forced: bool) -> bool:
         """End before the beginning, for want of a place; unless `forced`, only if nobody waits. Whether it did."""
         with self._changed:
             if self._users > 1 and not forced:
                 return False
-            self._abandon(lease, BUSY, 503, keep=True)
+            self._end(Failed(503, BUSY))  # nobody joins from here on; the disk is told with the condition free
+        self._abandon(lease, BUSY, 503, keep=True)
         self._end_leading()
         return True
 
@@ -186,6 +206,10 @@ class Fill:
 
     def _set(self, progress: Progress) -> None:
         """Called with the condition held."""
+        if progress.journal.digest is None:
+            self.whole_since = None
+        elif self.whole_since is None:
+            self.whole_since = time.monotonic()
         self._progress = progress
         self._news = time.monotonic()
         self._changed.notify_all()
@@ -201,8 +225,11 @@ class Fill:
     def fail(self, reason: str) -> None:
         """Tell readers that the download could not begin, or cannot be followed."""
         with self._changed:
-            journal = replace(self._progress.journal, done=True, failed=Failed(UNSTORABLE, reason))
-            self._set(replace(self._progress, journal=journal))
+            self._end(Failed(UNSTORABLE, reason))
+
+    def _end(self, failure: Failed) -> None:
+        """Called with the condition held."""
+        self._set(replace(self._progress, journal=replace(self._progress.journal, done=True, failed=failure)))
 
     def follow(self, watch: Watch) -> None:
         """Read what another process downloads."""
@@ -216,18 +243,19 @@ class Fill:
             self._poll()
             return self._progress
 
-    def wait(self, seen: Progress) -> Progress:
-        """Block until there is more to tell than `seen`."""
+    def wait(self, seen: Progress, until: float = math.inf) -> Progress:
+        """Block until there is more to tell than `seen`, or until a time of the monotonic clock."""
         with self._changed:
             while True:
                 self._poll()
-                if self._progress != seen:
+                left = until - time.monotonic()
+                if self._progress != seen or left <= 0:
                     return self._progress
-                self._changed.wait(1.0 if self._leading else POLL)
+                self._changed.wait(min(left, 1.0 if self._leading else POLL))
 
     def _poll(self) -> None:
         """Look at another process's fill; called with the condition held."""
-        if self._leading or self._watch is None or self._progress.journal.done:
+        if self._leading or self._succeeding or self._watch is None or self._progress.journal.done:
             return
         try:
             journal = self._watch.refresh()
@@ -244,13 +272,37 @@ class Fill:
             elif quiet > ORPHAN or not self._watch.has_journal:
                 self._take_over(self._watch)
         except (StoreError, OSError, ValueError) as error:
-            self.fail(f"the running download cannot be followed: {error}")
+            self.fail(_unfollowed(error))
 
     def _take_over(self, watch: Watch) -> None:
-        lease = watch.take_over()
-        if lease is not None:
-            logger.info("taking over the download of %s, whose process ended", self.key)
-            self.lead(lease, self._fills.threads.run)
+        """Have a thread go on where the leader is gone: the disk has a say in that, and who looks may be the event loop."""
+        if not watch.seize():
+            return
+        self._succeeding = True
+        self._users += 1
+        try:
+            self._fills.threads.run(partial(self._succeed, watch))
+        except RuntimeError:  # there may be one at the next look
+            self._succeeding = False
+            self._users -= 1
+            watch.let_go()
+
+    def _succeed(self, watch: Watch) -> None:
+        """Runs in the thread."""
+        jobs: list[Callable[[], None]] = []
+        try:
+            lease = watch.succeed()
+            if lease is not None:
+                logger.info("taking over the download of %s, whose process ended", self.key)
+                self.lead(lease, jobs.append)
+        except (StoreError, OSError, ValueError) as error:
+            self.fail(_unfollowed(error))
+        finally:
+            with self._changed:
+                self._succeeding = False
+            self._fills.leave(self)
+        for job in jobs:
+            job()
 
     def _replace_part(self, descriptor: Descriptor | None, number: int) -> None:
         if self._part is not None:
@@ -264,6 +316,10 @@ class Fill:
                 return None
             self._users += 1
             return FillReader(self, number, self._part.share(), partial(self._fills.leave, self))
+
+
+def _unfollowed(error: Exception) -> str:
+    return f"the running download cannot be followed: {error}"
 
 
 class ReplacedError(FillError):
@@ -347,27 +403,40 @@ class FillReader:
 
 
 class Fills:
-    """The fills this process leads or follows, one a key."""
+    """The fills this process leads or follows, one a key. A forked child has none of them."""
 
     def __init__(self, parts: PartStore, downloads: int = DOWNLOADS) -> None:
         self.threads = Threads("fill")
-        self.line = Line(downloads, self.threads)
+        self._downloads = downloads
         self._parts = parts
+        self.forget()
+        forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: what runs has its threads in the parent."""
+        self.line = Line(self._downloads, self.threads)
         self._guard = threading.Lock()
         self.running: dict[Key, Fill] = {}
 
-    def join(self, key: Key, lead: Lead, run: Run | None = None, client: str = "") -> tuple[Fill, bool]:
+    def join(
+        self, key: Key, lead: Lead, run: Run | None = None, client: str = "", is_here: IsHere = lambda: False
+    ) -> tuple[Fill, bool]:
         """The fill of a key, begun with `lead` if nobody runs it; and whether it was running already.
 
-        A thread for the download comes from `run`; without it, one is made. It stands in line for `client`. The caller is
-        counted as a user until `leave`.
+        A thread for the download comes from `run`; without it, one is made. It stands in line for `client`, unless what it
+        is to download `is_here` by now. The caller is counted as a user until `leave`.
         Raises StoreError if the disk refuses.
         """
-        with self._guard:
-            fill = self.running.get(key)
-            if fill is not None and fill.enter():
+        over: Fill | None = None
+        while True:
+            with self._guard:
+                fill = self.running.get(key)
+                if fill is None or fill is over:
+                    fill = self.running[key] = Fill(key, lead, is_here, client, self)
+                    break
+            if fill.enter():  # not with the guard held, which nobody is to wait for
                 return fill, True
-            fill = self.running[key] = Fill(key, lead, client, self)
+            over = fill
         try:
             return fill, not self._begin(fill, run or self.threads.run)
         except BaseException as error:
@@ -391,6 +460,17 @@ class Fills:
                 continue
             fill.follow(watch)
             return False
+
+    def look(self, key: Key) -> Journal | None:
+        """What is known of the download of a key, if one runs here or elsewhere. Raises StoreError, OSError, ValueError."""
+        with self._guard:
+            fill = self.running.get(key)
+        if fill is not None:
+            return fill.progress().journal
+        if not self._parts.is_led(key):
+            return None
+        with closing(self._parts.watch(key)) as watch:
+            return watch.refresh()
 
     def leave(self, fill: Fill) -> None:
         """Count one user less of a fill."""

@@ -1,6 +1,7 @@
 """What the leading thread of a fill does: downloads one key from the sources and puts it into the store."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
 from package_cache.rules.transfers.transfer import Transfer
 from package_cache.storage.blobs import BlobStore, hash_file
 from package_cache.storage.items.rows import Describe
+from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.journals import Failed, Journal
 from package_cache.storage.parts.leases import Lease
 from package_cache.storage.registry import News, Registry
@@ -31,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 UNSTORED = 64
 """Files of one process that may be verified and not yet durable. Beyond that the disk sets the pace for the clients."""
+_SLOW_SECONDS = 0.5
+"""How long storing a file may take before the disk counts as slow."""
+_SLOW_FOR = 60.0
+"""Seconds for which it does. Other processes then see a file, however small, as soon as it is verified."""
 
 
 class Errand(Protocol):
@@ -105,11 +111,43 @@ class Leader:
         self._room = room
         self._storing = storing
         self._committer = Committer(registry, blobs)
-        self._unstored = threading.BoundedSemaphore(UNSTORED)
+        self._slow_until = -math.inf
+        self.forget()
+        forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: what is to be stored is stored by the parent."""
+        self._fewer = threading.Condition()
+        self._unstored = 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every file that is here with all its bytes is stored, or could not be."""
+        return not self._unstored
+
+    def _count(self) -> None:
+        """Count one more file that is to be stored; waits while there are too many."""
+        with self._fewer:
+            self._fewer.wait_for(lambda: self._unstored < UNSTORED)
+            self._unstored += 1
+
+    def _discount(self) -> None:
+        with self._fewer:
+            self._unstored -= 1
+            self._fewer.notify()
 
     def close(self) -> None:
         """Remove nothing more to make room. Running downloads go on."""
         self._room.close()
+
+    def is_here(self, wanted: Errand) -> bool:
+        """Whether somebody stored what is wanted since it was looked for. Raises StoreError."""
+        seen = self._seen(wanted)
+        return seen is not wanted.seen and seen is not None and wanted.is_met_by(seen.representation)
+
+    def _seen(self, wanted: Errand) -> Entry | None:
+        """The version that is here now; looked for only if something changed."""
+        return wanted.seen if self._registry.mark(wanted.key) == wanted.mark else self._registry.best(wanted.key)
 
     def lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
         """Download what is wanted, unless it is here by now. Raises StoreError.
@@ -126,13 +164,11 @@ class Leader:
     def _lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
         if lease.unstored is not None:
             self._store_late(wanted, fill, lease, lease.unstored)
-        seen = wanted.seen
-        if self._registry.mark(wanted.key) != wanted.mark:
-            seen = self._registry.best(wanted.key)
-            if seen is not None and wanted.is_met_by(seen.representation):
-                lease.done()
-                fill.publish(lease)
-                return True
+        if self.is_here(wanted):
+            lease.done()
+            fill.publish(lease)
+            return True
+        seen = self._seen(wanted)
         sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.examined, wanted.largest())
         try:
             over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink)
@@ -224,18 +260,27 @@ class Leader:
         assert head is not None
         digest = sink.digest()
         news = _news(wanted, digest, head, part.size)
-        self._unstored.acquire()
+        self._count()
+        begun = time.monotonic()
         try:
+            if begun < self._slow_until:
+                with suppress(StoreError):  # then they wait
+                    lease.expose()
             self._tell_whole(fill, lease, digest, part.size)
             self._blobs.seal(part)
         except BaseException:
-            self._unstored.release()
+            self._discount()
             raise
-        ended = partial(self._end, wanted, fill, lease, sink)
+        ended = partial(self._end, wanted, fill, lease, sink, begun)
         self._committer.commit(Job(news, part, ended))
 
-    def _end(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, error: StoreError | None) -> None:
+    def _end(
+        self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, begun: float, error: StoreError | None
+    ) -> None:
         sink.release()
+        now = time.monotonic()
+        if now - begun > _SLOW_SECONDS:
+            self._slow_until = now + _SLOW_FOR
         if error is not None:
             self._storing.failed(wanted.key, error)
         elif lease.journal.head is not None:
@@ -245,7 +290,7 @@ class Leader:
         try:
             fill.conclude(lease, error)
         finally:
-            self._unstored.release()
+            self._discount()
 
 
 def _news(wanted: Errand, digest: str, head: Representation, size: int) -> News:

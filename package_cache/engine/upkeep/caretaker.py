@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from package_cache.engine.upkeep.scrub import Scrub
 from package_cache.engine.upkeep.sweep import Sweep
@@ -33,9 +34,20 @@ class Closed(Exception):
 
 
 class Caretaker:
-    """The thread; a forked process has one of its own. None of a store that is only read, which has no sweep."""
+    """The thread; a forked process has one of its own. None of a store that is only read, which has no sweep.
 
-    def __init__(self, registry: Registry, locks: NameLocks, sweep: Sweep | None, scrub: Scrub | None) -> None:
+    `began` is told when a process begins to answer requests.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        locks: NameLocks,
+        sweep: Sweep | None,
+        scrub: Scrub | None,
+        began: Callable[[], None],
+    ) -> None:
+        self._began = began
         self._registry = registry
         self._locks = locks
         self._sweep = sweep
@@ -50,6 +62,7 @@ class Caretaker:
         if self._sweep is not None and self._owner != os.getpid():
             self._closed, self._owner = threading.Event(), os.getpid()
             threading.Thread(target=self._run, name="upkeep", daemon=True).start()
+            self._began()
 
     def close(self) -> None:
         """Stop at the next step."""

@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from package_cache.engine.upkeep.peers import Peers
 from package_cache.engine.upkeep.space import Space
 from package_cache.errors import StoreError
 from package_cache.model import Key
 from package_cache.rules.culling import (
     Candidate,
     Cull,
+    Limits,
     Needs,
     Reason,
     Usage,
     Version,
+    conflicts,
     needs_of_bounds,
     needs_of_room,
     superseded,
@@ -39,6 +42,10 @@ ROUND_SECONDS = 60.0
 PATIENCE = 1.0
 """How long a download waits for room."""
 _LOCK = "cull"
+_AGAIN_SECONDS = 1.0
+"""Until the next look where another process is culling: it may be of a server that ends, and has other bounds."""
+_SETTLED_SECONDS = 5.0
+"""How long other bounds in the same directory may be those of a server that this one is to replace."""
 _TURN = 0.02
 """Seconds between two steps in the background, and between two looks at whether another process is done."""
 
@@ -175,8 +182,16 @@ class Culler:
     own.
     """
 
-    def __init__(self, removal: Removal, locks: NameLocks, space: Space, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        removal: Removal,
+        locks: NameLocks,
+        space: Space,
+        clock: Callable[[], float],
+        peers: Peers | None = None,
+    ) -> None:
         self._removal = removal
+        self._peers = peers
         self._locks = locks
         self._space = space
         self._clock = clock
@@ -186,6 +201,7 @@ class Culler:
         self._demand = 0
         self._closed = False
         self._told = False
+        self._others: list[Limits] = []
 
     def start(self) -> None:
         """Cull from now on, in the background."""
@@ -209,20 +225,44 @@ class Culler:
 
     def close(self) -> None:
         """Begin no other step."""
-        self._closed = True
+        with self._guard:
+            self._closed = True
         self._woken.set()
+        if self._peers is not None:
+            self._peers.leave()
 
     def _run(self) -> None:
+        begun = time.monotonic()
         while not self._closed:
             self._woken.clear()
             demand, self._demand = self._demand, 0
+            rest = ROUND_SECONDS
             try:
                 if demand and not self.make_room(demand):
                     logger.warning("the disk is full, and nothing more of the cache may be removed")
-                self._tell(self.cull())
+                report = self.cull()
+                self._tell(report)
+                rest = ROUND_SECONDS if report is not None else _AGAIN_SECONDS
+                if self._peers is not None:
+                    rest = min(rest, self._meet(self._peers, begun + _SETTLED_SECONDS - time.monotonic()))
             except StoreError as error:
                 logger.warning("culling stopped: %s", error)
-            self._woken.wait(ROUND_SECONDS)
+            self._woken.wait(rest)
+
+    def _meet(self, peers: Peers, left: float) -> float:
+        """Say once, when `left` seconds are over, that others keep the cache within other bounds; when to look again."""
+        ours = self._space.limits()
+        with self._guard:
+            if not self._closed:
+                peers.tell(ours)
+        if left > 0:
+            return left
+        told, self._others = self._others, peers.others(ours)
+        for theirs in self._others:
+            if theirs not in told:
+                differences = "; ".join(conflicts(ours, theirs))
+                logger.warning("another server keeps this cache within other bounds: %s", differences)
+        return ROUND_SECONDS
 
     def _tell(self, report: Report | None) -> None:
         """Say what went, and once that the bounds cannot be kept."""

@@ -18,13 +18,12 @@ class LastUse:
     """Collects last-use times and writes them every 30 seconds, so that a hit needs no write.
 
     A crash loses the times of half a minute, nothing else. The thread starts with the first note, so that a process
-    forked after this object was made has one of its own; `began` is told then.
+    forked after this object was made has one of its own.
     """
 
-    def __init__(self, registry: Registry, clock: Callable[[], float], began: Callable[[], None]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
         self._registry = registry
         self._clock = clock
-        self._began = began
         self._guard = threading.Lock()
         self._noted: dict[int, float] = {}
         self._owner = 0
@@ -42,7 +41,6 @@ class LastUse:
                 return
             self._owner = os.getpid()
             threading.Thread(target=self._run, name="last use", daemon=True).start()
-        self._began()
 
     def flush(self) -> None:
         """Write what was noted."""

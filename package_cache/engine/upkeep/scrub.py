@@ -7,6 +7,7 @@ missed is made up for.
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ class Scrub:
         self.period = period
         self._clock = clock
         self._saved = Place()
-        self._saved_at = 0.0
+        self._saved_at = -math.inf
 
     def run(self, bytes_stored: int, pause: Callable[[float], None]) -> None:
         """Read what is due; `pause` waits for so many seconds, and may raise to end it. Raises StoreError."""
@@ -93,9 +94,10 @@ class Scrub:
         return place if place.since <= now else Place(place.digest, now)
 
     def _save(self, place: Place, *, seldom: bool = False) -> None:
-        if place == self._saved or (seldom and self._clock() < self._saved_at + _SAVE_SECONDS):
+        now = time.monotonic()
+        if place == self._saved or (seldom and now < self._saved_at + _SAVE_SECONDS):
             return
-        self._saved, self._saved_at = place, self._clock()
+        self._saved, self._saved_at = place, now
         new = self._path.with_suffix(".new")
         try:
             new.write_text(json.dumps(asdict(place)), encoding="ascii")

@@ -31,6 +31,8 @@ REST = 600.0
 """Seconds after a sweep, by whatever process, in which a process that has just started begins none."""
 NAMELESS_SECONDS = 7 * 86400.0
 """How long blobs without an entry stay after the registry was made again: an old one may be put back by hand."""
+_FORMER = "generation-v1"
+"""What a former release told its processes by. Those that run still have it open."""
 
 
 class Sweep:
@@ -99,5 +101,6 @@ class Sweep:
                 logger.info("removed a download that nobody goes on with, %d bytes", fill.size)
         for file in leftovers.half_made(self._root, now):
             leftovers.remove(file)
+        (self._root / _FORMER).unlink(missing_ok=True)
         for path in strays(Items(self._database, self._blobs), ItemFiles(self._root / "items-v1"), now - DEAD_SECONDS):
             remove_stray(path)

@@ -3,7 +3,7 @@
 Owns how a connection is opened, that none is used for a file that was replaced, and that none is open while the process
 forks. SQLite keeps a file's locks in tables of the process: a child that inherits them believes it holds locks that it does
 not, and its commits can be lost. So a fork waits until every lent connection is back, and the idle ones are closed before
-it.
+it. One that nobody needed for a while is closed: each has files open, and pages in memory.
 
 SQLite opens the log of a database by name, long after the database itself: a connection to a file that was moved away
 must not meet the log of the one in its place. So it counts only if the same file was there before and after.
@@ -12,6 +12,8 @@ must not meet the log of the one in its place. So it counts only if the same fil
 import os
 import sqlite3
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,9 @@ from package_cache.errors import StoreError
 
 BUSY_SECONDS = 10.0
 """How long another program may keep the database locked."""
+
+_IDLE_SECONDS = 30.0
+"""How long a connection that nobody needs stays open."""
 
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """What a damaged file makes SQLite raise: its messages quote names from the file, which need not be text any more."""
@@ -107,7 +112,8 @@ class Connections:
         self._name = str(path)
         self._prepare = prepare
         self._changed = threading.Condition(threading.Lock())
-        self._idle: list[Connection] = []
+        self._idle: deque[tuple[float, Connection]] = deque()
+        """With the time each came back, longest ago first; the last one is lent first."""
         self._lent = 0
         self._halting = False
         _heed_forks(ref(self))
@@ -120,6 +126,7 @@ class Connections:
             self._changed.wait_for(lambda: not self._halting)
             connection = self._pick(file)
             self._lent += 1
+        unneeded: list[Connection] = []
         try:
             connection = connection or self._open()
             try:
@@ -132,9 +139,24 @@ class Connections:
             with self._changed:
                 self._lent -= 1
                 if connection is not None and self._only_read:
-                    connection.close()
+                    unneeded = [connection]
                 elif connection is not None:
-                    self._idle.append(connection)
+                    unneeded = self._put_back(connection)
+                self._changed.notify_all()
+            for one in unneeded:
+                one.close()
+
+    @contextmanager
+    def unforked(self) -> Iterator[None]:
+        """The process does not fork within the with-block, which may lend nothing."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._halting)
+            self._lent += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._lent -= 1
                 self._changed.notify_all()
 
     def _open(self) -> Connection:
@@ -151,11 +173,20 @@ class Connections:
     def _pick(self, file: FileId | None) -> Connection | None:
         """An idle connection to that file; those to another one are closed."""
         while self._idle:
-            connection = self._idle.pop()
+            connection = self._idle.pop()[1]
             if connection.file == file:
                 return connection
             connection.close()
         return None
+
+    def _put_back(self, connection: Connection) -> list[Connection]:
+        """Have a connection lent again; those that nobody needed for a while, which are to be closed."""
+        now = time.monotonic()
+        self._idle.append((now, connection))
+        unneeded = []
+        while self._idle[0][0] < now - _IDLE_SECONDS:
+            unneeded.append(self._idle.popleft()[1])
+        return unneeded
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -164,7 +195,7 @@ class Connections:
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop().close()
+            self._idle.pop()[1].close()
 
     def halt(self) -> None:
         """Wait until nothing is lent, close all, and lend nothing before `go_on`."""

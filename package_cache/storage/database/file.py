@@ -61,7 +61,7 @@ class Database:
         self._path = path
         self._only_read = only_read
         self._lock = str(path.with_suffix(".lock"))
-        self.generation = Generation(path.with_name("generation-v1"), only_read=only_read)
+        self.generation = Generation(path.with_name("generation-v2"), only_read=only_read)
         self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
         self._connections = Connections(path, watch, only_read=only_read)
@@ -120,9 +120,10 @@ class Database:
 
     @contextmanager
     def halted(self) -> Iterator[None]:
-        """Nobody changes anything within the with-block."""
+        """Nobody changes anything within the with-block, which may lend no connection."""
         self._may_write()
-        with self._turn, _alone(self._lock):
+        # A child would inherit the locks, and nobody would ever free them there.
+        with self._connections.unforked(), self._turn, _alone(self._lock):
             yield
 
     def _may_write(self) -> None:

@@ -1,8 +1,8 @@
 """Generation words: how one process learns at once that another changed what the registry says.
 
-A 4 KiB file of 8-byte words, mapped into every process that shares a cache. A key belongs to one word; whoever changed the
-key writes a value into it that was never there before, after the change is committed. What was remembered under another
-value is out of date.
+A file of 8-byte words, mapped into every process that shares a cache. A key belongs to one word; whoever changed the key
+writes a value into it that was never there before, after the change is committed. What was remembered under another value
+is out of date. There are many more words than hot files, so that a busy cache does not forget files that did not change.
 """
 
 import mmap
@@ -13,8 +13,8 @@ from pathlib import Path
 from package_cache.errors import StoreError
 from package_cache.model import Key
 
-_SIZE = 4096
-WORDS = _SIZE // 8
+WORDS = 65536
+_SIZE = WORDS * 8
 
 
 class Generation:
@@ -51,8 +51,7 @@ class Generation:
 
     def bump_all(self) -> None:
         """Tell every process that any key may have changed."""
-        for word in range(WORDS):
-            self.words[word] = _fresh()
+        self._map[:] = os.urandom(_SIZE)
 
 
 def _words_to_read(path: Path) -> memoryview:

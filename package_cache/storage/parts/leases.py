@@ -76,8 +76,21 @@ class Watch:
 
         Raises StoreError if the journal was removed, or if the disk refuses.
         """
+        return self.succeed() if self.seize() else None
+
+    def seize(self) -> bool:
+        """Take the lock of the key, if its holder is gone: `succeed` or `let_go` is next. Raises StoreError."""
         with translated("take a download over"):
-            return self._store.locked(self._key, self._lease)
+            return self._store.take(self._key)
+
+    def succeed(self) -> "Lease | None":
+        """The lease of who has the lock; as `take_over`."""
+        with translated("take a download over"):
+            return self._store.under_lock(self._key, self._lease)
+
+    def let_go(self) -> None:
+        """Give the lock back."""
+        self._store.free(self._key)
 
     def _lease(self) -> "Lease | None":
         with suppress(ValueError):  # the lease makes of a damaged journal what it can
@@ -272,12 +285,14 @@ class PartStore:
         if self._only_read:
             raise OnlyRead(f"{self._root} can be read here, and not written")
         with translated("begin a download"):
-            return self.locked(key, lambda: Lease(self, key))
+            return self.under_lock(key, lambda: Lease(self, key)) if self.take(key) else None
 
-    def locked(self, key: Key, make: Callable[[], Lease | None]) -> Lease | None:
-        """What `make` makes under the lock of a key, which is freed if that is nothing. None if somebody holds the lock."""
-        if not self._locks.take(key):
-            return None
+    def take(self, key: Key) -> bool:
+        """Take the lock of a key, unless somebody holds it. Never waits. Raises OSError."""
+        return self._locks.take(key)
+
+    def under_lock(self, key: Key, make: Callable[[], Lease | None]) -> Lease | None:
+        """What `make` makes under the lock of a key that this process has taken; it is freed if that is nothing."""
         lease = None
         try:
             lease = make()
