@@ -8,6 +8,7 @@ from typing import Protocol
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import FAR, AsideReader, open_aside
 from package_cache.engine.fills.fill import Fill, FillReader, Progress
+from package_cache.engine.several import SeveralReader
 from package_cache.engine.wanted import Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Representation, Request, Span
@@ -179,7 +180,7 @@ class Pending:
         if reader is None:
             return None
         reader.rescue = partial(self._service.rescue, self._wanted, representation)
-        return replace(answer, body=reader)
+        return replace(answer, body=SeveralReader(reply.pieces, reader) if reply.pieces else reader)
 
     def _describe(self, representation: Representation, *, complete: bool) -> tuple[str, str]:
         """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""

@@ -22,6 +22,7 @@ from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Kept, Relay
+from package_cache.engine.several import SeveralReader
 from package_cache.engine.upkeep.caretaker import Caretaker
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.last_use import LastUse
@@ -37,7 +38,7 @@ from package_cache.errors import (
     UpstreamTimeout,
 )
 from package_cache.model import Entry, Representation, Request, Span
-from package_cache.rules.http.answer import Serving, decide, problem
+from package_cache.rules.http.answer import Serving, decide, problem, whole
 from package_cache.rules.http.targets import key_of
 from package_cache.rules.repositories.freshness import normal_accept
 from package_cache.rules.repositories.routes import Routes, is_own
@@ -254,6 +255,8 @@ class Service:
         except DamagedBlob:
             self._damages.take_out(entry.digest, entry.size)
             return None
+        if reply.pieces:
+            return Answer(reply, kind, SeveralReader(reply.pieces, file), source)
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
 
@@ -317,7 +320,10 @@ class Service:
             if wanted.seen is None:
                 raise
             return self._serve_stale(request, wanted, error)
-        reply = decide(request, representation, self.serving("fwd=uri-miss; fwd-status=200"))
+        serving = self.serving("fwd=uri-miss; fwd-status=200")
+        reply = decide(request, representation, serving)
+        if reply.pieces:
+            reply = decide(whole(request), representation, serving)  # what passes by passes once
         answer = Answer(reply, "passed", source=representation.source)
         if reply.open_ended and not request.modern:
             relay.close()

@@ -21,6 +21,7 @@ from package_cache.engine.aside import AsideReader
 from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
+from package_cache.engine.several import SeveralReader
 from package_cache.errors import (
     BadRequest,
     FillError,
@@ -127,7 +128,7 @@ class Application:
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account, ends=ends)
-            case FillReader() | AsideReader() | Relay() as reader:
+            case FillReader() | AsideReader() | SeveralReader() | Relay() as reader:
                 return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
                 return _Body(iter((data,)), _nothing, account, ends=ends)
@@ -214,7 +215,7 @@ def _nothing() -> None:
 
 
 def _closer(body: object) -> Callable[[], None]:
-    return body.close if isinstance(body, FileIO | FillReader | AsideReader | Relay) else _nothing
+    return body.close if isinstance(body, FileIO | FillReader | AsideReader | SeveralReader | Relay) else _nothing
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
+from package_cache.engine.several import SeveralReader
 from package_cache.errors import BadRequest, RequestError
 from package_cache.model import Request
 from package_cache.rules.http import wire
@@ -147,7 +148,7 @@ def release(step: HotFile | Answer | Pending) -> None:
             step.file.close()
         case Pending():
             step.abandon()
-        case Answer(body=FileIO() | FillReader() | AsideReader() | Relay() as body):
+        case Answer(body=FileIO() | FillReader() | AsideReader() | SeveralReader() | Relay() as body):
             body.close()
         case Answer():
             return
