@@ -118,6 +118,8 @@ class Repository:
     largest: int | None = None
     links: Links = ()
     """Links in its documents that are to lead to other repositories of this cache."""
+    tarballs: bool = False
+    """Whether links to tarballs of npm in its documents, at whatever host, are to lead to itself."""
 
     @property
     def may_have_distfiles(self) -> bool:
@@ -158,6 +160,9 @@ class Request:
     """Whether the client speaks HTTP/1.1, and so can tell a cut chunked body from a whole one."""
     client: str = ""
     """Who asks, as far as it is known: downloads are shared out among clients."""
+    text: str = ""
+    """The target as it was sent."""
+    scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)

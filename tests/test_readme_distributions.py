@@ -17,7 +17,7 @@ DISTRIBUTIONS = {
     "Fedora": ("/etc/yum.repos.d/fedora.repo",),
     "Alpine": ("/etc/apk/repositories",),
     "Python: pip and uv": ("/etc/pip.conf", "/etc/uv/uv.toml"),
-    "npm": ("~/.npmrc",),
+    "npm": ("~/.npmrc", "~/.yarnrc.yml"),
 }
 
 

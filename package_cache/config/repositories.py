@@ -19,7 +19,8 @@ REPOSITORY_KEYS = {
     "preset": f"what is an index there and what is a package: {', '.join(one.value for one in Preset)}; else any of these",
     "rule": "tables with match, and fresh or max-file-size or both; the first that matches holds",
     "max-file-size": "files that are larger are passed on, and not stored",
-    "links-to": "other repositories by name: links to their sources, in pages and JSON documents, lead to them here",
+    "links-to": "repositories by name: links to their sources, in pages and JSON documents, lead to them here; "
+    "without it, those of npm to tarballs lead to itself, and with [] they stay as they are",
     "headers": "fields to send to its sources and nobody else, each a text or a table with file or env",
     "credentials": "user:password for its sources and nobody else: a text, or better a table with file or env",
 }
@@ -131,6 +132,8 @@ class _Reader:
             self._value("preset", _preset),
             self._rules(),
             self._value("max-file-size", parse_size),
+            # Who says where links lead has said all of it.
+            tarballs=self.table.get("preset") == Preset.NPM.value and "links-to" not in self.table,
         )
 
     def links(self) -> tuple[str, ...]:

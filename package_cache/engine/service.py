@@ -5,6 +5,7 @@ Brings together what the registry knows, what the rules decide and what the fill
 loop looks at from time to time, and which `answer` waits for.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -20,6 +21,7 @@ from package_cache.engine.fills.line import Run
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
+from package_cache.engine.linked import answer_linked, read_document
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Kept, Relay
 from package_cache.engine.several import SeveralReader
@@ -41,6 +43,7 @@ from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.http.answer import Serving, decide, problem, whole
 from package_cache.rules.http.targets import key_of
 from package_cache.rules.repositories.freshness import normal_accept
+from package_cache.rules.repositories.links import Linking, linking_of
 from package_cache.rules.repositories.routes import Routes, is_own
 from package_cache.rules.transfers.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.transfers.transfer import Transfer
@@ -131,12 +134,21 @@ class Service:
         wanted = self._wanted(request)
         try:
             wanted = self._look(wanted)
-            if wanted.seen is not None and wanted.policy.is_for_all(wanted.target, wanted.seen.representation):
+            if wanted.seen is not None and self._is_for_all(request, wanted, wanted.seen.representation):
                 with suppress(DamagedBlob):
                     return self._open_hot(wanted, wanted.seen)
             return self.attempt(request, wanted, 1, run)
         except StoreError as error:
             return self.after_failure(request, wanted, error)
+
+    def _is_for_all(self, request: Request, wanted: Wanted, head: Representation) -> bool:
+        """Whether every client gets these bytes, for ever."""
+        return wanted.policy.is_for_all(wanted.target, head) and self.linking(request, head) is None
+
+    def linking(self, request: Request, head: Representation) -> Linking | None:
+        """How links in an answer with that head are replaced for the client; None if they are not."""
+        repository = self.routes.repository(request.target)
+        return linking_of(repository, request.target, head, lambda: self.routes.base(request))
 
     def _open_hot(self, wanted: Wanted, seen: Entry) -> HotFile:
         """A version, opened. Raises DamagedBlob; one that the disk cannot read is taken out at once."""
@@ -245,6 +257,9 @@ class Service:
 
     def _from_store(self, request: Request, entry: Entry, cache_status: str, kind: str) -> Answer | None:
         """An answer from the entry's blob; None if that is damaged and was taken out."""
+        linking = self.linking(request, entry.representation)
+        if linking is not None:
+            return self._linked_from_store(request, entry, linking, cache_status, kind)
         reply = decide(request, entry.representation, self.serving(cache_status, entry.digest))
         source = entry.representation.source
         self._last_use.note(entry)
@@ -259,6 +274,35 @@ class Service:
             return Answer(reply, kind, SeveralReader(reply.pieces, file), source)
         file.seek(reply.span.start)
         return Answer(reply, kind, file, source)
+
+    def _linked_from_store(
+        self, request: Request, entry: Entry, linking: Linking, cache_status: str, kind: str
+    ) -> Answer | None:
+        """As `_from_store`, for a document whose links are replaced."""
+        self._last_use.note(entry)
+        serving = partial(self.serving, cache_status)
+        try:
+            return answer_linked(request, linking, entry.representation, lambda: self._read(entry), serving, kind)
+        except DamagedBlob:
+            self._damages.take_out(entry.digest, entry.size)
+            return None
+
+    def _read(self, entry: Entry) -> bytes:
+        """All bytes of a version, hashed: the digest of what is made of them would not show that they rotted.
+
+        Raises DamagedBlob.
+        """
+        with self._blobs.open(entry.digest, entry.size) as file:
+            status = os.fstat(file.fileno())
+            try:
+                data = file.read()
+            except OSError as error:
+                self.take_out(entry.digest, status)
+                raise DamagedBlob(f"blob {entry.digest} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != entry.digest:
+            self.take_out(entry.digest, status)
+            raise DamagedBlob(f"blob {entry.digest} has other bytes than its name says")
+        return data
 
     def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""
@@ -320,6 +364,13 @@ class Service:
             if wanted.seen is None:
                 raise
             return self._serve_stale(request, wanted, error)
+        linking = self.linking(request, representation)
+        if linking is not None:
+            told = partial(self.serving, "fwd=uri-miss; fwd-status=200")
+            try:
+                return answer_linked(request, linking, representation, partial(read_document, relay), told, "passed")
+            finally:
+                relay.close()
         serving = self.serving("fwd=uri-miss; fwd-status=200")
         reply = decide(request, representation, serving)
         if reply.pieces:
@@ -369,5 +420,7 @@ class Service:
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
             raise self._leader.failures.note(wanted.key, action.status, action.reason)
-        reply = decide(request, action.begin, self.serving("fwd=uri-miss; fwd-status=200"))
-        return Answer(reply, "relayed", source=action.begin.source)
+        linking = self.linking(request, action.begin)
+        head = action.begin if linking is None else linking.head(action.begin, None)
+        reply = decide(request, head, self.serving("fwd=uri-miss; fwd-status=200"))
+        return Answer(reply, "relayed", source=head.source)

@@ -103,7 +103,8 @@ class Application:
         target = self.service.routes.find(head.target, head.combined.get("host"), own)
         # A connection that is cut after the answer would take the end of a chunked one with it.
         modern = head.minor == 1 and _is_known(environ) and not _has_body(environ)
-        return self.service.answer(Request(head.method, target, head.combined, modern, client))
+        scheme = str(environ.get("wsgi.url_scheme", "http"))
+        return self.service.answer(Request(head.method, target, head.combined, modern, client, head.target, scheme))
 
     def _not_allowed(self, method: str) -> RequestError:
         if method == "CONNECT" and self.tunnels:

@@ -116,7 +116,7 @@ def simple(head: wire.Head, routes: Routes) -> Asked | None:
     if head.minor != 1 and not own:  # who asks how the service fares is often as old, and must not wait
         return None
     hot = not own and "via" not in fields and routes.policy(target).accept_of(target, fields.get("accept")) is None
-    request = Request(head.method, target, fields)
+    request = Request(head.method, target, fields, text=head.target)
     said = said_in(head, fields)
     return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
 

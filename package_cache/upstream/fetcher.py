@@ -2,19 +2,19 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Repository, Source, Target
+from package_cache.rules.repositories.links import has_links
 from package_cache.rules.repositories.presets import tells_by_suffix
 from package_cache.rules.transfers.disguise import is_doubtful
 from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.answers import Answer
+from package_cache.upstream.decoded import decoded
 from package_cache.upstream.files import open_file
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.layouts import Distfile, Layouts, split
-from package_cache.upstream.linked import open_linked
 from package_cache.upstream.mirrors import Mirrors
 from package_cache.upstream.watched import Watched
 
@@ -114,10 +114,12 @@ class SourceOffer:
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
         named = tells_by_suffix(self.repository.preset, self.target.path)
-        opened = partial(self._fetcher.open, accept=self.accept, method=method, named=named)
-        if not self.repository.links:
-            return opened(ask)
-        return open_linked(opened, ask, self.repository.links, whole=method == "GET")
+        answer = self._fetcher.open(ask, self.accept, method, named=named)
+        if (self.repository.links or self.repository.tarballs) and has_links(
+            answer.head.representation.get("content-type"), None
+        ):
+            return decoded(answer, ask.url)  # nobody asked for a coding, and the links are inside
+        return answer
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""

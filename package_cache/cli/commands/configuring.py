@@ -89,6 +89,8 @@ def _lines(one: Repository) -> Iterator[tuple[str, object]]:
         yield "max-file-size", one.largest
     if one.links:
         yield "links", [f"{there} -> {here}" for there, here in one.links]
+    if one.tarballs:
+        yield "links", [f"tarballs -> {one.home}/"]
 
 
 def _rule(rule: Rule) -> str:
