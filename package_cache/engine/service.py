@@ -40,6 +40,7 @@ from package_cache.errors import (
     UpstreamTimeout,
 )
 from package_cache.model import Entry, Representation, Request, Span
+from package_cache.rules.http.accept import quality
 from package_cache.rules.http.answer import Serving, decide, problem, whole
 from package_cache.rules.http.targets import key_of
 from package_cache.rules.repositories.freshness import normal_accept
@@ -54,6 +55,8 @@ from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
+_UNREACHED = frozenset({502, 504})
+"""What is told where no source could be asked."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
 
@@ -235,9 +238,9 @@ class Service:
         while number <= _ATTEMPTS:
             entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
-                if entry is None and request.method == "HEAD":
-                    return self._relay_head(request, wanted)
                 try:
+                    if entry is None and request.method == "HEAD":
+                        return self._relay_head(request, wanted)
                     self._leader.failures.check(wanted.key)
                 except FillError as error:
                     return self._serve_stale(request, wanted, error)
@@ -333,16 +336,30 @@ class Service:
 
     def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
+        if seen is None or wanted.differs(seen.representation):
+            seen = self._other_form(request, wanted, error)
         absence = self._absence(wanted, seen, error)
         if absence is not None:
             raise absence
-        if seen is None or wanted.differs(seen.representation) or not wanted.may_be_stale(seen.representation):
+        if seen is None or not wanted.may_be_stale(seen.representation):
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")
         if answer is None:
             raise error
         return answer
+
+    def _other_form(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Entry | None:
+        """What was stored for a client with another Accept, if this one takes it too, while no source can be asked."""
+        if error.http_status not in _UNREACHED:
+            return None
+        accept = request.fields.get("accept")
+        forms = [
+            (quality(accept, one.representation.get("content-type")), one)
+            for one in self._registry.forms(key_of(wanted.target))
+        ]
+        welcome = [form for form in forms if form[0] > 0]
+        return max(welcome, key=lambda form: (form[0], form[1].representation.received))[1] if welcome else None
 
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
@@ -351,7 +368,7 @@ class Service:
                 self._absences.note(wanted.key)
             return error
         after = seen.representation.received if seen else 0.0
-        if wanted.is_for_ever or error.http_status not in (502, 504) or not self._absences.is_known(wanted.key, after):
+        if wanted.is_for_ever or error.http_status not in _UNREACHED or not self._absences.is_known(wanted.key, after):
             return None
         return FillError(f"no source had it when they could be asked; now: {error}", 404)
 
