@@ -118,6 +118,8 @@ class Repository:
     largest: int | None = None
     links: Links = ()
     """Links in its documents that are to lead to other repositories of this cache."""
+    posts: tuple[str, ...] | None = None
+    """Globs on the paths where a POST is passed on to its sources; None stands for those of the preset."""
     tarballs: bool = False
     """Whether links to tarballs of npm in its documents, at whatever host, are to lead to itself."""
 

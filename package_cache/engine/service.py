@@ -41,7 +41,7 @@ from package_cache.errors import (
 )
 from package_cache.model import Entry, Representation, Request, Span
 from package_cache.rules.http.accept import quality
-from package_cache.rules.http.answer import Serving, decide, problem, whole
+from package_cache.rules.http.answer import Serving, decide, passed, problem, whole
 from package_cache.rules.http.targets import key_of
 from package_cache.rules.repositories.freshness import normal_accept
 from package_cache.rules.repositories.links import Linking, linking_of
@@ -55,6 +55,8 @@ from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
+_OF_POST = frozenset({"accept", "content-type", "content-encoding", "content-language"})
+"""Fields of a POST that a source is told."""
 _UNREACHED = frozenset({502, 504})
 """What is told where no source could be asked."""
 _ATTEMPTS = 5
@@ -222,6 +224,19 @@ class Service:
             offer = self._fetcher.offer(wanted.policy.repository, wanted.target, wanted.unsaid)
             return self._look(replace(wanted, key=key_of(wanted.target, wanted.unsaid), offer=offer, unsaid=None))
         return wanted.looked(mark, seen)
+
+    def post(self, request: Request, content: bytes) -> Answer:
+        """Pass a POST on, and what a source answers to it; nothing is kept. Waits for the source. Raises `FillError`."""
+        self._refuse_loops(request)
+        repository = self.routes.repository(request.target)
+        said = tuple((name, value) for name, value in request.fields.items() if name in _OF_POST)
+        try:
+            head, body = self._fetcher.post(repository, request.target, said, content)
+        except UpstreamError as error:
+            raise FillError(str(error), 504 if isinstance(error, UpstreamTimeout) else 502) from error
+        known = head.representation
+        reply = passed(head.status, known.fields, len(body), self.serving(f"fwd=method; fwd-status={head.status}"))
+        return Answer(reply, "passed", body, known.source)
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""

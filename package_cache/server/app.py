@@ -34,7 +34,7 @@ from package_cache.errors import (
 from package_cache.model import Request
 from package_cache.rules.http import wire
 from package_cache.rules.http.answer import METHODS
-from package_cache.rules.http.content import MAX_CONTENT, is_small
+from package_cache.rules.http.content import MAX_CONTENT, is_small, length_to_pass
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 _BLOCK = 1 << 18
 _CONTENT_SECONDS = 5.0
 """How long a client may be silent within the content of a request."""
+_POST_SECONDS = 60.0
+"""How long all of what is passed on with a POST may take."""
+_SOME = 1 << 16
 _KNOWN_SERVERS = ("gunicorn/", "gevent/", "package-cache/")
 """Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks; to send
 bodies of unknown length so that a client can tell a cut one from a whole one; to send each block, and with the first one
@@ -96,6 +99,12 @@ class Application:
         if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, own)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
+        posted = self.service.routes.posted(head.method, head.target, head.combined.get("host"), own)
+        if posted is not None:
+            content = _wanted_content(environ, length_to_pass(head))
+            kind = environ.get("CONTENT_TYPE")
+            fields = head.combined | ({"content-type": str(kind)} if kind else {})
+            return self.service.post(Request("POST", posted, fields, client=client), content)
         if is_small(head):
             _read_content(environ)
         if head.method not in METHODS:
@@ -193,6 +202,28 @@ def _read_content(environ: "WSGIEnvironment") -> None:
         connection.settimeout(limit)  # the host's, for as long as the answer is sent
 
 
+def _wanted_content(environ: "WSGIEnvironment", size: int) -> bytes:
+    """All the content of a request, which is wanted. Raises BadRequest if it does not arrive in time."""
+    connection = environ.get("gunicorn.socket")
+    limit = None if connection is None else connection.gettimeout()
+    blocks: list[bytes] = []
+    deadline = time.monotonic() + _POST_SECONDS
+    try:
+        if connection is not None:
+            connection.settimeout(_CONTENT_SECONDS)
+        while size and time.monotonic() < deadline and (block := environ["wsgi.input"].read(min(size, _SOME))):
+            blocks.append(block)
+            size -= len(block)
+    except Exception as error:
+        raise BadRequest("the content of the request is not framed as it should be, or did not arrive in time") from error
+    finally:
+        if connection is not None:
+            connection.settimeout(limit)  # the host's, for as long as the answer is sent
+    if size:
+        raise BadRequest(f"the content of the request did not arrive in time, or ended {size} bytes too early")
+    return b"".join(blocks)
+
+
 def _is_known(environ: "WSGIEnvironment") -> bool:
     return str(environ.get("SERVER_SOFTWARE", "")).startswith(_KNOWN_SERVERS)
 
@@ -208,7 +239,8 @@ def _blocks(file: FileIO, left: int) -> Iterator[bytes]:
 
 
 def _status_line(status: int) -> str:
-    return f"{status} {HTTPStatus(status).phrase}"
+    known = status in HTTPStatus.__members__.values()
+    return f"{status} {HTTPStatus(status).phrase if known else 'Unassigned'}"
 
 
 def _nothing() -> None:

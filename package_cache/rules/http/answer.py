@@ -210,6 +210,13 @@ def problem(status: int, text: str, serving: Serving, retry_after: int | None = 
     return Reply(status, fields, Span(0, len(body))), body
 
 
+def passed(answer: int, fields: Fields, size: int, serving: Serving) -> Reply:
+    """The reply to a POST, which is what a source answered, in so many bytes; `fields` are as `kept_fields` gives them."""
+    own = frozenset({"date", "age"})
+    kept = tuple(pair for pair in fields if pair[0].lower() not in own)
+    return Reply(answer, (*kept, ("Content-Length", str(size)), *_traces(serving)), Span(0, size))
+
+
 _CONFIRMED = frozenset({"date", "age", "cache-control", "expires"})
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from package_cache.errors import BadRequest, ForeignHost, NoRepository
+from package_cache.errors import BadRequest, ForeignHost, NoRepository, RequestError
 from package_cache.model import Key, Place, Repository, Request, Source, Target
 from package_cache.rules.http.targets import authority_of, parse_target, parts_of
 from package_cache.rules.repositories.freshness import Policy
@@ -50,6 +50,16 @@ class Routes:
         if found is not None:
             return found
         raise NoRepository(f"this cache has nothing at {target.path}{self._have()}")
+
+    def posted(self, method: str, text: str, host: str | None, own: str = "") -> Target | None:
+        """What a POST is passed on to; None for any other request. For the arguments see `find`."""
+        if method != "POST":
+            return None
+        try:
+            target = self.find(text, host, own)
+        except RequestError:
+            return None
+        return target if not is_own(target) and self.policy(target).passes_post(target) else None
 
     def base(self, request: Request) -> Base:
         """Where who asks finds this cache, and in it the repository of what it asks for."""
