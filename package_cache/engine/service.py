@@ -253,9 +253,9 @@ class Service:
         while number <= _ATTEMPTS:
             entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
+                if entry is None and request.method == "HEAD":
+                    return self._answer_head(request, wanted)
                 try:
-                    if entry is None and request.method == "HEAD":
-                        return self._relay_head(request, wanted)
                     self._leader.failures.check(wanted.key)
                 except FillError as error:
                     return self._serve_stale(request, wanted, error)
@@ -392,17 +392,13 @@ class Service:
         relay = self._relay(wanted)
         try:
             representation = relay.open()
+            linking = self.linking(request, representation)
+            if linking is not None:
+                return self._pass_linked(request, linking, representation, relay)
         except FillError as error:
             if wanted.seen is None:
                 raise
             return self._serve_stale(request, wanted, error)
-        linking = self.linking(request, representation)
-        if linking is not None:
-            told = partial(self.serving, "fwd=uri-miss; fwd-status=200")
-            try:
-                return answer_linked(request, linking, representation, partial(read_document, relay), told, "passed")
-            finally:
-                relay.close()
         serving = self.serving("fwd=uri-miss; fwd-status=200")
         reply = decide(request, representation, serving)
         if reply.pieces:
@@ -415,6 +411,14 @@ class Service:
             relay.close()
             return answer
         return replace(answer, body=relay)
+
+    def _pass_linked(self, request: Request, linking: Linking, head: Representation, relay: Relay) -> Answer:
+        """As `_pass_on`, for a document whose links are replaced. Raises `FillError`."""
+        told = partial(self.serving, "fwd=uri-miss; fwd-status=200")
+        try:
+            return answer_linked(request, linking, head, partial(read_document, relay), told, "passed")
+        finally:
+            relay.close()
 
     def _relay(self, wanted: Wanted, known: Representation | None = None, at: int = 0, kept: Kept | None = None) -> Relay:
         ended = partial(self._leader.failures.settle, wanted.key)
@@ -433,6 +437,15 @@ class Service:
     def leave(self, fill: Fill) -> None:
         """One request less waits for the fill."""
         self._fills.leave(fill)
+
+    def _answer_head(self, request: Request, wanted: Wanted) -> Answer:
+        """The answer to HEAD for a file that is not here, or is here in another form."""
+        try:
+            return self._relay_head(request, wanted)
+        except FillError as error:
+            if error.http_status not in _UNREACHED:
+                raise
+            return self._serve_stale(request, wanted, error)
 
     def _relay_head(self, request: Request, wanted: Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""
