@@ -67,6 +67,20 @@ class NotAllowed(RequestError):
     http_status = 405
 
 
+class LengthRequired(RequestError):
+    """Content that is passed on, and does not say how long it is (RFC 9110, section 15.5.12)."""
+
+    http_status = 411
+    close = True
+
+
+class ContentTooLarge(RequestError):
+    """More content than is passed on (RFC 9110, section 15.5.14)."""
+
+    http_status = 413
+    close = True
+
+
 class NoRepository(RequestError):
     """A path that no repository has."""
 

@@ -118,6 +118,10 @@ class Repository:
     largest: int | None = None
     links: Links = ()
     """Links in its documents that are to lead to other repositories of this cache."""
+    posts: tuple[str, ...] | None = None
+    """Globs on the paths where a POST is passed on to its sources; None stands for those of the preset."""
+    tarballs: bool = False
+    """Whether links to tarballs of npm in its documents, at whatever host, are to lead to itself."""
 
     @property
     def may_have_distfiles(self) -> bool:
@@ -158,6 +162,9 @@ class Request:
     """Whether the client speaks HTTP/1.1, and so can tell a cut chunked body from a whole one."""
     client: str = ""
     """Who asks, as far as it is known: downloads are shared out among clients."""
+    text: str = ""
+    """The target as it was sent."""
+    scheme: str = "http"
 
 
 @dataclass(frozen=True, slots=True)

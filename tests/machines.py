@@ -30,6 +30,9 @@ SOURCE = "http://mirror.example/"
 FILES = "http://files.mirror.example/"
 """What it calls another host of the mirror, for files alone."""
 
+SECURITY = "http://security.mirror.example/"
+"""What it calls the mirror of a security archive."""
+
 Serve = Callable[..., Proxy]
 
 
@@ -71,7 +74,9 @@ class Machine:
 def pasted(heading: str, name: str) -> str:
     """The lines that the README has one paste into a file under a heading. They follow the file's name."""
     section = re.split(r"\n##+ ", README.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1])[0]
-    blocks = [re.sub(r"(?m)^    ", "", block) for block in re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)]
+    # An empty line may stand within a file; the next one begins with its name.
+    indented = re.findall(r"(?:^    .*\n|^\n(?=    (?!# )))+", section, re.MULTILINE)
+    blocks = [re.sub(r"(?m)^    ", "", block) for block in indented]
     found = [text for block in blocks for first, _, text in [block.strip("\n").partition("\n")] if first == f"# {name}"]
     assert len(found) == 1, f"the README has {len(found)} blocks for {name} under {heading}"
     return found[0] + "\n"
@@ -96,7 +101,7 @@ def serve_pasted(serve: Serve, heading: str, mirror: Mirror, at: str = "", host:
     """The product, with the repository that the README has under a heading. `at` is where the mirror has it for others."""
     file = mirror.root.with_name("config.toml")
     text = pasted(heading, "/etc/package-cache/config.toml").replace(f"{SOURCE}{at}", mirror.url)
-    file.write_text(text.replace(FILES, files_of(mirror)))
+    file.write_text(text.replace(FILES, files_of(mirror)).replace(SECURITY, f"{mirror.url}security/"))
     return serve(host=host, arguments=["--config", str(file), "--verbose"])
 
 

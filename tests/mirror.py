@@ -54,7 +54,7 @@ http {{
     sendfile on;
     map $uri $pace {{ default 0; ~paced {pace}; }}
     limit_rate $pace;
-    map $uri $usual {{ default html; ~\\.patch$ plain; }}
+    map $uri $usual {{ default html; ~\\.patch$ plain; ~^/npm/ full; }}
     map $http_accept $page {{
         default $usual;
         ~application/vnd\\.pypi\\.simple\\.v1\\+json simple;

@@ -27,6 +27,7 @@ class Asked:
     method: str
     target: str
     fields: dict[str, str]
+    content: bytes = b""
 
 
 @dataclass
@@ -225,8 +226,8 @@ class _Handler(socketserver.BaseRequestHandler):
             while (text := reader.readline().decode("latin-1").strip()) != "":
                 name, _, value = text.partition(":")
                 fields[name.strip().lower()] = value.strip()
-            reader.read(int(fields.get("content-length", 0)))
-            asked = Asked(method, target, fields)
+            content = reader.read(int(fields.get("content-length", 0)))
+            asked = Asked(method, target, fields, content)
             with self.server.guard:
                 self.server.asked.append(asked)
             if not self._answer(asked):

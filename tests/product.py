@@ -124,7 +124,7 @@ class Proxy:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection(*self.address, timeout=60)
         try:
-            connection.putrequest(method, target, skip_accept_encoding=True)
+            connection.putrequest(method, target, skip_host="Host" in (fields or {}), skip_accept_encoding=True)
             for name, value in (fields or {}).items():
                 connection.putheader(name, value)
             connection.endheaders()

@@ -1,5 +1,7 @@
 """How a request for a representation is answered: conditions, ranges, fields."""
 
+import email
+import email.policy
 from dataclasses import replace
 
 import pytest
@@ -172,8 +174,10 @@ def test_part_outside_is_answered_with_the_size() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["bytes=0-1,5-6", "bytes=9-0", "items=0-1", "bytes=", "junk"])
-def test_range_that_is_none_or_several_is_answered_with_the_whole(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["bytes=9-0", "items=0-1", "bytes=", "junk", "bytes=0-1,9-0", "bytes=0-1,junk", "bytes=,", "items=0-1,3-4"]
+)
+def test_range_that_is_none_is_answered_with_the_whole(text: str) -> None:
     reply = answer(range=text)
     assert (reply.status, reply.span) == (200, Span(0, 1000))
     assert "Content-Range" not in values(reply)
@@ -277,6 +281,75 @@ def test_bytes_answered_are_those_of_a_slice(size: int, text: str) -> None:
     if status == 206:
         place = values(reply)["Content-Range"]
         assert place == f"bytes {expected[0]}-{expected[-1]}/{size}"
+
+
+ONE = st.one_of(
+    st.tuples(st.integers(0, 2000), st.integers(0, 2000)),
+    st.tuples(st.integers(0, 2000), st.none()),
+    st.tuples(st.none(), st.integers(0, 2000)),
+)
+
+
+def places(size: int, first: int | None, last: int | None) -> range:
+    """Where the bytes of one range are: a slice of all places."""
+    if first is None:
+        return range(size)[max(0, size - (last or 0)) :]
+    return range(size)[first:] if last is None else range(size)[first : last + 1]
+
+
+@settings(deadline=None)
+@given(st.sampled_from([0, 1, 50, 1500]), st.lists(ONE, min_size=2, max_size=12))
+def test_the_bytes_of_several_ranges_are_those_of_slices(size: int, asked: list[tuple[int | None, int | None]]) -> None:
+    body = (bytes(range(256)) * 6)[:size]
+    text = " , ".join(f"{'' if first is None else first}-{'' if last is None else last}" for first, last in asked)
+    reply = answer(replace(STORED, size=size), range=f"bytes={text}")
+    if any(first is not None and last is not None and last < first for first, last in asked):
+        assert (reply.status, reply.span) == (200, Span(0, size))
+        return
+    wanted = {at for first, last in asked for at in places(size, first, last)}
+    if not wanted:
+        assert reply.status == 416
+        return
+    assert reply.span is not None
+    assert values(reply)["Content-Length"] == str(len(reply.span))
+    spans = [piece for piece in reply.pieces if isinstance(piece, Span)] or [reply.span]
+    sent = [at for span in spans for at in range(span.start, span.stop)]
+    assert len(sent) == len(set(sent)), "a byte is sent twice"
+    assert set(sent) == (wanted if reply.status == 206 else set(range(size)))
+    assert len(reply.span) <= size
+    if not reply.pieces:
+        assert ("Content-Range" in values(reply)) == (reply.status == 206)
+        return
+    assert "Content-Range" not in values(reply)
+    assert len(reply.span) == sum(len(piece) for piece in reply.pieces)
+    message = b"".join(piece if isinstance(piece, bytes) else body[piece.start : piece.stop] for piece in reply.pieces)
+    kind = values(reply)["Content-Type"]
+    parsed = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + message, policy=email.policy.HTTP)
+    assert [part["Content-Type"] for part in parsed.iter_parts()] == ["application/x-xz"] * len(spans)
+    assert [part["Content-Range"] for part in parsed.iter_parts()] == [
+        f"bytes {span.start}-{span.stop - 1}/{size}" for span in spans
+    ]
+
+
+def test_parts_are_sent_in_the_order_asked_for_and_gaps_are_left_out() -> None:
+    reply = answer(range="bytes=800-809,0-9,11-19,5000-,805-820")
+    assert [piece for piece in reply.pieces if isinstance(piece, Span)] == [Span(800, 821), Span(0, 10), Span(11, 20)]
+
+
+def test_more_ranges_than_anybody_needs_are_answered_with_the_whole() -> None:
+    large = replace(STORED, size=10**9)
+    for number, status in ((256, 206), (257, 200)):
+        assert answer(large, range="bytes=" + ",".join(f"{at}-{at}" for at in range(0, 2 * number, 2))).status == status
+
+
+def test_lines_between_ranges_are_the_same_for_one_file_and_others_for_another() -> None:
+    asked = "bytes=0-9,100-109"
+    assert answer(range=asked) == answer(range=asked)
+    kinds = {
+        values(answer(serving=replace(SERVING, digest=digest), range=asked))["Content-Type"]
+        for digest in (DIGEST, "cd" * 32, None)
+    }
+    assert len(kinds) == 3
 
 
 # --- Age, stored fields, refusals ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from machines import Machine, Serve, pasted, serve_pasted, set_time_of, sha256, statuses, told
+from machines import CACHE, Machine, Serve, pasted, serve_pasted, set_time_of, sha256, statuses, told
 from mirror import (
     Mirror,
     archive,
@@ -20,22 +20,30 @@ from mirror import (
     start_without_errors,  # noqa: F401 - the fixture `serve`
 )
 
-HEADING = "Debian and Ubuntu"
-LISTS = "dists/stable/main/binary-all/"
+HEADING = "Debian"
+LINE = f"deb {CACHE}debian/ stable main\n"
+"""The first of the sources that the README has, with another suite, in one line."""
 
 
 @dataclass
 class Debian:
-    """A repository in the directory `debian` of a mirror. `key` is the directory of the key it is signed with, if any."""
+    """A suite of a repository in a directory of a mirror. `key` is the directory of the key it is signed with, if any."""
 
     mirror: Mirror
     build: Path
     key: Path | None
     published: datetime = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+    folder: str = "debian"
+    suite: str = "stable"
 
     @property
     def root(self) -> Path:
-        return self.mirror.root / "debian"
+        return self.mirror.root / self.folder
+
+    @property
+    def lists(self) -> Path:
+        """Where the suite has its indexes."""
+        return self.root / "dists" / self.suite / "main/binary-all"
 
     def add(self, version: str, size: int = 200_000) -> Path:
         """Build a package of that version and put it into the pool; its file there. `publish` makes it known."""
@@ -55,7 +63,7 @@ class Debian:
 
     def publish(self) -> None:
         """Write the indexes of what is in the pool, with the difference to those before, and sign them."""
-        lists = self.root / LISTS
+        lists = self.lists
         lists.mkdir(parents=True, exist_ok=True)
         before = (lists / "Packages").read_bytes() if (lists / "Packages").exists() else b""
         # What differs must be small beside the whole, or apt takes the whole.
@@ -64,12 +72,12 @@ class Debian:
         (lists / "Packages.gz").write_bytes(gzip.compress(text, mtime=0))
         if before:
             self._write_difference(before, text)
-        release = self.root / "dists/stable"
-        settings = {"DoByHash": "yes", "Release::Suite": "stable", "Release::Components": "main"}
+        release = self.root / "dists" / self.suite
+        settings = {"DoByHash": "yes", "Release::Suite": self.suite, "Release::Components": "main"}
         settings |= {"Release::Architectures": "all amd64"}
         words = [word for name, value in settings.items() for word in ("-o", f"APT::FTPArchive::{name}={value}")]
         (release / "Release").unlink(missing_ok=True)
-        (release / "Release").write_bytes(self._ftparchive(*words, "release", "dists/stable"))
+        (release / "Release").write_bytes(self._ftparchive(*words, "release", f"dists/{self.suite}"))
         if self.key is not None:
             sign = ["gpg", "--homedir", str(self.key), "--batch", "--yes", "--clearsign", "-o", str(release / "InRelease")]
             subprocess.run([*sign, str(release / "Release")], capture_output=True, check=True)
@@ -99,7 +107,7 @@ class Debian:
         (self.build / "after").write_bytes(after)
         compare = ["diff", "--ed", str(self.build / "before"), str(self.build / "after")]
         patch = subprocess.run(compare, stdout=subprocess.PIPE, check=False).stdout
-        folder = self.root / LISTS / "Packages.diff"
+        folder = self.lists / "Packages.diff"
         folder.mkdir(exist_ok=True)
         name = self.published.strftime("%Y-%m-%d-%H%M.%S")
         packed = gzip.compress(patch, mtime=0)
@@ -199,7 +207,7 @@ def test_apt_installs_each_package_from_the_mirror_once_and_sees_a_new_one_at_on
     way: str, host: str, debian: Debian, mirror: Mirror, serve: Serve, tmp_path: Path
 ) -> None:
     proxy = serve_pasted(serve, HEADING, mirror, host=host)
-    sources, settings = told(pasted(HEADING, "/etc/apt/sources.list"), proxy), ""
+    sources, settings = told(LINE, proxy), ""
     if way == "proxy":
         sources = sources.replace(proxy.url, mirror.url)
         settings = told(pasted(HEADING, "/etc/apt/apt.conf.d/02cache"), proxy)
@@ -239,7 +247,7 @@ def test_apt_resumes_half_a_package_from_a_cold_and_from_a_warm_cache(
     size = file.stat().st_size
     for name in ("cold", "warm"):
         machine = Apt(tmp_path / name)
-        machine.set_up(told(pasted(HEADING, "/etc/apt/sources.list"), proxy), "", debian.key)
+        machine.set_up(told(LINE, proxy), "", debian.key)
         machine.apt("update")
         half = machine.folder / "archives/partial" / file.name
         half.write_bytes(file.read_bytes()[: size // 2])
@@ -250,13 +258,46 @@ def test_apt_resumes_half_a_package_from_a_cold_and_from_a_warm_cache(
     assert [one.status for one in mirror.seen() if one.path.endswith(".deb") and not one.range] == [200]
 
 
+@pytest.mark.parametrize(
+    ("heading", "file", "security"),
+    [
+        ("Debian", "/etc/apt/sources.list.d/debian.sources", "security/debian-security"),
+        ("Ubuntu", "/etc/apt/sources.list.d/ubuntu.sources", "security/ubuntu"),
+    ],
+)
+def test_apt_finds_updates_and_security_by_the_sources_of_the_readme(
+    heading: str, file: str, security: str, mirror: Mirror, key: Path | None, serve: Serve, tmp_path: Path
+) -> None:
+    require("apt-get", "apt-ftparchive", "dpkg", "dpkg-deb", "diff")
+    proxy = serve_pasted(serve, heading, mirror)
+    sources = told(pasted(heading, file), proxy)
+    stanzas = [dict(line.split(": ", 1) for line in stanza.splitlines()) for stanza in sources.strip().split("\n\n")]
+    folders = (heading.lower(), security)
+    (tmp_path / "build").mkdir()
+    for number, (stanza, folder) in enumerate(zip(stanzas, folders, strict=True)):
+        suites = [Debian(mirror, tmp_path / "build", key, folder=folder, suite=suite) for suite in stanza["Suites"].split()]
+        suites[0].add(f"1.{number}")
+        for suite in suites:
+            suite.publish()
+    machine = Apt(tmp_path / "machine")
+    machine.set_up("", f'Dir::Etc::sourceparts "{machine.folder}/sources.list.d";', key)
+    trust = "Trusted: yes" if key is None else f"Signed-By: {key}/key.asc"
+    keyring = f"Signed-By: /usr/share/keyrings/{heading.lower()}-archive-keyring.gpg"
+    assert sources.count(keyring) == len(stanzas)
+    machine.write("sources.list.d/one.sources", sources.replace(keyring, trust))
+    assert machine.install() == "1.1"
+    assert statuses(mirror, ".deb") == [("demo_1.1_all.deb", 200)]
+    told_of = machine.apt("update")
+    assert all(f" {suite} " in told_of for stanza in stanzas for suite in stanza["Suites"].split())
+
+
 def flat(debian: Debian, serve: Serve, mirror: Mirror, *folders: Path) -> list[Apt]:
     """Machines that use the repository in its flat form, through the product."""
     debian.publish_flat()
     proxy = serve_pasted(serve, HEADING, mirror)
     machines = [Apt(folder) for folder in folders]
     for machine in machines:
-        lines = told(pasted(HEADING, "/etc/apt/sources.list"), proxy).replace("stable main", "./")
+        lines = told(LINE, proxy).replace("stable main", "./")
         machine.set_up(lines, "", None)
     return machines
 

@@ -42,10 +42,11 @@ class Fedora:
 
     mirror: Mirror
     build: Path
+    folder: str = f"fedora/linux/releases/{RELEASE}/Everything/x86_64/os"
 
     @property
     def root(self) -> Path:
-        return self.mirror.root / f"fedora/linux/releases/{RELEASE}/Everything/x86_64/os"
+        return self.mirror.root / self.folder
 
     def release(self, version: str) -> None:
         """Add a version of the package to the repository."""
@@ -120,3 +121,14 @@ def test_dnf_installs_each_package_from_the_mirror_once_and_sees_a_new_one_at_on
     assert first.install() == "1.1"
     mirror.stop()
     assert late.install() == "1.1"
+
+
+def test_dnf_finds_updates_by_the_other_file_of_the_readme(
+    fedora: Fedora, mirror: Mirror, serve: Serve, tmp_path: Path
+) -> None:
+    Fedora(mirror, fedora.build, f"fedora/linux/updates/{RELEASE}/Everything/x86_64").release("1.1")
+    proxy = serve_pasted(serve, HEADING, mirror)
+    machine = Dnf(tmp_path / "machine")
+    machine.set_up(proxy)
+    machine.write("repos/fedora-updates.repo", told(pasted(HEADING, "/etc/yum.repos.d/fedora-updates.repo"), proxy))
+    assert machine.install() == "1.1"

@@ -4,9 +4,12 @@ import base64
 import hashlib
 import random
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 from cradle import Cradle
@@ -67,7 +70,11 @@ RANGES = [
     ("bytes=5-3", 200, 0, 1000),
     ("bytes=", 200, 0, 1000),
     ("items=0-1", 200, 0, 1000),
-    ("bytes=0-1,5-6", 200, 0, 1000),
+    ("bytes=0-600,2-900,-5", 200, 0, 1000),
+    ("bytes=0-1,x", 200, 0, 1000),
+    ("bytes=9-19,5-9", 206, 5, 20),
+    ("bytes=990-,5000-", 206, 990, 1000),
+    ("bytes=1000-,5000-", 416, 0, 0),
 ]
 
 
@@ -83,6 +90,75 @@ def test_a_hit_answers_single_ranges(site: Site) -> None:
                 assert answer.body == BODY[first:last], value
                 assert answer.get("content-length") == str(last - first)
     assert site.fetched("/ranges.tar") == 1
+
+
+def test_several_ranges_are_answered_in_one_body_that_arrives_whole(site: Site) -> None:
+    large = random.Random(2).randbytes(3_000_000)
+    for path, body in (("/several.tar", BODY), ("/several-large.tar", large)):
+        site.store(path, body)
+        for _ in ("after another range", "again"):
+            with site.connect() as client:
+                answer = client.get(path, "Range: bytes=0-9, 100-109,-5", 'If-Range: "tag"')
+                assert (answer.status, answer.get("content-range")) == (206, None)
+                size = len(body)
+                assert parts_of(answer) == [(0, body[:10], size), (100, body[100:110], size), (size - 5, body[-5:], size)]
+                assert client.get(path, "Range: bytes=0-9,100-109", 'If-Range: "other"').body == body
+                head = client.get(path, "Range: bytes=0-9,100-109", method="HEAD")
+                assert (head.status, head.get("content-length")) == (200, str(len(body)))
+    far = ",".join(f"{at}-{at + 999}" for at in range(2_000_000, 2_200_000, 2000))
+    found = parts_of(site.ask("/several-large.tar", f"Range: bytes={far}"))
+    assert [(at, len(data)) for at, data, _ in found] == [(at, 1000) for at in range(2_000_000, 2_200_000, 2000)]
+    assert all(large[at:].startswith(data) for at, data, _ in found)
+    assert site.fetched("/several-large.tar") == 1
+
+
+def parts_of(answer: Answer) -> list[tuple[int, bytes, int]]:
+    """The parts of a multipart body: where each begins, its bytes, and the size of the file."""
+    kind = answer.get("content-type")
+    assert answer.whole
+    assert kind is not None
+    assert answer.get("content-length") == str(len(answer.body))
+    first, *parts, last = answer.body.split(b"\r\n--" + kind.removeprefix("multipart/byteranges; boundary=").encode())
+    assert (first, last) == (b"", b"--\r\n")
+    found = []
+    for part in parts:
+        head, _, data = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        place = re.fullmatch(rb"Content-Type: \S+\r\nContent-Range: bytes (\d+)-(\d+)/(\d+)", head)
+        assert place is not None, head
+        start, stop, size = (int(number) for number in place.groups())
+        assert len(data) == stop - start + 1
+        found.append((start, data, size))
+    return found
+
+
+def test_several_ranges_of_a_file_that_still_arrives_come_with_it(site: Site) -> None:
+    body, gate = random.Random(3).randbytes(2_000_000), Gate()
+    site.origin.put("/several-growing.tar", body, Serve(gate=gate, gate_at=1_000_000), etag='"tag"')
+    with site.connect() as client, site.connect() as other:
+        client.ask("/several-growing.tar")
+        assert gate.reached.wait(30)
+        other.ask("/several-growing.tar", "Range: bytes=10-19,1500000-1500009")
+        head = other.head()
+        gate.open()
+        parts = parts_of(other.rest(head))
+        assert parts == [(10, body[10:20], len(body)), (1_500_000, body[1_500_000:1_500_010], len(body))]
+        assert client.answer().body == body
+    assert site.fetched("/several-growing.tar") == 1
+
+
+def test_curl_gets_several_ranges(site: Site, tmp_path: Path) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    site.store("/several-curl.tar")
+    options = ["--silent", "--show-error", "--fail", "--include", "--noproxy", "*", "--max-time", "30"]
+    done = subprocess.run(
+        [curl, *options, "-r", "0-9,100-109", f"{site.proxy.url}several-curl.tar"], capture_output=True, check=True
+    )
+    head, _, got = done.stdout.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 206 ")
+    assert BODY[:10] in got
+    assert BODY[100:110] in got
 
 
 def test_a_range_is_served_where_if_range_still_holds_and_the_whole_file_where_not(site: Site) -> None:

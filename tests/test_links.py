@@ -3,23 +3,27 @@
 import gzip
 import hashlib
 import json
+import os
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from origin import Hang, Origin, Serve, until
-from product import Proxy, stored
+from product import Proxy, blobs, stored
 
-from package_cache.model import Validators
-from package_cache.rules.repositories.links import has_links, mark_of, marked, replaced, unmarked
+from package_cache.model import Preset, Repository, Representation, Target
+from package_cache.rules.http.answer import entity_tag
+from package_cache.rules.repositories.links import Base, Linking, has_links, linking_of
 
 Start = Callable[..., Proxy]
 
 LINKS = (("https://files.example/", "/files/"),)
-MARK = mark_of(LINKS)
+HERE = Base("http://cache.example:4000", "/npm")
+LINKING = Linking(LINKS, Base("", "/pypi"))
 PAGE, DOCUMENT = "text/html", "application/vnd.pypi.simple.v1+json"
 WHEEL = b"PK\x03\x04" + bytes(5000)
 
@@ -34,6 +38,109 @@ def proxy(origin: Origin, another: Origin, start: Start, tmp_path: Path, host: s
     another.put("/packages/foo-1.whl", WHEEL)
     environment = {"PACKAGE_CACHE_HEAD_TIMEOUT": "0.5"}
     return start(host=host, config=configured(origin, another, tmp_path), environment=environment)
+
+
+def test_each_client_gets_links_to_the_host_that_it_asked(
+    origin: Origin, another: Origin, start: Start, tmp_path: Path, host: str
+) -> None:
+    proxy = start(host=host, config=npm(origin, tmp_path))
+    document = packument(another, times=2000)
+    origin.put("/demo", document, content_type="application/json")
+    tarball = origin.put("/demo/-/demo-1.0.0.tgz", gzip.compress(WHEEL))
+    answers = {}
+    for _ in ("from the source", "confirmed"):
+        for name in ("cache.example:4000", "192.0.2.7", "[2001:db8::1]:81"):
+            got = answers[name] = proxy.get("/npm/demo", {"Host": name})
+            expected = document.replace(another.url.encode(), f"http://{name}/npm/".encode())
+            assert (got.status, got.body, got.whole) == (200, expected, True)
+            assert got.fields["Repr-Digest"] == f"sha-256=:{b64encode(hashlib.sha256(expected).digest()).decode()}:"
+            assert proxy.get("/npm/demo", {"Host": name, "Range": "bytes=40-99"}).body == expected[40:100]
+            parts = proxy.get("/npm/demo", {"Host": name, "Range": "bytes=40-99,5-9"})
+            assert (parts.status, expected[40:100] in parts.body, parts.whole) == (206, True, True)
+            head = proxy.get("/npm/demo", {"Host": name}, method="HEAD")
+            assert (head.fields["Content-Length"], head.fields["ETag"]) == (str(len(expected)), got.fields["ETag"])
+            again = proxy.get("/npm/demo", {"Host": name, "If-None-Match": got.fields["ETag"]})
+            assert (again.status, again.body) == (304, b"")
+    assert (
+        proxy.get("/npm/demo", {"Host": "192.0.2.7", "If-None-Match": answers["cache.example:4000"].fields["ETag"]}).status
+        == 200
+    )
+    origin_name = urlsplit(origin.url).netloc
+    for target in ("/demo", f"{origin.url}demo"):
+        assert f'"http://{origin_name}/demo/-/demo-1.0.0.tgz"'.encode() in proxy.get(target, {"Host": origin_name}).body
+    assert stored(proxy.cache) == ["/npm/demo"]
+    assert len([one for one in origin.requests("/demo") if "if-none-match" not in one.fields]) == 1
+    assert proxy.get("/npm/demo/-/demo-1.0.0.tgz").body == tarball
+
+
+def test_links_of_what_is_kept_for_a_time_or_not_at_all_are_replaced_for_each_client(
+    origin: Origin, another: Origin, start: Start, tmp_path: Path
+) -> None:
+    origin.put("/demo", packument(another), content_type="application/json")
+    origin.put("/passed", packument(another, "passed"), content_type="application/json")
+    rules = """
+        [[repository.rule]]
+        match = "demo"
+        fresh = "immutable"
+        [[repository.rule]]
+        match = "passed"
+        fresh = "never"
+    """
+    proxy = start(config=npm(origin, tmp_path, rules))
+    for _ in range(2):
+        for name in ("cache.example", "192.0.2.7"):
+            assert f'"http://{name}/npm/demo/-/'.encode() in proxy.get("/npm/demo", {"Host": name}).body
+            assert f'"http://{name}/npm/passed/-/'.encode() in proxy.get("/npm/passed", {"Host": name}).body
+    assert (len(origin.requests("/demo")), len(origin.requests("/passed"))) == (1, 4)
+
+
+def test_a_document_that_rotted_on_the_disk_is_never_given_another_digest(
+    origin: Origin, another: Origin, start: Start, tmp_path: Path
+) -> None:
+    origin.put("/demo", packument(another), content_type="application/json")
+    config = npm(origin, tmp_path, '[[repository.rule]]\nmatch = "demo"\nfresh = "immutable"')
+    proxy = start(config=config)
+    here = {"Host": "cache.example"}
+    first = proxy.get("/npm/demo", here)
+    until(lambda: stored(proxy.cache))
+    assert proxy.stop() == 0
+    proxy = start(config=config)
+    [blob] = blobs(proxy.cache)
+    before = blob.stat()
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes().replace(b"demo-1.0.0", b"demo-1.0.1"))
+    os.utime(blob, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    again = proxy.get("/npm/demo", here)
+    assert (again.body, again.fields["ETag"]) == (first.body, first.fields["ETag"])
+    assert len(origin.requests("/demo")) == 2
+
+
+def test_with_an_empty_list_links_of_npm_stay_as_they_are(
+    origin: Origin, another: Origin, start: Start, tmp_path: Path
+) -> None:
+    origin.put("/demo", packument(another), content_type="application/json")
+    proxy = start(config=npm(origin, tmp_path, "links-to = []"))
+    assert proxy.get("/npm/demo").body == packument(another)
+
+
+def packument(registry: Origin, name: str = "demo", times: int = 1) -> bytes:
+    """A document of npm whose tarballs are at a registry of another name."""
+    dist = {"tarball": f"{registry.url}{name}/-/{name}-1.0.0.tgz"}
+    return json.dumps({"name": name, "versions": {f"1.0.{at}": {"dist": dist} for at in range(times)}}).encode()
+
+
+def npm(registry: Origin, folder: Path, more: str = "") -> Path:
+    """A file of configuration."""
+    path = folder / "config.toml"
+    path.write_text(f"""
+        [[repository]]
+        name = "npm"
+        prefix = "/npm/"
+        sources = ["{registry.url}"]
+        preset = "npm"
+        {more}
+    """)
+    return path
 
 
 def configured(index: Origin, files: Origin, folder: Path, prefix: str = "/files/") -> Path:
@@ -100,7 +207,7 @@ def test_a_page_in_a_content_coding_that_nobody_asked_for_is_read_all_the_same(
 
 def test_slashes_of_a_json_document_may_be_escaped() -> None:
     document = rb'{"url": "https:\/\/files.example\/packages\/foo-1.whl", "other": "https:\/\/other.example\/"}'
-    links = json.loads(replaced(document, LINKS))
+    links = json.loads(LINKING.body(document))
     assert links == {"url": "/files/packages/foo-1.whl", "other": "https://other.example/"}
 
 
@@ -175,25 +282,103 @@ def test_head_tells_of_the_same_document_without_its_size(proxy: Proxy, origin: 
     assert head.fields["ETag"] == proxy.get("/pypi/simple/foo/").fields["ETag"]
 
 
-TAGS = st.none() | st.from_regex(r'(W/)?"[!#-~]{0,20}"', fullmatch=True)
-
-
-@given(TAGS, st.none() | st.just("Tue, 02 Jan 2024 03:04:05 GMT"), st.binary())
-def test_what_the_source_said_is_told_back_to_it(etag: str | None, modified: str | None, body: bytes) -> None:
-    fields = tuple((name, value) for name, value in (("ETag", etag), ("Last-Modified", modified)) if value is not None)
-    told = dict(marked(fields, MARK, body))
-    said = Validators(told["ETag"], told.get("Last-Modified"))
-    assert unmarked(said, MARK) == (Validators(etag, modified) or None)
-    assert unmarked(said, mark_of((("https://other.example/", "/files/"),))) is None
+def head_of(kind: str | None = "application/json", **fields: str) -> Representation:
+    named = {"Content-Type": kind, **{name.replace("_", "-"): value for name, value in fields.items()}}
+    return Representation(tuple((name, value) for name, value in named.items() if value), 100, "http://mirror.example/f", 0)
 
 
 @given(st.binary(), st.binary())
 def test_only_the_beginnings_of_links_are_replaced(before: bytes, after: bytes) -> None:
-    body = replaced(before + b'"https://files.example/a"' + after, LINKS)
+    body = LINKING.body(before + b'"https://files.example/a"' + after)
     assert b'"/files/a"' in body
     assert body.replace(b"/files/", b"https://files.example/").endswith(
         after.replace(b"/files/", b"https://files.example/")
     )
+
+
+def test_links_lead_here_whether_they_are_http_or_https_unless_a_port_says_which() -> None:
+    links = (("http://files.example/", "/files/"), ("http://other.example:8080/x/", "/other/"))
+    body = b'"https://files.example/a" "http://files.example/b" "https://other.example:8080/x/c" "http://other.example:8080/x/d"'
+    assert Linking(links, Base("", "")).body(body) == b'"/files/a" "/files/b" "https://other.example:8080/x/c" "/other/d"'
+
+
+@pytest.mark.parametrize(
+    ("kind", "link"),
+    [
+        ("text/html", "/files/a"),
+        ("application/vnd.pypi.simple.v1+html", "/files/a"),
+        ("application/vnd.pypi.simple.v1+json", "/files/a"),
+        ("application/json", "http://cache.example:4000/files/a"),
+        ("application/vnd.npm.install-v1+json", "http://cache.example:4000/files/a"),
+    ],
+)
+def test_links_are_whole_where_clients_need_that(kind: str, link: str) -> None:
+    repository = Repository("index", (), links=LINKS)
+    linking = linking_of(repository, Target("/x"), head_of(kind), lambda: HERE)
+    assert linking is not None
+    assert linking.body(b'"https://files.example/a"').decode() == f'"{link}"'
+
+
+def tarball_of(path: str, tarball: str) -> str:
+    """Where the link to a tarball leads in a document of npm at a path."""
+    repository = Repository("npm", (), home="/npm", preset=Preset.NPM, tarballs=True)
+    linking = linking_of(repository, Target(path), head_of(), lambda: HERE)
+    assert linking is not None
+    document = {"readme": tarball, "dist": {"tarball": tarball, "url": tarball}}
+    found = json.loads(linking.body(json.dumps(document).encode()))
+    assert (found["readme"], found["dist"]["url"]) == (tarball, tarball)
+    assert json.loads(linking.body(json.dumps(document).replace("/", "\\/").encode())) == found
+    return str(found["dist"]["tarball"])
+
+
+@pytest.mark.parametrize(
+    ("path", "there", "here"),
+    [
+        ("/a", "https://registry.example/a/-/a-1.0.0.tgz", "a/-/a-1.0.0.tgz"),
+        ("/a", "http://registry.example:8080/some/npm/a/-/a-1.0.0-rc.1+x.tgz", "a/-/a-1.0.0-rc.1+x.tgz"),
+        ("/a/1.0.0", "https://registry.example/a/-/a-1.0.0.tgz", "a/-/a-1.0.0.tgz"),
+        ("/@s%2Fa", "https://registry.example/@s/a/-/a-1.0.0.tgz", "@s/a/-/a-1.0.0.tgz"),
+        ("/@s%2Fa", "https://registry.example/@s%2fa/-/a-1.0.0.tgz", "@s%2fa/-/a-1.0.0.tgz"),
+        ("/@s/a/latest", "https://registry.example/@s/a/-/@s/a-1.0.0.tgz", "@s/a/-/@s/a-1.0.0.tgz"),
+    ],
+)
+def test_links_of_npm_to_tarballs_lead_to_the_repository_itself_whatever_their_host(
+    path: str, there: str, here: str
+) -> None:
+    assert tarball_of(path, there) == f"http://cache.example:4000/npm/{here}"
+
+
+@pytest.mark.parametrize(
+    "tarball",
+    [
+        "https://registry.example/b/-/b-1.0.0.tgz",
+        "https://registry.example/download/a/1.0.0/0123",
+        "https://registry.example/a/-/a-1.0.0.tgz?token=1",
+        "https://registry.example/xa/-/a-1.0.0.tgz",
+        "file:///a/-/a-1.0.0.tgz",
+        "https://registry.example",
+        "",
+    ],
+)
+def test_other_links_of_npm_stay_as_they_are(tarball: str) -> None:
+    assert tarball_of("/a", tarball) == tarball
+
+
+def test_two_clients_that_know_the_cache_by_two_names_are_told_two_tags() -> None:
+    tags = set()
+    for origin in ("http://cache.example:4000", "http://192.0.2.1:4000", "https://cache.example:4000"):
+        head = Linking(LINKS, Base(origin, "/npm")).head(head_of(ETag='"1"', Repr_Digest="sha-256=:x:"), b"body")
+        assert (head.size, head.get("repr-digest")) == (4, None)
+        tags.add(entity_tag(head, None))
+    assert len(tags) == 3
+    assert None not in tags
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"1"', "1"])
+def test_without_a_strong_tag_of_the_source_the_tag_is_that_of_the_bytes(etag: str | None) -> None:
+    head = LINKING.head(head_of(**({"ETag": etag} if etag else {})), None)
+    assert entity_tag(head, None) is None
+    assert entity_tag(head, "ab") == '"ab"'
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,6 +126,46 @@ def test_npm_gets_each_tarball_from_the_mirror_once_and_sees_a_new_version_at_on
     assert "thing-1.1.0.tgz" in machine.npm("pack", "@scope/thing")
 
 
+def pnpm(machine: Machine) -> None:
+    machine.run("pnpm", "--dir", "project", "--store-dir", machine.folder / "store", "add", *NAMES)
+
+
+def yarn_classic(machine: Machine) -> None:
+    folders = ("--cwd", machine.folder / "project", "--cache-folder", machine.folder / "cache")
+    machine.run("yarn", *folders, "add", "--network-timeout", "20000", *NAMES)
+
+
+def yarn_berry(machine: Machine) -> None:
+    machine.write("project/yarn.lock", "")
+    machine.run("yarn", "--cwd", machine.folder / "project", "add", *NAMES, YARN_ENABLE_TELEMETRY="0")
+
+
+@pytest.mark.parametrize(
+    ("manager", "version"), [(pnpm, ""), (yarn_classic, "1."), (yarn_berry, "4.")], ids=["pnpm", "yarn 1", "yarn 4"]
+)
+def test_others_get_all_tarballs_through_the_cache(
+    manager: Callable[[Machine], None], version: str, registry: Registry, mirror: Mirror, serve: Serve, tmp_path: Path
+) -> None:
+    program = manager.__name__.partition("_")[0]
+    require(program)
+    machine = Machine(tmp_path / "machine")
+    found = machine.run(program, "--version").strip()
+    if not found.startswith(version):
+        pytest.skip(f"{program} is {found}, and not {version}x")
+    proxy = serve_pasted(serve, HEADING, mirror)
+    for machine in (Machine(tmp_path / "first"), Machine(tmp_path / "second")):
+        machine.write("home/.npmrc", told(pasted(HEADING, "~/.npmrc"), proxy))
+        machine.write(
+            "home/.yarnrc.yml",
+            told(pasted(HEADING, "~/.yarnrc.yml"), proxy) + "enableGlobalCache: false\nnodeLinker: node-modules\n",
+        )
+        machine.write("project/package.json", '{"name": "project", "version": "1.0.0"}')
+        manager(machine)
+        for name in NAMES:
+            assert (machine.folder / "project/node_modules" / name / "data").read_bytes() == archive(300_000)
+    assert sorted(statuses(mirror, ".tgz")) == [("demo-1.0.0.tgz", 200), ("thing-1.0.0.tgz", 200)]
+
+
 def test_the_forms_of_a_document_are_kept_apart_from_each_other_and_from_what_is_below_its_name(
     registry: Registry, mirror: Mirror, serve: Serve
 ) -> None:
@@ -137,7 +178,8 @@ def test_the_forms_of_a_document_are_kept_apart_from_each_other_and_from_what_is
                 got = proxy.get(f"/npm/{name.replace('/', '%2f')}", {"Accept": accept})
                 assert (got.status, got.fields["Vary"]) == (200, "Accept")
                 assert got.fields["Content-Type"] == ("application/json" if form == "full" else INSTALL.partition(";")[0])
-                assert got.body == (mirror.root / f"npm/{name}/index.{form}").read_bytes()
+                sent = (mirror.root / f"npm/{name}/index.{form}").read_bytes()
+                assert got.body == sent.replace(b"http://registry.mirror.example/", proxy.url.encode())
             below = proxy.get(f"/npm/{name}/-/{name.rpartition('/')[2]}-1.0.0.tgz", {"Accept": "*/*"})
             assert below.body == tarball_of(mirror, name)
 

@@ -12,12 +12,13 @@ from shell import Shell, run
 CONFIG = "/etc/package-cache/config.toml"
 DISTRIBUTIONS = {
     "Gentoo": ("/etc/portage/make.conf", "/etc/portage/binrepos.conf"),
-    "Debian and Ubuntu": ("/etc/apt/sources.list", "/etc/apt/apt.conf.d/02cache"),
+    "Debian": ("/etc/apt/sources.list.d/debian.sources", "/etc/apt/apt.conf.d/02cache"),
+    "Ubuntu": ("/etc/apt/sources.list.d/ubuntu.sources",),
     "Arch Linux": ("/etc/pacman.d/mirrorlist",),
-    "Fedora": ("/etc/yum.repos.d/fedora.repo",),
+    "Fedora": ("/etc/yum.repos.d/fedora.repo", "/etc/yum.repos.d/fedora-updates.repo"),
     "Alpine": ("/etc/apk/repositories",),
     "Python: pip and uv": ("/etc/pip.conf", "/etc/uv/uv.toml"),
-    "npm": ("~/.npmrc",),
+    "npm": ("~/.npmrc", "~/.yarnrc.yml"),
 }
 
 
@@ -52,6 +53,7 @@ def test_the_tables_of_all_distributions_together_are_a_good_configuration(shell
     [
         ("Gentoo", "/etc/portage/binrepos.conf"),
         ("Fedora", "/etc/yum.repos.d/fedora.repo"),
+        ("Fedora", "/etc/yum.repos.d/fedora-updates.repo"),
         ("Python: pip and uv", "/etc/pip.conf"),
     ],
 )

@@ -8,8 +8,10 @@ from mirror import (
     Mirror,
     run_mirror,  # noqa: F401 - the fixture `mirror`
 )
-from origin import Origin, Serve
+from origin import Origin, Serve, until
 from product import Proxy, stored
+
+from package_cache.rules.http.accept import quality
 
 Start = Callable[..., Proxy]
 
@@ -65,6 +67,62 @@ def test_a_document_is_given_in_the_form_that_was_asked_for_or_not_at_all(mirror
     mirror.stop()
     assert {accept: proxy.get(path, {"Accept": accept}).body for accept in forms} == forms
     assert len(stored(proxy.cache)) == 2
+
+
+def test_while_no_source_can_be_asked_a_form_that_was_asked_for_otherwise_is_given_to_whom_it_is_welcome(
+    mirror: Mirror, start: Start
+) -> None:
+    forms = put_forms(mirror, "/npm/thing")
+    put_forms(mirror, "/npm/thing-1.0.patch")
+    proxy = start(mirror.url)
+    for accept in forms:
+        assert proxy.get("/npm/thing", {"Accept": accept}).body == forms[accept]
+    assert proxy.get("/npm/thing-1.0.patch").body == forms["text/plain"]
+    until(lambda: len(stored(proxy.cache)) == 3)
+    asked = {
+        "text/x-diff;q=0.1, text/plain": "text/plain",
+        "text/x-diff, text/plain;q=0.9": "text/x-diff",
+        "text/plain;q=0, */*;q=0.1": "text/x-diff",
+    }
+    mirror.stop()
+    for accept, kind in asked.items():
+        got = proxy.get("/npm/thing", {"Accept": accept})
+        assert (got.status, got.fields["Content-Type"], got.body) == (200, kind, forms[kind])
+        head = proxy.get("/npm/thing", {"Accept": accept}, method="HEAD")
+        assert (head.status, head.fields["ETag"]) == (200, got.fields["ETag"])
+    for anything in ({}, {"Accept": "*/*"}, {"Accept": "text/*"}):
+        assert proxy.get("/npm/thing", anything).status == 200
+    for accept in ("text/html", "text/plain;q=0", "application/*"):
+        assert proxy.get("/npm/thing", {"Accept": accept}).status == 502
+        assert proxy.get("/npm/thing", {"Accept": accept}, method="HEAD").status == 502
+    assert proxy.get("/npm/thing-1.0.patch", {"Accept": "text/x-diff, text/plain;q=0.5"}).body == forms["text/plain"]
+    assert proxy.get("/npm/thing-1.0.patch", {"Accept": "text/x-diff"}).status == 502
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "expected"),
+    [
+        (None, "text/html", 1),
+        ("", "text/html", 1),
+        ("*/*", None, 1),
+        ("text/*", None, 0),
+        ("text/html", "Text/HTML; charset=utf-8", 1),
+        ("text/html;q=0.5, */*;q=0.1", "text/html", 0.5),
+        ("*/*;q=0.9, text/html;q=0.5, text/*;q=0.7", "text/html", 0.5),
+        ("*/*;q=0.9, text/html;q=0.5, text/*;q=0.7", "text/plain", 0.7),
+        ("text/html;level=1, text/html;q=0.7", "text/html;level=1", 1),
+        ("text/html;level=1, text/html;q=0.7", "text/html", 0.7),
+        ("text/html;q=0, */*", "text/html", 0),
+        ("text/html;q=2", "text/html", 0),
+        ("text/html;q=x, text/plain", "text/plain", 1),
+        ("text", "text/html", 0),
+        ("*", "text/html", 0),
+        ("*/html", "text/html", 0),
+        (",,", "text/html", 0),
+    ],
+)
+def test_how_welcome_a_type_is_to_a_client(accept: str | None, kind: str | None, expected: float) -> None:
+    assert quality(accept, kind) == expected
 
 
 def test_a_package_file_that_varies_by_accept_is_given_in_the_form_that_was_asked_for(mirror: Mirror, start: Start) -> None:

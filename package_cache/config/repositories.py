@@ -19,7 +19,9 @@ REPOSITORY_KEYS = {
     "preset": f"what is an index there and what is a package: {', '.join(one.value for one in Preset)}; else any of these",
     "rule": "tables with match, and fresh or max-file-size or both; the first that matches holds",
     "max-file-size": "files that are larger are passed on, and not stored",
-    "links-to": "other repositories by name: links to their sources, in pages and JSON documents, lead to them here",
+    "links-to": "repositories by name: links to their sources, in pages and JSON documents, lead to them here; "
+    "without it, those of npm to tarballs lead to itself, and with [] they stay as they are",
+    "pass-post": "globs on paths in the repository where a POST is passed on; the preset npm has those of npm audit",
     "headers": "fields to send to its sources and nobody else, each a text or a table with file or env",
     "credentials": "user:password for its sources and nobody else: a text, or better a table with file or env",
 }
@@ -131,6 +133,9 @@ class _Reader:
             self._value("preset", _preset),
             self._rules(),
             self._value("max-file-size", parse_size),
+            posts=self._list("pass-post", _glob) if "pass-post" in self.table else None,
+            # Who says where links lead has said all of it.
+            tarballs=self.table.get("preset") == Preset.NPM.value and "links-to" not in self.table,
         )
 
     def links(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from package_cache.engine.aside import AsideReader
 from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.relay import Relay
+from package_cache.engine.several import SeveralReader
 from package_cache.rules.http.answer import Reply
 
 
@@ -14,12 +15,12 @@ from package_cache.rules.http.answer import Reply
 class Answer:
     """A reply and where its body comes from.
 
-    That is a blob, positioned at `reply.span`; or a reader of one that is compared meanwhile, or of a part that still
-    arrives, or of a range fetched beside it; or a relay of what is not kept; or bytes in hand. `kind` and `source` are for
-    the log.
+    That is a blob, positioned at `reply.span`; or a reader of one that is compared meanwhile, of a part that still
+    arrives, of a range fetched beside it, or of several ranges; or a relay of what is not kept; or bytes in hand. `kind`
+    and `source` are for the log.
     """
 
     reply: Reply
     kind: str
-    body: FileIO | CheckedReader | FillReader | AsideReader | Relay | bytes | None = None
+    body: FileIO | CheckedReader | FillReader | AsideReader | SeveralReader | Relay | bytes | None = None
     source: str = "-"

@@ -95,6 +95,10 @@ class Checks:
         file.close()
         return None
 
+    def whole(self, digest: str, size: int) -> FileIO:
+        """A blob, however long it takes to compare it. Raises DamagedBlob."""
+        return self._blobs.open(digest, size)
+
     def begin(self, digest: str, size: int, span: Span) -> FileIO | CheckedReader:
         """A blob at the start of a span of it, or a reader of that while it is compared. Raises DamagedBlob."""
         if size <= AT_ONCE:

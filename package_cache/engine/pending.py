@@ -10,10 +10,13 @@ from typing import Protocol
 from package_cache.engine.answers import Answer
 from package_cache.engine.aside import FAR, AsideReader, open_aside
 from package_cache.engine.fills.fill import Fill, FillReader, Progress
+from package_cache.engine.linked import answer_linked, read_document
+from package_cache.engine.several import SeveralReader
 from package_cache.engine.wanted import Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
 from package_cache.model import Representation, Request, Span
 from package_cache.rules.http.answer import Serving, decide
+from package_cache.rules.repositories.links import Linking
 from package_cache.storage.parts.journals import Journal
 
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
@@ -39,6 +42,10 @@ class Desk(Protocol):
 
     def after_failure(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         """What may be had all the same."""
+        ...
+
+    def linking(self, request: Request, head: Representation) -> Linking | None:
+        """How links in an answer are replaced for the client."""
         ...
 
     def rescue(
@@ -118,6 +125,8 @@ class Pending:
         if self._looked is None or self._outdated or self._awaits_commit or progress.journal.failed is not None:
             return None
         self._looked = progress
+        if self._linking(progress) is not None:
+            return None if progress.journal.done or progress.journal.digest is not None else self
         answer = self._answer(progress)
         if answer is not None:
             self.abandon()
@@ -192,6 +201,13 @@ class Pending:
         self._outdated = representation is not None and self._wanted.differs(representation)
         if representation is None or self._outdated:
             return None
+        linking = self._linking(progress)
+        if linking is not None:
+            return self._linked(progress, representation, linking)
+        return self._plain(progress, representation)
+
+    def _plain(self, progress: Progress, representation: Representation) -> Answer | None:
+        """The answer with what arrives, as it is."""
         digest = progress.journal.digest
         cache_status, kind = self._describe(representation, complete=digest is not None)
         reply = decide(self._request, representation, self._service.serving(cache_status, digest))
@@ -206,7 +222,28 @@ class Pending:
         if reader is None:
             return None
         reader.rescue = partial(self._service.rescue, self._wanted, representation)
-        return replace(answer, body=reader)
+        return replace(answer, body=SeveralReader(reply.pieces, reader) if reply.pieces else reader)
+
+    def _linking(self, progress: Progress) -> Linking | None:
+        """How the links of what arrives are to be replaced, as far as its head is here."""
+        head = progress.journal.head
+        return None if head is None else self._service.linking(self._request, head)
+
+    def _linked(self, progress: Progress, representation: Representation, linking: Linking) -> Answer | None:
+        """The answer with a document, once it is here as a whole."""
+        if progress.journal.digest is None:
+            return None
+        cache_status, kind = self._describe(representation, complete=True)
+        serving = partial(self._service.serving, cache_status)
+        read = partial(self._read, progress.journal.number)
+        return answer_linked(self._request, linking, representation, read, serving, kind)
+
+    def _read(self, number: int) -> bytes:
+        """All of what arrived in the part of that number. Raises FillError."""
+        reader = self.fill.reader(number)
+        if reader is None:
+            raise FillError("the file changed at its source while it was read", 502)
+        return read_document(reader)
 
     def _describe(self, representation: Representation, *, complete: bool) -> tuple[str, str]:
         """Cache-Status and a word for the log. What joins a fill whose bytes are all here is a hit."""

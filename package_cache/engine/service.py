@@ -5,6 +5,7 @@ Brings together what the registry knows, what the rules decide and what the fill
 loop looks at from time to time, and which `answer` waits for.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -12,17 +13,20 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from io import FileIO
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.checks import Checks
+from package_cache.engine.checks import CheckedReader, Checks
 from package_cache.engine.fills.fill import Fill, FillReader, Fills
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.line import Run
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
+from package_cache.engine.linked import answer_linked, read_document
 from package_cache.engine.pending import Pending, is_outdated, known
 from package_cache.engine.relay import Kept, Relay
+from package_cache.engine.several import SeveralReader
 from package_cache.engine.upkeep.caretaker import Caretaker
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.last_use import LastUse
@@ -38,9 +42,11 @@ from package_cache.errors import (
     UpstreamTimeout,
 )
 from package_cache.model import Entry, Representation, Request, Span
-from package_cache.rules.http.answer import Serving, decide, problem
+from package_cache.rules.http.accept import quality
+from package_cache.rules.http.answer import Serving, decide, passed, problem, whole
 from package_cache.rules.http.targets import key_of
 from package_cache.rules.repositories.freshness import normal_accept
+from package_cache.rules.repositories.links import Linking, linking_of
 from package_cache.rules.repositories.routes import Routes, is_own
 from package_cache.rules.transfers.steps import Ask, Broke, GiveUp, Receive
 from package_cache.rules.transfers.transfer import Transfer
@@ -51,6 +57,10 @@ from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
+_OF_POST = frozenset({"accept", "content-type", "content-encoding", "content-language"})
+"""Fields of a POST that a source is told."""
+_UNREACHED = frozenset({502, 504})
+"""What is told where no source could be asked."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
 
@@ -137,7 +147,7 @@ class Service:
         wanted = self._wanted(request)
         try:
             wanted = self._look(wanted)
-            if wanted.seen is not None and wanted.policy.is_for_all(wanted.target, wanted.seen.representation):
+            if wanted.seen is not None and self._is_for_all(request, wanted, wanted.seen.representation):
                 with suppress(DamagedBlob):
                     hot = self._open_hot(wanted, wanted.seen)
                     if hot is not None:
@@ -145,6 +155,15 @@ class Service:
             return self.attempt(request, wanted, 1, run)
         except StoreError as error:
             return self.after_failure(request, wanted, error)
+
+    def _is_for_all(self, request: Request, wanted: Wanted, head: Representation) -> bool:
+        """Whether every client gets these bytes, for ever."""
+        return wanted.policy.is_for_all(wanted.target, head) and self.linking(request, head) is None
+
+    def linking(self, request: Request, head: Representation) -> Linking | None:
+        """How links in an answer with that head are replaced for the client; None if they are not."""
+        repository = self.routes.repository(request.target)
+        return linking_of(repository, request.target, head, lambda: self.routes.base(request))
 
     def _open_hot(self, wanted: Wanted, seen: Entry) -> HotFile | None:
         """A version, opened; None if it is to be checked first. Raises DamagedBlob; what cannot be read is taken out."""
@@ -219,6 +238,19 @@ class Service:
             return self._look(replace(wanted, key=key_of(wanted.target, wanted.unsaid), offer=offer, unsaid=None))
         return wanted.looked(mark, seen)
 
+    def post(self, request: Request, content: bytes) -> Answer:
+        """Pass a POST on, and what a source answers to it; nothing is kept. Waits for the source. Raises `FillError`."""
+        self._refuse_loops(request)
+        repository = self.routes.repository(request.target)
+        said = tuple((name, value) for name, value in request.fields.items() if name in _OF_POST)
+        try:
+            head, body = self._fetcher.post(repository, request.target, said, content)
+        except UpstreamError as error:
+            raise FillError(str(error), 504 if isinstance(error, UpstreamTimeout) else 502) from error
+        known = head.representation
+        reply = passed(head.status, known.fields, len(body), self.serving(f"fwd=method; fwd-status={head.status}"))
+        return Answer(reply, "passed", body, known.source)
+
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
         detail = f"fwd=uri-miss; fwd-status={error.http_status}" if isinstance(error, FillError) else "fwd=bypass"
@@ -235,7 +267,7 @@ class Service:
             entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
                 if entry is None and request.method == "HEAD":
-                    return self._head_of_fill(request, wanted) or self._relay_head(request, wanted)
+                    return self._head_of_fill(request, wanted) or self._answer_head(request, wanted)
                 try:
                     self._leader.failures.check(wanted.key)
                 except FillError as error:
@@ -257,17 +289,53 @@ class Service:
 
     def _from_store(self, request: Request, entry: Entry, cache_status: str, kind: str) -> Answer | None:
         """An answer from the entry's blob; None if that is damaged and was taken out."""
+        linking = self.linking(request, entry.representation)
+        if linking is not None:
+            return self._linked_from_store(request, entry, linking, cache_status, kind)
         reply = decide(request, entry.representation, self.serving(cache_status, entry.digest))
         source = entry.representation.source
         self._last_use.note(entry)
         if reply.span is None:
             return Answer(reply, kind, source=source)
+        body: FileIO | CheckedReader | SeveralReader
         try:
-            file = self._checks.begin(entry.digest, entry.size, reply.span)
+            if reply.pieces:
+                body = SeveralReader(reply.pieces, self._checks.whole(entry.digest, entry.size))
+            else:
+                body = self._checks.begin(entry.digest, entry.size, reply.span)
         except DamagedBlob:
             self._damages.take_out(entry.digest, entry.size)
             return None
-        return Answer(reply, kind, file, source)
+        return Answer(reply, kind, body, source)
+
+    def _linked_from_store(
+        self, request: Request, entry: Entry, linking: Linking, cache_status: str, kind: str
+    ) -> Answer | None:
+        """As `_from_store`, for a document whose links are replaced."""
+        self._last_use.note(entry)
+        serving = partial(self.serving, cache_status)
+        try:
+            return answer_linked(request, linking, entry.representation, lambda: self._read(entry), serving, kind)
+        except DamagedBlob:
+            self._damages.take_out(entry.digest, entry.size)
+            return None
+
+    def _read(self, entry: Entry) -> bytes:
+        """All bytes of a version, hashed: the digest of what is made of them would not show that they rotted.
+
+        Raises DamagedBlob.
+        """
+        with self._checks.whole(entry.digest, entry.size) as file:
+            status = os.fstat(file.fileno())
+            try:
+                data = file.read()
+            except OSError as error:
+                self.take_out(entry.digest, status)
+                raise DamagedBlob(f"blob {entry.digest} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != entry.digest:
+            self.take_out(entry.digest, status)
+            raise DamagedBlob(f"blob {entry.digest} has other bytes than its name says")
+        return data
 
     def after_fill(self, request: Request, wanted: Wanted, number: int) -> Answer | Pending:
         """What a fill that is over left in the registry: the entry confirmed, or a new one."""
@@ -298,16 +366,30 @@ class Service:
 
     def _serve_stale(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Answer:
         seen = wanted.seen or self._registry.best(wanted.key)  # the fill before may have been about to commit
+        if seen is None or wanted.differs(seen.representation):
+            seen = self._other_form(request, wanted, error)
         absence = self._absence(wanted, seen, error)
         if absence is not None:
             raise absence
-        if seen is None or wanted.differs(seen.representation) or not wanted.may_be_stale(seen.representation):
+        if seen is None or not wanted.may_be_stale(seen.representation):
             raise error
         logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")
         if answer is None:
             raise error
         return answer
+
+    def _other_form(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Entry | None:
+        """What was stored for a client with another Accept, if this one takes it too, while no source can be asked."""
+        if error.http_status not in _UNREACHED:
+            return None
+        accept = request.fields.get("accept")
+        forms = [
+            (quality(accept, one.representation.get("content-type")), one)
+            for one in self._registry.forms(key_of(wanted.target))
+        ]
+        welcome = [form for form in forms if form[0] > 0]
+        return max(welcome, key=lambda form: (form[0], form[1].representation.received))[1] if welcome else None
 
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
@@ -316,7 +398,7 @@ class Service:
                 self._absences.note(wanted.key)
             return error
         after = seen.representation.received if seen else 0.0
-        if wanted.is_for_ever or error.http_status not in (502, 504) or not self._absences.is_known(wanted.key, after):
+        if wanted.is_for_ever or error.http_status not in _UNREACHED or not self._absences.is_known(wanted.key, after):
             return None
         return FillError(f"no source had it when they could be asked; now: {error}", 404)
 
@@ -325,11 +407,17 @@ class Service:
         relay = self._relay(wanted)
         try:
             representation = relay.open()
+            linking = self.linking(request, representation)
+            if linking is not None:
+                return self._pass_linked(request, linking, representation, relay)
         except FillError as error:
             if wanted.seen is None:
                 raise
             return self._serve_stale(request, wanted, error)
-        reply = decide(request, representation, self.serving("fwd=uri-miss; fwd-status=200"))
+        serving = self.serving("fwd=uri-miss; fwd-status=200")
+        reply = decide(request, representation, serving)
+        if reply.pieces:
+            reply = decide(whole(request), representation, serving)  # what passes by passes once
         answer = Answer(reply, "passed", source=representation.source)
         if reply.open_ended and not request.modern:
             relay.close()
@@ -338,6 +426,14 @@ class Service:
             relay.close()
             return answer
         return replace(answer, body=relay)
+
+    def _pass_linked(self, request: Request, linking: Linking, head: Representation, relay: Relay) -> Answer:
+        """As `_pass_on`, for a document whose links are replaced. Raises `FillError`."""
+        told = partial(self.serving, "fwd=uri-miss; fwd-status=200")
+        try:
+            return answer_linked(request, linking, head, partial(read_document, relay), told, "passed")
+        finally:
+            relay.close()
 
     def _relay(self, wanted: Wanted, known: Representation | None = None, at: int = 0, kept: Kept | None = None) -> Relay:
         ended = partial(self._leader.failures.settle, wanted.key)
@@ -368,6 +464,15 @@ class Service:
         reply = decide(request, head, self.serving("fwd=uri-miss; collapsed", journal.digest))
         return Answer(reply, "joined", source=head.source)
 
+    def _answer_head(self, request: Request, wanted: Wanted) -> Answer:
+        """The answer to HEAD for a file that is not here, or is here in another form."""
+        try:
+            return self._relay_head(request, wanted)
+        except FillError as error:
+            if error.http_status not in _UNREACHED:
+                raise
+            return self._serve_stale(request, wanted, error)
+
     def _relay_head(self, request: Request, wanted: Wanted) -> Answer:
         """Ask the sources themselves: a look at a file that is not here must not download it."""
         self._leader.failures.check(wanted.key)
@@ -386,5 +491,7 @@ class Service:
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
             raise self._leader.failures.note(wanted.key, action.status, action.reason)
-        reply = decide(request, action.begin, self.serving("fwd=uri-miss; fwd-status=200"))
-        return Answer(reply, "relayed", source=action.begin.source)
+        linking = self.linking(request, action.begin)
+        head = action.begin if linking is None else linking.head(action.begin, None)
+        reply = decide(request, head, self.serving("fwd=uri-miss; fwd-status=200"))
+        return Answer(reply, "relayed", source=head.source)

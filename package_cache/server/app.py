@@ -22,6 +22,7 @@ from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.relay import Relay
 from package_cache.engine.service import Service
+from package_cache.engine.several import SeveralReader
 from package_cache.errors import (
     BadRequest,
     FillError,
@@ -34,7 +35,7 @@ from package_cache.errors import (
 from package_cache.model import Request
 from package_cache.rules.http import wire
 from package_cache.rules.http.answer import METHODS
-from package_cache.rules.http.content import MAX_CONTENT, is_small
+from package_cache.rules.http.content import MAX_CONTENT, is_small, length_to_pass
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
@@ -48,6 +49,9 @@ logger = logging.getLogger(__name__)
 _BLOCK = 1 << 18
 _CONTENT_SECONDS = 5.0
 """How long a client may be silent within the content of a request."""
+_POST_SECONDS = 60.0
+"""How long all of what is passed on with a POST may take."""
+_SOME = 1 << 16
 _KNOWN_SERVERS = ("gunicorn/", "gevent/", "package-cache/")
 """Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks; to send
 bodies of unknown length so that a client can tell a cut one from a whole one; to send each block, and with the first one
@@ -96,6 +100,12 @@ class Application:
         if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, own)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
+        posted = self.service.routes.posted(head.method, head.target, head.combined.get("host"), own)
+        if posted is not None:
+            content = _wanted_content(environ, length_to_pass(head))
+            kind = environ.get("CONTENT_TYPE")
+            fields = head.combined | ({"content-type": str(kind)} if kind else {})
+            return self.service.post(Request("POST", posted, fields, client=client), content)
         if is_small(head):
             _read_content(environ)
         if head.method not in METHODS:
@@ -103,7 +113,8 @@ class Application:
         target = self.service.routes.find(head.target, head.combined.get("host"), own)
         # A connection that is cut after the answer would take the end of a chunked one with it.
         modern = head.minor == 1 and _is_known(environ) and not _has_body(environ)
-        return self.service.answer(Request(head.method, target, head.combined, modern, client))
+        scheme = str(environ.get("wsgi.url_scheme", "http"))
+        return self.service.answer(Request(head.method, target, head.combined, modern, client, head.target, scheme))
 
     def _not_allowed(self, method: str) -> RequestError:
         if method == "CONNECT" and self.tunnels:
@@ -128,7 +139,7 @@ class Application:
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account, ends=ends)
-            case CheckedReader() | FillReader() | AsideReader() | Relay() as reader:
+            case CheckedReader() | FillReader() | AsideReader() | SeveralReader() | Relay() as reader:
                 return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
                 return _Body(iter((data,)), _nothing, account, ends=ends)
@@ -192,6 +203,28 @@ def _read_content(environ: "WSGIEnvironment") -> None:
         connection.settimeout(limit)  # the host's, for as long as the answer is sent
 
 
+def _wanted_content(environ: "WSGIEnvironment", size: int) -> bytes:
+    """All the content of a request, which is wanted. Raises BadRequest if it does not arrive in time."""
+    connection = environ.get("gunicorn.socket")
+    limit = None if connection is None else connection.gettimeout()
+    blocks: list[bytes] = []
+    deadline = time.monotonic() + _POST_SECONDS
+    try:
+        if connection is not None:
+            connection.settimeout(_CONTENT_SECONDS)
+        while size and time.monotonic() < deadline and (block := environ["wsgi.input"].read(min(size, _SOME))):
+            blocks.append(block)
+            size -= len(block)
+    except Exception as error:
+        raise BadRequest("the content of the request is not framed as it should be, or did not arrive in time") from error
+    finally:
+        if connection is not None:
+            connection.settimeout(limit)  # the host's, for as long as the answer is sent
+    if size:
+        raise BadRequest(f"the content of the request did not arrive in time, or ended {size} bytes too early")
+    return b"".join(blocks)
+
+
 def _is_known(environ: "WSGIEnvironment") -> bool:
     return str(environ.get("SERVER_SOFTWARE", "")).startswith(_KNOWN_SERVERS)
 
@@ -207,7 +240,8 @@ def _blocks(file: FileIO, left: int) -> Iterator[bytes]:
 
 
 def _status_line(status: int) -> str:
-    return f"{status} {HTTPStatus(status).phrase}"
+    known = status in HTTPStatus.__members__.values()
+    return f"{status} {HTTPStatus(status).phrase if known else 'Unassigned'}"
 
 
 def _nothing() -> None:
@@ -215,7 +249,8 @@ def _nothing() -> None:
 
 
 def _closer(body: object) -> Callable[[], None]:
-    return body.close if isinstance(body, FileIO | CheckedReader | FillReader | AsideReader | Relay) else _nothing
+    readers = FileIO | CheckedReader | FillReader | AsideReader | SeveralReader | Relay
+    return body.close if isinstance(body, readers) else _nothing
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from package_cache.engine.fills.fill import FillReader
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
+from package_cache.engine.several import SeveralReader
 from package_cache.errors import BadRequest, RequestError
 from package_cache.model import Request
 from package_cache.rules.http import wire
@@ -121,7 +122,7 @@ def simple(head: wire.Head, routes: Routes, via: str = _GAP) -> Asked | None:
         and via not in fields.get("via", "")
         and routes.policy(target).accept_of(target, fields.get("accept")) is None
     )
-    request = Request(head.method, target, fields)
+    request = Request(head.method, target, fields, text=head.target)
     said = said_in(head, fields)
     return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
 
@@ -153,7 +154,7 @@ def release(step: HotFile | Answer | Pending) -> None:
             step.file.close()
         case Pending():
             step.abandon()
-        case Answer(body=FileIO() | CheckedReader() | FillReader() | AsideReader() | Relay() as body):
+        case Answer(body=FileIO() | CheckedReader() | FillReader() | AsideReader() | SeveralReader() | Relay() as body):
             body.close()
         case Answer():
             return

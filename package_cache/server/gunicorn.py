@@ -329,7 +329,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Run the application, with a limit on how long the client may take nothing."""
         conn.sock.settimeout(self.limits.send)
-        if self._loop is not None:
+        if self._loop is not None and not self._is_wanted(req):
             req.body = io.BytesIO()  # the loop has read what there was, or nobody will
             req._expected_100_continue = False  # or Gunicorn would ask the client for what nobody reads
         if not _persists(req):
@@ -339,6 +339,11 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
             return super().handle_request(req, conn)
         except TimeoutError as error:
             raise ConnectionResetError(errno.ECONNRESET, "the client stopped reading") from error
+
+    def _is_wanted(self, req: Any) -> bool:
+        """Whether the application reads what the client sends."""
+        host = next((value for name, value in req.headers if name.lower() == "host"), None)
+        return self.wsgi.service.routes.posted(req.method, req.uri, host) is not None
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
         """Refuse a request that Gunicorn's parser does not read as the loop would, without a warning for each."""

@@ -23,6 +23,7 @@ from package_cache.engine.fills.fill import POLL, FillReader
 from package_cache.engine.hotset import Head, HotFile, HotSet
 from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
+from package_cache.engine.several import SeveralReader
 from package_cache.errors import Forbidden, RequestError
 from package_cache.model import Request
 from package_cache.rules.http import wire
@@ -182,6 +183,8 @@ class Loop(Sender):
         """Leave to others what is not simple."""
         if head.method == "CONNECT" and self._tunnels and connection.admitted:
             self._make_tunnel(connection, head, connection.received[size:])
+        elif self._routes.posted(head.method, head.target, head.combined.get("host")) is not None:
+            self._hand_over(connection)  # with its content, which is wanted
         elif is_awaited(head):
             connection.content = Content(head, size)
             self._read_content(connection, connection.content)
@@ -260,6 +263,9 @@ class Loop(Sender):
         span = reply.span
         if span is None:
             connection.first = connection.at = connection.stop = 0
+        elif reply.pieces:
+            self._answer_several(connection, reply, hot)
+            return
         elif hot.body is not None:
             connection.head += hot.body if len(span) == len(hot.body) else hot.body[span.start : span.stop]
             connection.first, connection.at, connection.stop = -len(span), 0, 0
@@ -269,6 +275,13 @@ class Loop(Sender):
             connection.first = connection.at = span.start
             connection.stop = span.stop
         self._send(connection)
+
+    def _answer_several(self, connection: Connection, reply: Reply, hot: HotFile) -> None:
+        """Have a thread send several ranges: there is no system call for all of them."""
+        hot.users += 1
+        connection.first = connection.at = 0
+        reader = SeveralReader(reply.pieces, hot.file)
+        self._stream(connection, reader.read(reply.span), partial(self.call, hot.release))
 
     def _plain_head(self, asked: Asked, hot: HotFile, *, keep: bool) -> tuple[Reply, bytes]:
         """The answer to a request that only names the file: formed once, with the date and age of each second."""
@@ -339,7 +352,7 @@ class Loop(Sender):
                 connection.source = answer.body
                 connection.first = connection.at = reply.span.start
                 connection.stop = reply.span.stop
-            case Relay() | AsideReader() as passing if reply.span is not None:
+            case Relay() | AsideReader() | SeveralReader() as passing if reply.span is not None:
                 connection.first = connection.at = reply.span.start
                 self._stream(connection, passing.read(reply.span), passing.close)
                 return

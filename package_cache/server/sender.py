@@ -85,7 +85,7 @@ class Sender(Reactor):
     def _report(self, source: HotFile | FileIO | CheckedReader | FillReader | None) -> None:
         """Have what the disk cannot read taken out, or everybody who asks for it would be cut there."""
         file = source.file if isinstance(source, HotFile) else source
-        if isinstance(file, FileIO):
+        if isinstance(file, FileIO) and not isinstance(file.name, int):  # a file in memory has a number for a name
             with suppress(RuntimeError):  # there is no thread for it: the next one who is cut tells it again
                 self._service.run(partial(self._service.take_out, Path(file.name).name, os.fstat(file.fileno())))
 

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 _RECEIVE = 65536
 _SETTLE_SECONDS = 0.02
 """Between two looks, before the end, at whether the disk has what came."""
+_CONTENT_SECONDS = 5.0
+"""How long a client may be silent within content that is wanted."""
 _LAST_SECONDS = 2.0
 """How long a service that was replaced may have requests that look for their answer."""
 
@@ -171,7 +173,7 @@ class StandaloneServer:
         connection.settimeout(self._timeouts.send)
         try:
             head, received = _read_head(connection, received, self._timeouts.request)
-            reusable = self._serve(connection, head, address)
+            reusable = self._serve(connection, head, received, address)
         except RequestError as error:
             reusable = False
             with suppress(OSError):
@@ -186,9 +188,10 @@ class StandaloneServer:
         else:
             self._loop.see_off(connection, address)
 
-    def _serve(self, connection: socket.socket, head: wire.Head, address: Any) -> bool:
+    def _serve(self, connection: socket.socket, head: wire.Head, received: bytes, address: Any) -> bool:
         """Run the application; whether the connection can be used again."""
-        responder = _Responder(connection, head, _environ(connection, head, address), self._software)
+        content = _Content(connection, received, asked_for=head.combined.get("expect") is not None)
+        responder = _Responder(connection, head, content, _environ(connection, head, address), self._software)
         responder.run(self._application)
         return responder.reusable
 
@@ -239,9 +242,11 @@ class _Responder(SimpleHandler):
     result: Any
     status: Any
 
-    def __init__(self, connection: socket.socket, head: wire.Head, environ: "WSGIEnvironment", software: str) -> None:
+    def __init__(
+        self, connection: socket.socket, head: wire.Head, content: "_Content", environ: "WSGIEnvironment", software: str
+    ) -> None:
         output = cast("IO[bytes]", _Gathered(connection))
-        super().__init__(io.BytesIO(), output, sys.stderr, environ, multithread=True, multiprocess=False)
+        super().__init__(cast("IO[bytes]", content), output, sys.stderr, environ, multithread=True, multiprocess=False)
         self.server_software = software
         self.reusable = False
         self._connection = connection
@@ -312,6 +317,32 @@ class _Responder(SimpleHandler):
         body = b"internal error; the log of the cache says more\n"
         start_response("500 Internal Server Error", [("Content-Length", str(len(body)))], sys.exc_info())
         return [body]
+
+
+class _Content(io.RawIOBase):
+    """The content of a request, for the application to read where it is wanted: what was received, and then the rest."""
+
+    def __init__(self, connection: socket.socket, received: bytes, *, asked_for: bool) -> None:
+        super().__init__()
+        self._connection = connection
+        self._received = received
+        self._asked_for = asked_for
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes. Raises OSError if none come in time."""
+        if not self._received:
+            if self._asked_for:
+                self._asked_for = False
+                self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if not _readable(self._connection, _CONTENT_SECONDS):
+                raise TimeoutError("the content of the request did not arrive in time")
+            self._received = self._connection.recv(_RECEIVE)
+        size = min(len(buffer), len(self._received))
+        buffer[:size], self._received = self._received[:size], self._received[size:]
+        return size
 
 
 class _Gathered(io.RawIOBase):

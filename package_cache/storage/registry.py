@@ -17,6 +17,8 @@ from package_cache.storage.items.rows import Describe, describe_item
 _AHEAD = 600.0
 """Seconds that a last use may be ahead of the clock."""
 _LATER = "CASE WHEN used > ? THEN ? ELSE max(used, ?) END"
+_FORMS = 64
+"""Answers to different Accepts among which is chosen; those used last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,18 @@ class Registry:
             if entry is not None and entry.key != key:
                 raise DamagedRegistry(f"its index has {entry.key} where {key} should be")
         return entry
+
+    @mended
+    def forms(self, key: Key) -> list[Entry]:
+        """The newest versions that can be served of what has this name, for each Accept that it was asked for with."""
+        with self.database.lent() as connection:
+            rows = connection.execute(
+                f"SELECT {COLUMNS} FROM entry WHERE (key = ? OR (key > ? AND key < ?)) AND status = 3"
+                " AND digest IS NOT NULL AND version = (SELECT max(version) FROM entry other"
+                " WHERE other.key = entry.key AND other.status = 3) ORDER BY used DESC LIMIT ?",
+                (key, f"{key}#", f"{key}$", _FORMS),
+            ).fetchall()
+        return [entry_of(row) for row in rows]
 
     def commit(self, key: Key, digest: str, representation: Representation) -> Entry:
         """Record that the blob is there and is the newest version of the key; see `commit_all`."""

@@ -2,24 +2,31 @@
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 
-from package_cache.errors import UpstreamError
-from package_cache.model import Repository, Source, Target
+from package_cache.errors import UpstreamError, UpstreamLie
+from package_cache.model import Fields, Repository, Source, Target
+from package_cache.rules.repositories.links import has_links
 from package_cache.rules.repositories.presets import tells_by_suffix
 from package_cache.rules.transfers.disguise import is_doubtful
-from package_cache.rules.transfers.steps import Ask
+from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.answers import Answer
+from package_cache.upstream.decoded import decoded
 from package_cache.upstream.files import open_file
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.layouts import Distfile, Layouts, split
-from package_cache.upstream.linked import open_linked
 from package_cache.upstream.mirrors import Mirrors
 from package_cache.upstream.watched import Watched
 
 _NO_HEAD = frozenset({405, 501})
 """What a source says that does not know the method (RFC 9110, sections 15.5.6 and 15.6.2)."""
+
+_POSTS = 2
+"""How often a POST is sent to a source: a connection that was kept may be over just then."""
+_LONGEST = 64 << 20
+"""Bytes of an answer to a POST."""
+_TOLD = (2, 4)
+"""Classes of statuses that the client is told."""
 
 
 class Fetcher:
@@ -83,6 +90,35 @@ class Fetcher:
             raise
         return watched
 
+    def post(self, repository: Repository, target: Target, said: Fields, content: bytes) -> tuple[Head, bytes]:
+        """What the first source answers that can, and all of its body. Raises UpstreamError.
+
+        What is sent is a question: asking it again does no harm.
+        """
+        trouble = UpstreamError("no source takes what is sent")
+        for source in self._mirrors.order(repository.sources):
+            url = source.base + target.asked
+            for _ in range(_POSTS if url.startswith("http") else 0):
+                try:
+                    return self._post(url, said, content)
+                except UpstreamError as error:
+                    trouble = type(error)(f"{url} {error}", again=error.again)
+                    if not error.again:
+                        self._mirrors.failed(url, str(error))
+                        break
+        raise trouble
+
+    def _post(self, url: str, said: Fields, content: bytes) -> tuple[Head, bytes]:
+        answer = self._http.post(url, said, content)
+        try:
+            if answer.head.status // 100 not in _TOLD:
+                raise UpstreamError(f"answered {answer.head.status}")
+            if answer.head.representation.size is None and not answer.head.chunked:
+                raise UpstreamError("sent an answer whose end is not marked")
+            return answer.head, _whole(answer)
+        finally:
+            answer.close()
+
     def rival(self, answer: Answer, repository: Repository, target: Target, left: int | None) -> str | None:
         """Where the rest of an answer, of so many bytes, would come from a good deal faster, if that is known by now."""
         if not self._mirrors.balance or not isinstance(answer, Watched) or answer.pace.recent is None:
@@ -114,10 +150,12 @@ class SourceOffer:
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
         named = tells_by_suffix(self.repository.preset, self.target.path)
-        opened = partial(self._fetcher.open, accept=self.accept, method=method, named=named)
-        if not self.repository.links:
-            return opened(ask)
-        return open_linked(opened, ask, self.repository.links, whole=method == "GET")
+        answer = self._fetcher.open(ask, self.accept, method, named=named)
+        if (self.repository.links or self.repository.tarballs) and has_links(
+            answer.head.representation.get("content-type"), None
+        ):
+            return decoded(answer, ask.url)  # nobody asked for a coding, and the links are inside
+        return answer
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""
@@ -130,6 +168,18 @@ class SourceOffer:
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""
         self._mirrors.well(url)
+
+
+def _whole(answer: Answer) -> bytes:
+    """All of a body that is not kept. Raises UpstreamError."""
+    blocks: list[bytes] = []
+    have = 0
+    while block := answer.read():
+        have += len(block)
+        if have > _LONGEST:
+            raise UpstreamLie(f"sent more than {_LONGEST} bytes")
+        blocks.append(block)
+    return b"".join(blocks)
 
 
 def _distfile(repository: Repository, target: Target) -> Distfile | None:

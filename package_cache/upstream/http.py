@@ -22,6 +22,9 @@ from package_cache.rules.transfers.networks import is_inside_by_name, is_public
 from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.with_urllib3 import FOREIGN, Urllib3Exchange, let_go, make_manager, translated
 
+_KEEPING = frozenset({307, 308})
+"""Redirects after which the same is sent again (RFC 9110, sections 15.4.8 and 15.4.9)."""
+
 
 class _PublicOnly:
     """Mixed into a connection: refuses a peer inside loopback, private or link-local networks, before it is sent a byte."""
@@ -64,10 +67,17 @@ class HttpFetcher:
 
     def open(self, ask: Ask, accept: str | None, method: str = "GET") -> HttpAnswer:
         """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters."""
-        url = ask.url
+        return self._open(method, ask, accept, (), None)
+
+    def post(self, url: str, said: Fields, content: bytes) -> HttpAnswer:
+        """Send content with these fields, through redirects that leave a POST one."""
+        return self._open("POST", Ask(url), None, said, content)
+
+    def _open(self, method: str, ask: Ask, accept: str | None, said: Fields, content: bytes | None) -> HttpAnswer:
+        url, redirects = ask.url, REDIRECTS if content is None else _KEEPING
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._request(method, url, self._fields_for(url, ask, accept))
-            location = response.headers.get("location") if response.status in REDIRECTS else None
+            response = self._request(method, url, dict(said) | self._fields_for(url, ask, accept), content)
+            location = response.headers.get("location") if response.status in redirects else None
             if location is None:
                 return _answer(ask, Urllib3Exchange(response))
             let_go(response)
@@ -99,10 +109,17 @@ class HttpFetcher:
             fields["Accept"] = accept
         return fields | dict(self._private(url)) | dict(condition_fields(ask))
 
-    def _request(self, method: str, url: str, fields: dict[str, str]) -> BaseHTTPResponse:
+    def _request(self, method: str, url: str, fields: dict[str, str], content: bytes | None) -> BaseHTTPResponse:
         try:
             return self._pool(url).request(
-                method, url, headers=fields, preload_content=False, decode_content=False, redirect=False, retries=False
+                method,
+                url,
+                body=content,
+                headers=fields,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
             )
         except FOREIGN as error:
             raise translated(error) from error

@@ -87,8 +87,12 @@ def _lines(one: Repository) -> Iterator[tuple[str, object]]:
         yield "rules", [_rule(rule) for rule in one.rules]
     if one.largest:
         yield "max-file-size", one.largest
+    if one.posts:
+        yield "pass-post", list(one.posts)
     if one.links:
         yield "links", [f"{there} -> {here}" for there, here in one.links]
+    if one.tarballs:
+        yield "links", [f"tarballs -> {one.home}/"]
 
 
 def _rule(rule: Rule) -> str:

@@ -4,6 +4,7 @@ The only place that forms status and header fields of a hit. A file that is stil
 function, so that a hit and the fill before it differ in `Cache-Status`, `Age` and digest only.
 """
 
+import hashlib
 import re
 from base64 import b64encode
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from package_cache.rules.http.fields import (
     is_strong_date,
     parse_date,
     parse_length,
-    parse_range,
     tag_listed,
 )
+from package_cache.rules.http.ranges import Piece, body_of, parse_ranges
 
 _KEPT = frozenset(
     {
@@ -56,13 +57,15 @@ _OF_BODY = frozenset({"content-type", "content-encoding", "content-language", "c
 class Reply:
     """Status, fields and the part of the body to send. `span` is None where no body follows.
 
-    A `span` whose end is unknown is not a Reply's business: it is answered as `open_ended`.
+    A `span` whose end is unknown is not a Reply's business: it is answered as `open_ended`. With `pieces`, the body is made
+    of them, and `span` says how long that is.
     """
 
     status: int
     fields: Fields
     span: Span | None = None
     open_ended: bool = False
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +96,38 @@ def decide(request: Request, representation: Representation, serving: Serving) -
     size = representation.size
     if size is None:
         return Reply(200, common, open_ended=request.method == "GET")
-    part = _asked_part(request, representation, etag, size)
-    if isinstance(part, Unsatisfiable):
+    parts = _asked_parts(request, representation, etag, size)
+    if isinstance(parts, Unsatisfiable):
         unsatisfiable = (("Content-Range", f"bytes */{size}"), ("Content-Length", "0"), *_traces(serving))
         return Reply(416, unsatisfiable)
+    several = _several(parts, representation, serving, size) if parts and len(parts) > 1 else None
+    if several is not None:
+        return replace(several, fields=(*(pair for pair in common if pair[0].lower() != "content-type"), *several.fields))
+    part = parts[0] if parts and len(parts) == 1 else None
     span = part or Span(0, size)
     fields = (*common, ("Content-Length", str(len(span))))
     if part is not None:
         fields = (*fields, ("Content-Range", f"bytes {span.start}-{span.stop - 1}/{size}"))
     return Reply(200 if part is None else 206, fields, span if request.method == "GET" else None)
+
+
+def _several(parts: tuple[Span, ...], representation: Representation, serving: Serving, size: int) -> Reply | None:
+    """The reply with several parts, as far as it differs from others; None if it were no shorter than the whole.
+
+    No file can have its own digest in it, and none was made with the moment in mind at which it would arrive here.
+    """
+    known = f"{serving.digest} {representation.received!r}"
+    boundary = hashlib.sha256(known.encode()).hexdigest()[:32]
+    pieces = body_of(parts, size, representation.get("content-type"), boundary)
+    length = sum(len(piece) for piece in pieces)
+    kind = f"multipart/byteranges; boundary={boundary}"
+    fields = (("Content-Type", kind), ("Content-Length", str(length)))
+    return Reply(206, fields, Span(0, length), pieces=pieces) if length < size else None
+
+
+def whole(request: Request) -> Request:
+    """The request without its ranges."""
+    return replace(request, fields={name: value for name, value in request.fields.items() if name != "range"})
 
 
 def entity_tag(representation: Representation, digest: str | None) -> str | None:
@@ -145,13 +171,13 @@ def _is_not_modified(request: Request, representation: Representation, etag: str
     return modified is not None and modified <= since
 
 
-def _asked_part(
+def _asked_parts(
     request: Request, representation: Representation, etag: str | None, size: int
-) -> Span | Unsatisfiable | None:
+) -> tuple[Span, ...] | Unsatisfiable | None:
     asked = request.fields.get("range")
     if asked is None or request.method != "GET" or not _if_range_holds(request, representation, etag):
         return None
-    return parse_range(asked, size)
+    return parse_ranges(asked, size)
 
 
 def _if_range_holds(request: Request, representation: Representation, etag: str | None) -> bool:
@@ -182,6 +208,13 @@ def problem(status: int, text: str, serving: Serving, retry_after: int | None = 
     if retry_after is not None:
         fields = (*fields, ("Retry-After", str(retry_after)))
     return Reply(status, fields, Span(0, len(body))), body
+
+
+def passed(answer: int, fields: Fields, size: int, serving: Serving) -> Reply:
+    """The reply to a POST, which is what a source answered, in so many bytes; `fields` are as `kept_fields` gives them."""
+    own = frozenset({"date", "age"})
+    kept = tuple(pair for pair in fields if pair[0].lower() not in own)
+    return Reply(answer, (*kept, ("Content-Length", str(size)), *_traces(serving)), Span(0, size))
 
 
 _CONFIRMED = frozenset({"date", "age", "cache-control", "expires"})

@@ -7,11 +7,13 @@ nobody has read reset a connection when it is closed. Bytes are looked at once a
 import re
 from typing import Literal
 
-from package_cache.errors import BadRequest
+from package_cache.errors import BadRequest, ContentTooLarge, LengthRequired
 from package_cache.rules.http.wire import MAX_LINE, TOKEN, Head, parse_field
 
 MAX_CONTENT = 65536
 """Bytes of content, with its framing, that are waited for. What is longer is answered without having been read."""
+MAX_POST = 10 << 20
+"""Bytes of content that are passed on with a POST."""
 
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 _EXTENSION = rb"[ \t]*+;[ \t]*+" + TOKEN + rb"(?:[ \t]*+=[ \t]*+(?:" + TOKEN + rb"|" + _QUOTED + rb"))?"
@@ -37,6 +39,16 @@ def is_awaited(head: Head) -> bool:
     Who expects 100 (Continue) is told the answer instead (RFC 9110, section 10.1.1).
     """
     return is_small(head) and not head.all("expect")
+
+
+def length_to_pass(head: Head) -> int:
+    """How many bytes of content are passed on with a POST. Raises LengthRequired or ContentTooLarge."""
+    if head.all("transfer-encoding"):
+        raise LengthRequired("what is sent here must say how long it is, in Content-Length")
+    size = sum(int(length) for length in head.all("content-length"))
+    if size > MAX_POST:
+        raise ContentTooLarge(f"no more than {MAX_POST} bytes may be sent here")
+    return size
 
 
 class Content:

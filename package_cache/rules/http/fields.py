@@ -84,10 +84,7 @@ def tag_listed(etag: str | None, listed: str) -> bool:
 
 
 def parse_range(text: str, size: int) -> Span | Unsatisfiable | None:
-    """The part of `size` bytes that a Range value asks for; None if it is to be ignored.
-
-    Several ranges are ignored, so the whole is answered, which RFC 9110 (section 14.2) leaves to the server.
-    """
+    """The part of `size` bytes that a Range value with one range asks for; None if it is to be ignored."""
     match = _RANGE.fullmatch(text.strip(" \t"))
     if match is None:
         return None

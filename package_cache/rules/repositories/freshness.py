@@ -13,7 +13,7 @@ from package_cache.model import Fresh, Freshness, Preset, Repository, Representa
 from package_cache.rules.http.fields import is_document, media_type
 from package_cache.rules.repositories import lifetime
 from package_cache.rules.repositories.documents import INTERVAL
-from package_cache.rules.repositories.presets import IMMUTABLE, REVALIDATE, rows_of
+from package_cache.rules.repositories.presets import IMMUTABLE, POSTS, REVALIDATE, rows_of
 
 _LONGEST_ACCEPT = 1024
 _LONGEST_REMEMBERED = 512
@@ -30,6 +30,10 @@ class Policy:
         rules = tuple((glob_pattern(rule.match), rule) for rule in repository.rules)
         self._fresh_by_rule = tuple((pattern, rule.fresh, rule.match) for pattern, rule in rules if rule.fresh)
         self._largest_by_rule = tuple((pattern, rule.largest) for pattern, rule in rules if rule.largest)
+        posts = repository.posts
+        if posts is None:
+            posts = POSTS.get(repository.preset, ()) if repository.preset else ()
+        self._posts = tuple(glob_pattern(glob) for glob in posts)
         self._rows = rows_of(repository.preset)
         self._knows_documents = repository.preset is not Preset.RAW
         self._remembered: dict[str, Fresh] = {}
@@ -71,6 +75,10 @@ class Policy:
                     self._remembered.clear()
                 self._remembered[path] = known
         return known
+
+    def passes_post(self, target: Target) -> bool:
+        """Whether a POST is passed on to the sources."""
+        return any(pattern.fullmatch(unquote(target.path)) for pattern in self._posts)
 
     def largest(self, target: Target) -> int | None:
         """How many bytes what is at a target may have to be stored; None if any number."""

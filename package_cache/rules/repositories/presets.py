@@ -73,6 +73,9 @@ _OWN = {
     Preset.RAW: (Row(re.compile(r"/"), HTTP),),
 }
 
+POSTS = {Preset.NPM: tuple(f"/-/npm/v1/security/{name}" for name in ("advisories/bulk", "audits", "audits/quick"))}
+"""Where a POST is a question, whose answer nobody keeps."""
+
 
 def rows_of(preset: Preset | None) -> tuple[Row, ...]:
     """The rows of a preset, of which the first that matches holds; all of them for None."""

@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from package_cache.errors import BadRequest, ForeignHost, NoRepository
-from package_cache.model import Key, Place, Repository, Source, Target
+from package_cache.errors import BadRequest, ForeignHost, NoRepository, RequestError
+from package_cache.model import Key, Place, Repository, Request, Source, Target
 from package_cache.rules.http.targets import authority_of, parse_target, parts_of
 from package_cache.rules.repositories.freshness import Policy
 from package_cache.rules.repositories.layouts import DISTFILES, flat_path
+from package_cache.rules.repositories.links import Base
 
 RESERVED = "/-/"
 """The beginning of paths that are this cache's own business, and no repository's."""
@@ -49,6 +50,22 @@ class Routes:
         if found is not None:
             return found
         raise NoRepository(f"this cache has nothing at {target.path}{self._have()}")
+
+    def posted(self, method: str, text: str, host: str | None, own: str = "") -> Target | None:
+        """What a POST is passed on to; None for any other request. For the arguments see `find`."""
+        if method != "POST":
+            return None
+        try:
+            target = self.find(text, host, own)
+        except RequestError:
+            return None
+        return target if not is_own(target) and self.policy(target).passes_post(target) else None
+
+    def base(self, request: Request) -> Base:
+        """Where who asks finds this cache, and in it the repository of what it asks for."""
+        authority, target = parse_target(request.text) if request.text else (None, request.target)
+        host = request.fields.get("host") if authority is None else authority
+        return Base(f"{request.scheme}://{host}" if host else "", target.path.removesuffix(request.target.path))
 
     def named(self, text: str) -> Target:
         """What a person means by a path, by a URL of a source or of this cache, or by a name that it told.
