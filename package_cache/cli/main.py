@@ -13,6 +13,7 @@ from package_cache.cli.command import FAILED, WRONG_OPTIONS
 from package_cache.config import PREFIX, Config, files
 from package_cache.config.files import configured
 from package_cache.errors import ConfigError, PackageCacheError
+from package_cache.server import outlets
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         return commands.run(words)
+    sys.stderr = outlets.unfailing(2, sys.stderr.encoding)  # who reads there, and whether, is no condition for a service
 
     def read() -> Config:
         return _configuration(*arguments.read(words, commands.summaries()))

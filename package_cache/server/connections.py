@@ -80,6 +80,8 @@ class Connection:
     paced_from: int = 0
     closed: bool = False
     leaving: bool = False
+    unserved: bool = False
+    """Whether it was turned away before it asked."""
     served: bool = False
     keep: bool = False
     """Whether the answer that is sent says that the connection persists."""
