@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
         config = read()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings were read a moment ago
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)  # the settings were read a moment ago, and the logs opened
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)

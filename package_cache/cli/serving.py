@@ -59,6 +59,7 @@ def _serve_alone(settings: Settings, inherited: addresses.Listening | None, noti
             signal.signal(
                 signal.SIGHUP, lambda *_: _stop(server, notifier, 0.0) if terminal.is_gone() else server.renew(renewal)
             )
+            signal.signal(signal.SIGUSR1, lambda *_: server.reopen_logs())
             _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
             notifier.ready()
             server.serve()

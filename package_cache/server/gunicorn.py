@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 _RESERVE_SECONDS = 5
 """What the arbiter waits longer than its workers do, so that they end by themselves."""
 _ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+_HEARD_LATER = (*_ENDS, signal.SIGUSR1)
+"""What waits until a worker has handlers of its own."""
 
 
 _UPGRADE = "GUNICORN_FD"
@@ -183,11 +185,11 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
     def spawn_worker(self) -> Any:
         """Fork a worker. What it is told before it has handlers of its own waits for them; the arbiter's would lose it."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD_LATER)
         try:
             return super().spawn_worker()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD_LATER)
 
     def reexec(self) -> None:
         """SIGUSR2: start another arbiter on the same sockets. It may remove their files, and speak for the service."""
@@ -287,7 +289,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
     def init_signals(self) -> None:
         """Hear of signals from here on."""
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD_LATER)
 
     def handle_usr1(self, sig: Any, frame: Any) -> None:
         """SIGUSR1: the access log may have been moved away."""

@@ -88,6 +88,10 @@ class StandaloneServer:
         self._patience = patience
         self._loop.wake()
 
+    def reopen_logs(self) -> None:
+        """Write to the file that has the name of the access log now. May be called from a signal handler."""
+        self._loop.call(self._application.access.reopen)
+
     def close(self) -> None:
         """Cut what runs and stop listening."""
         self._loop.close()
