@@ -93,7 +93,8 @@ def _serve_with_gunicorn(settings: Settings, inherited: addresses.Listening | No
     arbiter = os.getpid()
     with inherited or upgraded(os.environ) or addresses.listen(settings.config) as listening:
         try:
-            GunicornServer(settings, listening, notifier, lambda places: _announce(settings.config, places)).run()
+            cache = compose.cache_directory(settings.config)
+            GunicornServer(settings, listening, notifier, lambda places: _announce(settings.config, places), cache).run()
         except SystemExit as end:
             # The workers are forked in there; what their codes mean is between them and the arbiter.
             if os.getpid() != arbiter:

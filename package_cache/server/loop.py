@@ -55,7 +55,7 @@ _MEMO = 4096
 _NOTE_SECONDS = 1.0
 
 Fallback = Callable[[socket.socket, bytes, object], None]
-"""Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`."""
+"""Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`. May raise RuntimeError."""
 
 
 class Loop(Sender):
@@ -185,7 +185,7 @@ class Loop(Sender):
             connection.content = Content(head, size)
             self._read_content(connection, connection.content)
         else:
-            self._hand_over(connection)
+            self._hand_over(connection, said_in(head, head.combined))
 
     def _make_tunnel(self, connection: Connection, head: wire.Head, received: bytes) -> None:
         """Have a thread make a tunnel of the connection."""
@@ -224,15 +224,19 @@ class Loop(Sender):
         data, connection.received = connection.received[content.start :], connection.received[: content.start]
         try:
             if content.take(data):
-                self._hand_over(connection)
+                self._hand_over(connection, said_in(content.head, content.head.combined))
         except RequestError as error:
             self._refuse(connection, error)
 
-    def _hand_over(self, connection: Connection) -> None:
+    def _hand_over(self, connection: Connection, said: Said) -> None:
         """Give a connection whose request is not simple to the host."""
         self._tails.pop(connection.descriptor, None)
         self._forget(connection)
-        self._fallback(connection.socket, connection.received, connection.address)
+        try:
+            self._fallback(connection.socket, connection.received, connection.address)
+        except RuntimeError:
+            taken = self._take_back(connection.socket, connection.address)
+            self._refuse(taken, TooManyConnections("there is no thread for this request; try again in a while"), said)
 
     def _begin(self, connection: Connection, asked: Asked) -> None:
         hot = self._hotset.get(asked.name) if asked.hot else None
@@ -320,7 +324,7 @@ class Loop(Sender):
             case Answer() if step.reply.open_ended:
                 release(step)
                 connection.received = head_again(asked) + connection.received
-                self._hand_over(connection)
+                self._hand_over(connection, asked.said)
             case Answer():
                 self._answer(connection, asked, step)
 

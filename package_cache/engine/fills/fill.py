@@ -118,7 +118,7 @@ class Fill:
                 self._fills.line.enter(turn, run)
             except RuntimeError as error:
                 self._users -= 1
-                self._abandon(lease, f"no thread for a download: {error}")
+                self._abandon(lease, f"no thread for a download: {error}", 503, keep=True)
 
     def _give_way(self, lease: Lease, *, forced: bool) -> bool:
         """End before the beginning, for want of a place; unless `forced`, only if nobody waits. Whether it did."""
