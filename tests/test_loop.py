@@ -495,6 +495,36 @@ def test_a_turn_that_is_held_up_is_counted_and_logged(
     application.service.close()
 
 
+def test_a_clock_that_is_set_back_stops_no_notes_of_last_use(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    monkeypatch.setattr("package_cache.server.loop._NOTE_SECONDS", 0.05)
+    real, back = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() - back[0])
+    application = Server(sources=[origin.url], cache=tmp_path / "cache")
+    noted: list[float] = []
+    monkeypatch.setattr(application.service, "note_use", lambda used: noted.extend(used.values()))
+    with socket.create_server(("127.0.0.1", 0)) as listener, Client(listener.getsockname()) as client:
+        loop = Loop([listener], application, lambda *_: pytest.fail("nobody asks"), Limits(10), "test")
+        for back[0] in (0.0, 3600.0, 7200.0):
+            for _ in range(2):  # the second time from the hot set
+                client.ask("/a-1.tar.gz")
+                until(lambda: loop.turn(0.01) or select.select([client.socket], [], [], 0)[0])
+                asked = threading.Thread(target=client.answer)
+                asked.start()
+                until(lambda asked=asked: loop.turn(0.01) or not asked.is_alive())
+            noted.clear()
+            client.ask("/a-1.tar.gz")
+            until(lambda: loop.turn(0.01) or noted)
+            assert abs(noted[0] - time.time()) < 60
+            asked = threading.Thread(target=client.answer)
+            asked.start()
+            until(lambda asked=asked: loop.turn(0.01) or not asked.is_alive())
+        loop.close()
+    application.service.close()
+
+
 def test_a_client_that_breaks_off_does_not_end_the_connection_of_who_has_its_descriptor_next(
     origin: Origin, tmp_path: Path
 ) -> None:

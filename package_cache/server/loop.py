@@ -120,12 +120,12 @@ class Loop(Sender):
         if self._tails:
             for connection in list(self._tails.values()):
                 self._follow(connection)
-        if self._now - self._noted > _NOTE_SECONDS:
+        if self._clock - self._noted > _NOTE_SECONDS:
             self._note_use()
 
     def _note_use(self) -> None:
-        self._noted = self._now
-        used = self._hotset.recently_used()
+        self._noted = self._clock
+        used = self._hotset.recently_used(self._now - self._clock)
         if used:
             self._service.note_use(used)
         self._hotset.drop_changed()
@@ -249,7 +249,7 @@ class Loop(Sender):
 
     def _answer_hot(self, connection: Connection, asked: Asked, hot: HotFile) -> None:
         """The hit: no system call but send and sendfile."""
-        hot.used = self._now
+        hot.used = self._clock
         self.counters.hits += 1
         keep = self._keep(connection, asked)
         reply: Reply
@@ -307,7 +307,7 @@ class Loop(Sender):
             return
         match step:
             case HotFile():
-                step.used = self._now  # or it would be the first to make room
+                step.used = self._clock  # or it would be the first to make room
                 if asked.hot:
                     self._hotset.add(asked.name, step)
                 else:
