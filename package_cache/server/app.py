@@ -25,18 +25,20 @@ from package_cache.errors import (
     BadRequest,
     FillError,
     Forbidden,
+    ForeignHost,
     NotAllowed,
     NotImplementedHere,
     PackageCacheError,
     RequestError,
 )
-from package_cache.model import Request
+from package_cache.model import Request, Target
 from package_cache.rules.http import wire
 from package_cache.rules.http.answer import METHODS
 from package_cache.rules.http.content import MAX_CONTENT, is_small
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
+from package_cache.server.names import Names
 from package_cache.server.tunnels import NOWHERE, Tunnels
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Application:
         self.access = access
         self.admission = admission
         self.tunnels = tunnels
+        self._names = Names()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
@@ -91,15 +94,14 @@ class Application:
 
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
         client = str(environ.get("REMOTE_ADDR") or "")
-        own = str(environ.get("SERVER_NAME", "")).lower()
-        if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, own)):
+        if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, environ)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
         if is_small(head):
             _read_content(environ)
         if head.method not in METHODS:
             raise self._not_allowed(head.method)
-        target = self.service.routes.find(head.target, head.combined.get("host"), own)
+        target = self._find(head, environ)
         # A connection that is cut after the answer would take the end of a chunked one with it.
         modern = head.minor == 1 and _is_known(environ) and not _has_body(environ)
         return self.service.answer(Request(head.method, target, head.combined, modern, client))
@@ -110,9 +112,20 @@ class Application:
         where = "; --connect says where tunnels may lead" if method == "CONNECT" else ""
         return NotAllowed(f"{method} is not allowed here, {' and '.join(METHODS)} are{where}")
 
-    def _asks_how_it_fares(self, head: wire.Head, own: str) -> bool:
+    def _find(self, head: wire.Head, environ: "WSGIEnvironment") -> Target:
+        """What a request names. Raises RequestError. May wait until it is known whose name that of a foreign host is."""
+        host, own = head.combined.get("host"), str(environ.get("SERVER_NAME", "")).lower()
         try:
-            return is_own(self.service.routes.find(head.target, head.combined.get("host"), own))
+            return self.service.routes.find(head.target, host, own)
+        except ForeignHost:
+            name = self._names.own(head.target, own, int(environ.get("SERVER_PORT") or 0))
+            if name is None:
+                raise
+            return self.service.routes.find(head.target, host, name)
+
+    def _asks_how_it_fares(self, head: wire.Head, environ: "WSGIEnvironment") -> bool:
+        try:
+            return is_own(self._find(head, environ))
         except RequestError:
             return False
 
