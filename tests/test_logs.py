@@ -1,20 +1,27 @@
 """Logs that cannot be written, that nobody reads, or that are moved away: the service goes on, and no line is doubled."""
 
 import fcntl
+import itertools
+import json
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from origin import Origin, until
 from product import Proxy, children, surroundings
 from raw import Client
+
+from package_cache.compose import build_application
+from package_cache.config import layered
 
 Start = Callable[..., Proxy]
 SMALL = 4096
@@ -228,3 +235,48 @@ def test_sigusr1_ends_no_worker_that_begins(origin: Origin, start: Start) -> Non
     assert proxy.get("/a-1.tar").body == b"body"
     assert proxy.stop() == 0
     assert "SIGUSR1" not in "".join(proxy.log)
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_small_body_that_a_client_did_not_take_is_logged_as_cut(
+    origin: Origin, start: Start, server: str, tmp_path: Path
+) -> None:
+    body, path = origin.put("/a-1.tar", os.urandom(8000)), tmp_path / "access"
+    options = ["--access-log", str(path), "--access-format", "json", "--workers", "1", "--threads", "4"]
+    proxy = start(origin.url, host=server, arguments=options)
+    assert [proxy.get("/a-1.tar").body for _ in range(2)] == [body] * 2
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(proxy.address)
+        client.sendall(b"GET /a-1.tar HTTP/1.1\r\nHost: x\r\n\r\n" * 1500)
+        known = -1
+        while known != (known := len(records(path))):
+            select.select([], [], [], 0.5)  # until the server gets no further
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: any(one["cut"] for one in records(path)))
+    taken = records(path)
+    cut = [one["bytes"] for one in taken if one["cut"]]
+    assert len(cut) == 1
+    assert isinstance(cut[0], int)
+    assert 0 <= cut[0] < len(body)
+    whole = [one["bytes"] for one in taken if not one["cut"] and one["status"] == 200]
+    assert len(whole) > 10
+    assert set(whole) == {len(body)}
+
+
+def test_a_body_that_its_server_could_not_send_is_logged_as_cut(origin: Origin, tmp_path: Path) -> None:
+    origin.put("/a-1.tar", os.urandom(9000))
+    path = tmp_path / "access"
+    config = layered({}, {"source": origin.url, "cache": str(tmp_path / "cache"), "access_log": str(path)}).config
+    application = build_application(replace(config, access_format="json"))
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/a-1.tar", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "x"}
+    for gone in (False, True):
+        blocks = application(dict(environ), lambda *_: lambda _: None)
+        sent = sum(len(block) for block in itertools.islice(blocks, 1 if gone else None))
+        blocks.close()  # type: ignore[attr-defined]
+        assert sent == 9000
+    application.close()
+    assert [(one["cut"], one["bytes"]) for one in records(path)] == [(False, 9000), (True, 0)]

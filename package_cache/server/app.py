@@ -283,11 +283,15 @@ class _Body:
         self._account = account
         self._ends = ends
         self._begun = False
+        self._given = 0
+        """Bytes of which it is not known yet whether they could be sent: nothing more was asked for since."""
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        self._account.sent += self._given
+        self._given = 0
         try:
             block = next(self._blocks)
         except StopIteration:
@@ -302,11 +306,12 @@ class _Body:
             logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         self._begun = True
-        self._account.sent += len(block)
+        self._given = len(block)
         return block
 
     def close(self) -> None:
         """Give back what the body holds; called once by the server (PEP 3333)."""
+        self._account.cut = self._account.cut or self._given > 0
         self._close()
         self._account.settle()
 
@@ -316,9 +321,9 @@ class _FilePart:
 
     def __init__(self, file: FileIO, size: int, account: _Account) -> None:
         self._file = file
-        self._stop = file.tell() + size
+        self._start = file.tell()
+        self._stop = self._start + size
         self._account = account
-        self._account.sent = size
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -337,6 +342,11 @@ class _FilePart:
         return self._file.read(left if size < 0 else min(size, left)) or b""
 
     def close(self) -> None:
-        """Close the blob."""
+        """Close the blob. A server that leaves its position where it was does not tell how much it sent of it."""
+        if self._file.closed:
+            return
+        at = self._file.tell()
+        self._account.sent = (at if at > self._start else self._stop) - self._start
+        self._account.cut = at < self._stop and at > self._start
         self._file.close()
         self._account.settle()

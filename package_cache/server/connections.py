@@ -86,6 +86,11 @@ class Connection:
     keep: bool = False
     """Whether the answer that is sent says that the connection persists."""
 
+    @property
+    def sent(self) -> int:
+        """Bytes of the body that were given to the client's socket; `first` is below zero for one that is in the head."""
+        return self.at - self.first - min(len(self.head), max(0, -self.first))
+
 
 @dataclass(slots=True)
 class Counters:
