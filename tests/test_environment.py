@@ -1,16 +1,18 @@
 """Machines that lack what most have: a root that can be written, threads, descriptors. The service goes on all the same."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from origin import Origin
-from product import Proxy, launch, stored
+from origin import Origin, Serve, until
+from product import Proxy, launch, parts, stored
 from raw import Client
 
 Start = Callable[..., Proxy]
@@ -130,3 +132,45 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_forked_child_has_threads_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+def test_a_process_that_may_open_nothing_more_tells_clients_to_come_again(
+    origin: Origin, start: Start, server: str
+) -> None:
+    for name in "abcd":
+        origin.put(f"/{name}-1.tar", os.urandom(9000), Serve(leave=True))
+    proxy = start(origin.url, host=server, arguments=["--workers", "1", "--connect", "127.0.0.1:1"])
+    assert proxy.get("/d-1.tar").whole
+    until(lambda: not parts(proxy.cache))
+    proxy.stop()
+    proxy = start(origin.url, host=server, arguments=["--workers", "1", "--connect", "127.0.0.1:1"])
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(proxy.address, 60)) for _ in range(8)]
+        for client in clients:  # each has its connection, and what there is to be opened once is open
+            assert client.get("/a-1.tar").body == origin.things["/a-1.tar"].body
+        until(lambda: not parts(proxy.cache))
+        assert clients[0].get("/a-1.tar", method="PUT").status == 405
+        pid = (proxy.workers() or [proxy.process.pid])[0]
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        for number, (method, target) in enumerate(
+            [("GET", "/b-1.tar"), ("HEAD", "/c-1.tar"), ("GET", "/d-1.tar"), ("CONNECT", "127.0.0.1:1")], start=1
+        ):
+            answer = clients[number].get(target, method=method)
+            assert (target, answer.status, answer.get("retry-after") is not None) == (target, 503, True)
+        assert clients[5].get("/a-1.tar").body == origin.things["/a-1.tar"].body
+        assert clients[6].get("/a-1.tar", method="PUT").status == 405
+        with Client(proxy.address, 60) as late:
+            late.ask("/a-1.tar")
+            assert late.is_open(0.3)
+            late.socket.settimeout(60)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+            assert late.answer().body == origin.things["/a-1.tar"].body
+        for name in "bcd":
+            until(lambda name=name: proxy.get(f"/{name}-1.tar").body == origin.things[f"/{name}-1.tar"].body)  # type: ignore[misc]
+    assert proxy.stop() == 0
+    said = "".join(proxy.log)
+    assert "Traceback" not in said
+    assert "bug" not in said
+    assert said.count("there is no descriptor for a connection to a source") == 1
+    assert said.count("cannot accept a connection") == 1

@@ -340,6 +340,7 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         client = (client_name(address), address[1] if isinstance(address, tuple) else 0)
         taken = TConn(self.cfg, connection, client, addresses.own_name(connection.getsockname()))
         taken.init()
+        taken.data_ready = True  # or newer versions of Gunicorn open a selector to wait for it
         # An empty line in front of a request is ignored (RFC 9112, section 2.2), but not by every version of Gunicorn.
         taken.parser.unreader.unread(received.removeprefix(b"\r\n"))
         self.enqueue_req(taken)

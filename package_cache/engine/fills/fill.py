@@ -17,7 +17,7 @@ from functools import partial
 from package_cache.engine.fills.line import BUSY, DOWNLOADS, Line, Run, Turn
 from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.engine.fills.threads import Threads
-from package_cache.errors import FillError, PackageCacheError, StoreError
+from package_cache.errors import FillError, OutOfDescriptors, PackageCacheError, StoreError
 from package_cache.model import Key, Span
 from package_cache.storage.parts.descriptor import Descriptor
 from package_cache.storage.parts.journals import Failed, Journal
@@ -135,6 +135,8 @@ class Fill:
             over = self._lead(self, lease)
         except StoreError as error:
             self._abandon(lease, str(error), UNSTORABLE)
+        except OutOfDescriptors as error:
+            self._abandon(lease, str(error), error.http_status, keep=True)
         except Exception:
             logger.exception("the download of %s ended in a bug", self.key)
             self._abandon(lease, "the download ended in an internal error")
