@@ -53,14 +53,16 @@ class Outlet:
 
     def _pieces(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
         """Lines together, as many as may be written at once, and how many they are. A longer one stands alone."""
-        piece, count = b"", 0
+        together: list[bytes] = []
+        size = 0
         for line in lines:
-            if count and len(piece) + len(line) > self._size:
-                yield piece, count
-                piece, count = b"", 0
-            piece, count = piece + line, count + 1
-        if count:
-            yield piece, count
+            if together and size + len(line) > self._size:
+                yield b"".join(together), len(together)
+                together, size = [], 0
+            together.append(line)
+            size += len(line)
+        if together:
+            yield b"".join(together), len(together)
 
     def _push(self, deadline: float) -> bool:
         """Write what is to come; whether all of it was taken."""
