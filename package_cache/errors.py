@@ -145,6 +145,13 @@ class FillError(PackageCacheError):
         self.retry_after = retry_after
 
 
+class OutOfDescriptors(FillError):
+    """This process, or the machine, may open no more files and sockets: no source is to blame, and it passes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"there is no descriptor for {what}; try again in a while", 503)
+
+
 class StoreError(PackageCacheError):
     """The cache directory or the registry cannot be used."""
 

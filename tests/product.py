@@ -50,9 +50,12 @@ class Response:
 Spawn = Callable[[Sequence[str], Mapping[str, str]], "subprocess.Popen[str] | Child"]
 
 
-def launch(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+PYTHON = (sys.executable, "-m")
+
+
+def launch(words: Sequence[str], environment: Mapping[str, str], within: Sequence[str] = PYTHON) -> "subprocess.Popen[str]":
     """Start a program of these words, the first of which is its name."""
-    return subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, env=environment, text=True)
+    return subprocess.Popen([*within, *words], stderr=subprocess.PIPE, env=environment, text=True)
 
 
 class Proxy:

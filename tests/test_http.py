@@ -5,6 +5,7 @@ import hashlib
 import random
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -418,7 +419,8 @@ def test_a_file_may_stand_beside_a_folder_of_its_name(site: Site) -> None:
 def test_an_absolute_target_names_a_source_or_is_refused(site: Site) -> None:
     site.origin.put("/absolute.tar", BODY)
     with site.connect() as client:
-        for base in (site.origin.url, site.proxy.url, "http://LOCALHOST:1/", "HTTP://127.0.0.1/"):
+        own = f"http://{socket.gethostname()}:{site.proxy.address[1]}/"
+        for base in (site.origin.url, site.proxy.url, "http://LOCALHOST:1/", "HTTP://127.0.0.1/", own):
             assert client.get(f"{base}absolute.tar").body == BODY, base
         for base in ("http://elsewhere.example/", "http://127.0.0.1.elsewhere.example/", "https://mirror.example:443/"):
             assert client.get(f"{base}absolute.tar").status == 403, base

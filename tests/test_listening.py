@@ -474,21 +474,44 @@ def told(request: pytest.FixtureRequest, folder: Path) -> Iterator[Notifications
     one.close()
 
 
+class Held:
+    """An access log that whoever opens it waits for, until somebody has the pipe `gate` open to read."""
+
+    CODE = """
+import os
+there = os.open
+def opened(path, *more, **named):
+    if str(path) == os.environ["HELD"]:
+        os.close(there(os.environ["HELD"] + ".gate", os.O_WRONLY))
+    return there(path, *more, **named)
+os.open = opened
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "log"
+        self.gate = folder / "log.gate"
+        os.mkfifo(self.gate)
+        (folder / "sitecustomize.py").write_text(self.CODE)
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        self.variables = {"HELD": str(self.log), "PYTHONPATH": path}
+
+    def open(self) -> int:
+        return os.open(self.gate, os.O_RDONLY | os.O_NONBLOCK)
+
+
 @pytest.fixture
-def held(folder: Path) -> Path:
-    """A pipe as access log: who opens it to write waits until somebody reads."""
-    path = folder / "log"
-    os.mkfifo(path)
-    return path
+def held(folder: Path) -> Held:
+    return Held(folder)
 
 
 @servers
 def test_readiness_is_told_once_every_worker_answers_and_not_before(
-    run: Callable[..., Running], told: Notifications, held: Path, server: str
+    run: Callable[..., Running], told: Notifications, held: Held, server: str
 ) -> None:
     with tcp() as listener:
         place = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        one = run("--server", server, "--access-log", str(held), "-v", sockets=[listener], variables=told.variables)
+        variables = {**told.variables, **held.variables}
+        one = run("--server", server, "--access-log", str(held.log), "-v", sockets=[listener], variables=variables)
         late = one.pid
         if server == "gunicorn":
             until(lambda: len(children(one.pid)) == 2)
@@ -498,7 +521,7 @@ def test_readiness_is_told_once_every_worker_answers_and_not_before(
             until(lambda: "the cache holds" in one.log)
         assert told.nothing()
         assert "package-cache: serving" not in one.log
-        reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+        reader = held.open()
         if server == "gunicorn":
             assert answers(place), "the other worker is up"
             looked(one)
@@ -523,10 +546,11 @@ def looked(one: Running) -> None:
 
 
 def test_a_worker_that_ends_before_it_answers_neither_counts_nor_takes_the_socket_with_it(
-    run: Callable[..., Running], told: Notifications, held: Path, folder: Path
+    run: Callable[..., Running], told: Notifications, held: Held, folder: Path
 ) -> None:
     place = f"unix:{folder}/s"
-    one = run("--server", "gunicorn", "--access-log", str(held), "--listen", place, "-v", variables=told.variables)
+    variables = {**told.variables, **held.variables}
+    one = run("--server", "gunicorn", "--access-log", str(held.log), "--listen", place, "-v", variables=variables)
     until(lambda: len(children(one.pid)) == 2)
     late = max(children(one.pid))
     until(lambda: hears(late))
@@ -535,14 +559,14 @@ def test_a_worker_that_ends_before_it_answers_neither_counts_nor_takes_the_socke
     assert (folder / "s").exists()
     late = max(children(one.pid))
     os.kill(late, signal.SIGSTOP)
-    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    reader = held.open()
     assert answers(place), "the other worker is up"
     os.close(reader)
     os.kill(late, signal.SIGKILL)
     until(lambda: len(children(one.pid)) == 2 and late not in children(one.pid))
     looked(one)
     assert told.nothing()
-    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    reader = held.open()
     assert told.next() == "READY=1"
     os.close(reader)
     assert one.end() == 0

@@ -495,6 +495,33 @@ def test_a_turn_that_is_held_up_is_counted_and_logged(
     application.service.close()
 
 
+def test_a_clock_that_is_set_back_stops_no_notes_of_last_use(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.put("/a-1.tar.gz", BODY)
+    monkeypatch.setattr("package_cache.server.loop._NOTE_SECONDS", 0.05)
+    real, back = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: real() - back[0])
+    application = Server(sources=[origin.url], cache=tmp_path / "cache")
+    noted: list[float] = []
+    monkeypatch.setattr(application.service, "note_use", lambda used: noted.extend(used.values()))
+    with socket.create_server(("127.0.0.1", 0)) as listener, Client(listener.getsockname()) as client:
+        loop = Loop([listener], application, lambda *_: pytest.fail("nobody asks"), Limits(10), "test")
+
+        def ask() -> None:
+            client.ask("/a-1.tar.gz")
+            answered = threading.Thread(target=client.answer)
+            answered.start()
+            until(lambda: loop.turn(0.01) or not answered.is_alive())
+
+        for back[0] in (0.0, 3600.0, 7200.0):
+            noted.clear()
+            until(lambda: ask() or noted)  # from the hot set, sooner or later
+            assert abs(noted[-1] - time.time()) < 600
+        loop.close()
+    application.service.close()
+
+
 def test_a_client_that_breaks_off_does_not_end_the_connection_of_who_has_its_descriptor_next(
     origin: Origin, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Whose file a request names: by its host, by the beginning of its path, and back from the name it has here."""
 
 import hashlib
+import socket
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +15,7 @@ from package_cache.model import Place, Preset, Repository, Source, Target
 from package_cache.rules.http.targets import key_of, parse_target
 from package_cache.rules.repositories.layouts import HASHED
 from package_cache.rules.repositories.routes import Routes, is_own
+from package_cache.server.names import Names
 
 TEXT = """
 [[repository]]
@@ -292,3 +294,35 @@ def test_the_name_of_a_distfile_is_hashed_as_it_is_decoded() -> None:
     for name, encoded in (("gtk+-3.tar", "gtk%2B-3.tar"), ("\u00e9.tar", "%C3%A9.tar")):
         assert ROUTES.find(f"/distfiles/{HASHED.path(name)[:3]}{encoded}", None).text == f"/distfiles/{encoded}"
     assert ROUTES.find(f"/distfiles/{HASHED.path('gtk+-3.tar')}", None).text == "/distfiles/gtk%2B-3.tar"
+
+
+# --- The cache's own name -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_leads_to_where_the_client_came_is_the_caches_own() -> None:
+    asked: list[str] = []
+
+    def look_up(host: str) -> set[str]:
+        asked.append(host)
+        if host == "nowhere.example":
+            raise OSError("not known")
+        return {"192.0.2.7", "2001:db8::7"} if host.startswith("cache.") else {"198.51.100.1"}
+
+    names = Names(look_up)
+    for address in ("192.0.2.7", "2001:db8::7"):
+        assert names.own("http://Cache.example:4000/x", address, 4000) == "cache.example"
+    assert names.own("http://cache.example/x", "192.0.2.7", 80) == "cache.example"
+    assert names.own("http://cache.example:4000/x", "192.0.2.8", 4000) is None
+    assert names.own("http://elsewhere.example:4000/x", "192.0.2.7", 4000) is None
+    before = len(asked)
+    for _ in range(3):
+        assert names.own("http://nowhere.example:4000/x", "192.0.2.7", 4000) is None
+    assert len(asked) == before + 1
+    for target in ("http://cache.example/x", "http://cache.example:80/x", "https://cache.example/x", "/x", "http://[/x"):
+        assert names.own(target, "192.0.2.7", 4000) is None
+    assert len(asked) == before + 1, "who asks for another port of it does not mean this cache"
+
+
+def test_the_machines_own_name_is_the_caches() -> None:
+    name = socket.gethostname()
+    assert Names(lambda _: []).own(f"http://{name.upper()}:4000/x", "192.0.2.7", 4000) == name.lower()

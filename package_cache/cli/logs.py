@@ -10,6 +10,8 @@ from package_cache.config import Config
 from package_cache.errors import PackageCacheError
 
 _SOCKET = "/dev/log"
+_PATIENCE = 0.02
+"""Seconds that a message waits for the system log, which may be busy; the next one does not if it took none meanwhile."""
 
 
 class CannotLog(PackageCacheError):
@@ -24,10 +26,24 @@ class _Formatter(logging.Formatter):
 
 
 class _SystemLog(logging.handlers.SysLogHandler):
-    """Says on standard error what the system log does not take: it may be started later, or again."""
+    """Says on standard error what the system log does not take: it may be started later, or again, or be too busy."""
+
+    _hangs = False
+    _fails = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record, and wait but a moment where there is no room for it: who logs may serve many others."""
+        self._fails = False
+        super().emit(record)
+        self._hangs = self._fails
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is the standard library's
+        self._fails = True
         sys.stderr.write(f"{self.format(record)}\n")
+
+    def _connect_unixsocket(self, address: str) -> None:
+        super()._connect_unixsocket(address)  # type: ignore[misc]
+        self.socket.settimeout(0 if self._hangs else _PATIENCE)  # type: ignore[attr-defined]
 
 
 def configure(config: Config) -> None:
@@ -55,7 +71,7 @@ def leave_failures_to_the_command(config: Config) -> None:
 
 
 def _system_log() -> logging.Handler:
-    address = _SOCKET if Path(_SOCKET).exists() else ("localhost", logging.handlers.SYSLOG_UDP_PORT)
+    address = _SOCKET if Path(_SOCKET).exists() else ("127.0.0.1", logging.handlers.SYSLOG_UDP_PORT)
     try:
         return _SystemLog(address, facility=logging.handlers.SysLogHandler.LOG_DAEMON)
     except OSError as error:

@@ -13,6 +13,7 @@ from package_cache.cli.command import FAILED, WRONG_OPTIONS
 from package_cache.config import PREFIX, Config, files
 from package_cache.config.files import configured
 from package_cache.errors import ConfigError, PackageCacheError
+from package_cache.server import outlets
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         return commands.run(words)
+    sys.stderr = outlets.unfailing(2, sys.stderr.encoding)  # who reads there, and whether, is no condition for a service
 
     def read() -> Config:
         return _configuration(*arguments.read(words, commands.summaries()))
@@ -35,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
         config = read()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the settings were read a moment ago
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)  # the settings were read a moment ago, and the logs opened
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)

@@ -59,6 +59,7 @@ def _serve_alone(settings: Settings, inherited: addresses.Listening | None, noti
             signal.signal(
                 signal.SIGHUP, lambda *_: _stop(server, notifier, 0.0) if terminal.is_gone() else server.renew(renewal)
             )
+            signal.signal(signal.SIGUSR1, lambda *_: server.reopen_logs())
             _announce(config, addresses.where(one.getsockname() for one in listening.sockets))
             notifier.ready()
             server.serve()
@@ -92,7 +93,8 @@ def _serve_with_gunicorn(settings: Settings, inherited: addresses.Listening | No
     arbiter = os.getpid()
     with inherited or upgraded(os.environ) or addresses.listen(settings.config) as listening:
         try:
-            GunicornServer(settings, listening, notifier, lambda places: _announce(settings.config, places)).run()
+            cache = compose.cache_directory(settings.config)
+            GunicornServer(settings, listening, notifier, lambda places: _announce(settings.config, places), cache).run()
         except SystemExit as end:
             # The workers are forked in there; what their codes mean is between them and the arbiter.
             if os.getpid() != arbiter:

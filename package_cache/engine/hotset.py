@@ -34,7 +34,10 @@ class Head:
 
 @dataclass(slots=True)
 class HotFile:
-    """An open blob and its entry. `users` counts the responses being sent; the last one closes the file when it is out."""
+    """An open blob and its entry. `users` counts the responses being sent; the last one closes the file when it is out.
+
+    `used` and `flushed` are in seconds of the monotonic clock: that of the machine may be set back.
+    """
 
     entry: Entry
     file: FileIO
@@ -127,9 +130,9 @@ class HotSet:
         for target in list(self._files):
             self.discard(target)
 
-    def recently_used(self) -> dict[int, float]:
-        """Entry ids and times of what was used since the last call."""
+    def recently_used(self, lead: float) -> dict[int, float]:
+        """Entry ids and times of what was used since the last call, in seconds of a clock that has this lead."""
         fresh = [hot for hot in self._files.values() if hot.used > hot.flushed]
         for hot in fresh:
             hot.flushed = hot.used
-        return {hot.entry.id: hot.used for hot in fresh}
+        return {hot.entry.id: hot.used + lead for hot in fresh}

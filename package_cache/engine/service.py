@@ -373,10 +373,12 @@ class Service:
             raise absence
         if seen is None or not wanted.may_be_stale(seen.representation):
             raise error
-        logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
-        answer = self._from_store(request, seen, "fwd=stale", "stale")
+        answer = None
+        with suppress(StoreError):  # it cannot be had from the disk either
+            answer = self._from_store(request, seen, "fwd=stale", "stale")
         if answer is None:
             raise error
+        logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         return answer
 
     def _other_form(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Entry | None:

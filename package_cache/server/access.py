@@ -3,6 +3,7 @@
 Whatever a client wrote is escaped. A record says how many of its bytes came from the cache, and how many were fetched.
 """
 
+import errno
 import json
 import logging
 import os
@@ -14,10 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from package_cache.server.outlets import Outlet
+
 logger = logging.getLogger("package_cache.access")
 
 _FETCHED = frozenset({"miss", "refetched", "relayed", "aside", "passed", "tunnel"})
 _REOPEN_SECONDS = 1.0
+_KEPT = 4096
+"""Lines that wait for who reads the log; what comes beyond them is lost."""
+_TELL_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -99,8 +105,8 @@ class Sink(Protocol):
         """Whether anybody reads the lines."""
         ...
 
-    def write(self, lines: list[str]) -> None:
-        """Write whole lines, without their line ends."""
+    def write(self, lines: list[str]) -> int:
+        """Write whole lines, without their line ends; how many need not come again."""
         ...
 
     def reopen(self) -> None:
@@ -120,10 +126,11 @@ class LoggerSink:
         """Whether the logger passes INFO on."""
         return logger.isEnabledFor(logging.INFO)
 
-    def write(self, lines: list[str]) -> None:
+    def write(self, lines: list[str]) -> int:
         """One record of the log a line."""
         for line in lines:
             logger.info("%s", line)
+        return len(lines)
 
     def reopen(self) -> None:
         """Not this one's business."""
@@ -133,46 +140,53 @@ class LoggerSink:
 
 
 class FileSink:
-    """To a file, which is opened anew when it was moved away; or to standard error, for `-`."""
+    """To a file, which is opened anew when it was moved away; to a pipe that has a name; or to standard error, for `-`."""
 
     wanted = True
 
     def __init__(self, path: str) -> None:
         self._path = None if path == "-" else Path(path)
-        self._descriptor = 2 if self._path is None else self._open(self._path)
+        self._descriptor = 2 if self._path is None else _open(self._path)
+        self._outlet = Outlet(self._descriptor)
         self._looked = 0.0
 
-    @staticmethod
-    def _open(path: Path) -> int:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    def write(self, lines: list[str]) -> int:
+        """Append the lines in one call, so that those of several processes do not mix, as far as there is room for them.
 
-    def write(self, lines: list[str]) -> None:
-        """Append the lines in one call, so that those of several processes do not mix."""
-        self._reopen_if_moved()
-        with suppress(OSError):  # a full disk must not stop the service
-            os.write(self._descriptor, ("\n".join(lines) + "\n").encode("ascii", "backslashreplace"))
-
-    def _reopen_if_moved(self) -> None:
+        Raises OSError: a full disk, or a reader that is gone, must be told but not stop the service.
+        """
         if time.monotonic() - self._looked >= _REOPEN_SECONDS:
             self.reopen()
+        return self._outlet.write(f"{line}\n".encode("ascii", "backslashreplace") for line in lines)
 
     def reopen(self) -> None:
         """Write to the file that has the name now; one that is moved away or gone is made anew."""
-        if self._path is None:
+        if self._path is None or self._descriptor < 0:
             return
         self._looked = time.monotonic()
         with suppress(OSError):
             if self._path.exists() and os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
                 return
-            fresh = self._open(self._path)
+            fresh = _open(self._path)
             os.close(self._descriptor)
-            self._descriptor = fresh
+            self._descriptor, self._outlet = fresh, Outlet(fresh)
 
     def close(self) -> None:
         """Close the file. What is written later is lost."""
+        self._outlet.close()
         if self._path is not None and self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_WRONLY, 0o640)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return os.open(path, flags | os.O_RDWR, 0o640)  # a pipe that nobody reads yet (fifo(7))
 
 
 class AccessLog:
@@ -184,9 +198,11 @@ class AccessLog:
     def __init__(self, sink: Sink, form: str = "combined") -> None:
         self._sink = sink
         self._json = form == "json"
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a signal that ends the process may come while lines are written
         self.lines: deque[str] = deque()
         """What is still to be written."""
+        self._lost = 0
+        self._told = -_TELL_SECONDS
         self._second = 0
         self._stamp = ""
         self._successor: AccessLog | None = None
@@ -218,11 +234,26 @@ class AccessLog:
 
     def _write(self) -> None:
         lines = [self.lines.popleft() for _ in range(len(self.lines))]
-        if lines and self._successor is None:
-            self._sink.write(lines)
-        elif self._successor is not None:
+        if self._successor is not None:
             self._successor.lines.extend(lines)
             self._successor.flush()
+        elif lines:
+            self._put(lines)
+
+    def _put(self, lines: list[str]) -> None:
+        """Write lines; those for which there is no room now come again, if they are not too many."""
+        reason = "nobody takes them"
+        try:
+            left = lines[self._sink.write(lines) :]
+        except OSError as error:
+            reason, kept, left = error.strerror or str(error), [], lines
+        else:
+            kept = left[:_KEPT]
+        self.lines.extendleft(reversed(kept))
+        self._lost += len(left) - len(kept)
+        if self._lost and time.monotonic() - self._told > _TELL_SECONDS:
+            logger.warning("%d lines of the access log are lost: %s (this is said once a minute)", self._lost, reason)
+            self._lost, self._told = 0, time.monotonic()
 
     def reopen(self) -> None:
         """Write what was gathered; what comes goes to the file that has the name of the log then."""

@@ -27,18 +27,20 @@ from package_cache.errors import (
     BadRequest,
     FillError,
     Forbidden,
+    ForeignHost,
     NotAllowed,
     NotImplementedHere,
     PackageCacheError,
     RequestError,
 )
-from package_cache.model import Request
+from package_cache.model import Request, Target
 from package_cache.rules.http import wire
 from package_cache.rules.http.answer import METHODS
 from package_cache.rules.http.content import MAX_CONTENT, is_small, length_to_pass
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
+from package_cache.server.names import Names
 from package_cache.server.tunnels import NOWHERE, Tunnels
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Application:
         self.access = access
         self.admission = admission
         self.tunnels = tunnels
+        self._names = Names()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
@@ -96,8 +99,7 @@ class Application:
 
     def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
         client = str(environ.get("REMOTE_ADDR") or "")
-        own = str(environ.get("SERVER_NAME", "")).lower()
-        if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, own)):
+        if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, environ)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
         posted = self.service.routes.posted(head.method, head.target, head.combined.get("host"), own)
@@ -110,7 +112,7 @@ class Application:
             _read_content(environ)
         if head.method not in METHODS:
             raise self._not_allowed(head.method)
-        target = self.service.routes.find(head.target, head.combined.get("host"), own)
+        target = self._find(head, environ)
         # A connection that is cut after the answer would take the end of a chunked one with it.
         modern = head.minor == 1 and _is_known(environ) and not _has_body(environ)
         scheme = str(environ.get("wsgi.url_scheme", "http"))
@@ -122,9 +124,20 @@ class Application:
         where = "; --connect says where tunnels may lead" if method == "CONNECT" else ""
         return NotAllowed(f"{method} is not allowed here, {' and '.join(METHODS)} are{where}")
 
-    def _asks_how_it_fares(self, head: wire.Head, own: str) -> bool:
+    def _find(self, head: wire.Head, environ: "WSGIEnvironment") -> Target:
+        """What a request names. Raises RequestError. May wait until it is known whose name that of a foreign host is."""
+        host, own = head.combined.get("host"), str(environ.get("SERVER_NAME", "")).lower()
         try:
-            return is_own(self.service.routes.find(head.target, head.combined.get("host"), own))
+            return self.service.routes.find(head.target, host, own)
+        except ForeignHost:
+            name = self._names.own(head.target, own, int(environ.get("SERVER_PORT") or 0))
+            if name is None:
+                raise
+            return self.service.routes.find(head.target, host, name)
+
+    def _asks_how_it_fares(self, head: wire.Head, environ: "WSGIEnvironment") -> bool:
+        try:
+            return is_own(self._find(head, environ))
         except RequestError:
             return False
 
@@ -306,11 +319,15 @@ class _Body:
         self._account = account
         self._ends = ends
         self._begun = False
+        self._given = 0
+        """Bytes of which it is not known yet whether they could be sent: nothing more was asked for since."""
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        self._account.sent += self._given
+        self._given = 0
         try:
             block = next(self._blocks)
         except StopIteration:
@@ -325,11 +342,12 @@ class _Body:
             logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         self._begun = True
-        self._account.sent += len(block)
+        self._given = len(block)
         return block
 
     def close(self) -> None:
         """Give back what the body holds; called once by the server (PEP 3333)."""
+        self._account.cut = self._account.cut or self._given > 0
         self._close()
         self._account.settle()
 
@@ -339,9 +357,9 @@ class _FilePart:
 
     def __init__(self, file: FileIO, size: int, account: _Account) -> None:
         self._file = file
-        self._stop = file.tell() + size
+        self._start = file.tell()
+        self._stop = self._start + size
         self._account = account
-        self._account.sent = size
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -360,6 +378,11 @@ class _FilePart:
         return self._file.read(left if size < 0 else min(size, left)) or b""
 
     def close(self) -> None:
-        """Close the blob."""
+        """Close the blob. A server that leaves its position where it was does not tell how much it sent of it."""
+        if self._file.closed:
+            return
+        at = self._file.tell()
+        self._account.sent = (at if at > self._start else self._stop) - self._start
+        self._account.cut = at < self._stop and at > self._start
         self._file.close()
         self._account.settle()

@@ -82,9 +82,16 @@ class Connection:
     paced_from: int = 0
     closed: bool = False
     leaving: bool = False
+    unserved: bool = False
+    """Whether it was turned away before it asked."""
     served: bool = False
     keep: bool = False
     """Whether the answer that is sent says that the connection persists."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body that were given to the client's socket; `first` is below zero for one that is in the head."""
+        return self.at - self.first - min(len(self.head), max(0, -self.first))
 
 
 @dataclass(slots=True)

@@ -69,7 +69,7 @@ class Entrance:
         if listener is None:
             return None
         try:
-            return listener.accept()
+            accepted, address = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return None
         except OSError as error:
@@ -77,6 +77,8 @@ class Entrance:
             if error.errno in _NO_ROOM:
                 self.listen(on=False)
             return None
+        accepted.settimeout(0)  # before anything is done with it: a client that says nothing must hold nobody up
+        return accepted, address
 
     def _complain(self, error: OSError) -> None:
         now = time.monotonic()

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
@@ -35,6 +36,7 @@ from package_cache.server.addresses import Listening
 from package_cache.server.app import Application
 from package_cache.server.connections import client_name
 from package_cache.server.loop import Loop
+from package_cache.server.pool import Pool
 from package_cache.server.reactor import Limits
 from package_cache.server.refusals import refuse
 from package_cache.server.reloading import Settings
@@ -47,6 +49,9 @@ _RESERVE_SECONDS = 5
 _SETTLE_SECONDS = 0.02
 """Between two looks, before the end, at whether the disk has what came."""
 _ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+_MEMORY = Path("/dev/shm")  # noqa: S108 - what is in there for a moment has no name
+_HEARD_LATER = (*_ENDS, signal.SIGUSR1)
+"""What waits until a worker has handlers of its own."""
 
 
 _UPGRADE = "GUNICORN_FD"
@@ -65,7 +70,8 @@ def upgraded(environment: MutableMapping[str, str]) -> Listening | None:
 class GunicornServer(BaseApplication):  # type: ignore[misc]
     """Serves the application of the settings, built in each worker.
 
-    `answering` is called once, when every worker answers requests, with the places where it listens.
+    `answering` is called once, when every worker answers requests, with the places where it listens. `cache` is a
+    directory where this process may write, if it may anywhere.
     """
 
     def __init__(
@@ -74,7 +80,9 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
         listening: Listening,
         notifier: Notifier,
         answering: Callable[[str], None],
+        cache: Path,
     ) -> None:
+        self._temporary = _place_for_heartbeats(cache)
         self.listening = listening
         self.notifier = notifier
         self.answering = answering
@@ -94,6 +102,7 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
             "backlog": addresses.BACKLOG,
             "keepalive": math.ceil(config.timeouts.idle),
             "timeout": 60,
+            "worker_tmp_dir": self._temporary,
             "graceful_timeout": math.ceil(config.timeouts.graceful) + _RESERVE_SECONDS,
             "limit_request_line": 8190,
             "limit_request_field_size": wire.MAX_HEAD,
@@ -126,6 +135,17 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to stop; ends in SystemExit."""
         _Arbiter(self).run()
+
+
+def _place_for_heartbeats(cache: Path) -> str | None:
+    """Where workers can have the file by which they show that they live: in memory, if they may, where no disk is slow.
+
+    None leaves it to Gunicorn, which knows the usual directories for temporary files only.
+    """
+    for place in (_MEMORY, cache):
+        with suppress(OSError), tempfile.TemporaryFile(dir=place):
+            return str(place)
+    return None
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
@@ -185,11 +205,11 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
 
     def spawn_worker(self) -> Any:
         """Fork a worker. What it is told before it has handlers of its own waits for them; the arbiter's would lose it."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD_LATER)
         try:
             return super().spawn_worker()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD_LATER)
 
     def reexec(self) -> None:
         """SIGUSR2: start another arbiter on the same sockets. It may remove their files, and speak for the service."""
@@ -287,10 +307,14 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         if self.is_parent_alive():
             os.kill(self.ppid, signal.SIGCHLD)  # the one signal that does no more than have the arbiter look
 
+    def get_thread_pool(self) -> Pool:
+        """What runs requests that the loop leaves."""
+        return Pool(self.cfg.threads)
+
     def init_signals(self) -> None:
         """Hear of signals from here on."""
         super().init_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD_LATER)
 
     def handle_usr1(self, sig: Any, frame: Any) -> None:
         """SIGUSR1: the access log may have been moved away."""
@@ -319,12 +343,13 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
         client = (client_name(address), address[1] if isinstance(address, tuple) else 0)
         taken = TConn(self.cfg, connection, client, addresses.own_name(connection.getsockname()))
         taken.init()
+        taken.data_ready = True  # or newer versions of Gunicorn open a selector to wait for it
         # An empty line in front of a request is ignored (RFC 9112, section 2.2), but not by every version of Gunicorn.
         taken.parser.unreader.unread(received.removeprefix(b"\r\n"))
+        self.enqueue_req(taken)
+        self.nr_conns += 1
         if self._loop is not None:
             self._loop.lent += 1
-        self.nr_conns += 1
-        self.enqueue_req(taken)
 
     def handle_request(self, req: Any, conn: TConn) -> Any:
         """Run the application, with a limit on how long the client may take nothing."""

@@ -57,7 +57,7 @@ _MEMO = 4096
 _NOTE_SECONDS = 1.0
 
 Fallback = Callable[[socket.socket, bytes, object], None]
-"""Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`."""
+"""Takes a connection over with the bytes read from it; gives it back with `Loop.adopt`. May raise RuntimeError."""
 
 
 class Loop(Sender):
@@ -122,12 +122,12 @@ class Loop(Sender):
         if self._tails:
             for connection in list(self._tails.values()):
                 self._follow(connection)
-        if self._now - self._noted > _NOTE_SECONDS:
+        if self._clock - self._noted > _NOTE_SECONDS:
             self._note_use()
 
     def _note_use(self) -> None:
-        self._noted = self._now
-        used = self._hotset.recently_used()
+        self._noted = self._clock
+        used = self._hotset.recently_used(self._now - self._clock)
         if used:
             self._service.note_use(used)
         self._hotset.drop_changed()
@@ -189,7 +189,7 @@ class Loop(Sender):
             connection.content = Content(head, size)
             self._read_content(connection, connection.content)
         else:
-            self._hand_over(connection)
+            self._hand_over(connection, said_in(head, head.combined))
 
     def _make_tunnel(self, connection: Connection, head: wire.Head, received: bytes) -> None:
         """Have a thread make a tunnel of the connection."""
@@ -228,15 +228,19 @@ class Loop(Sender):
         data, connection.received = connection.received[content.start :], connection.received[: content.start]
         try:
             if content.take(data):
-                self._hand_over(connection)
+                self._hand_over(connection, said_in(content.head, content.head.combined))
         except RequestError as error:
             self._refuse(connection, error)
 
-    def _hand_over(self, connection: Connection) -> None:
+    def _hand_over(self, connection: Connection, said: Said) -> None:
         """Give a connection whose request is not simple to the host."""
         self._tails.pop(connection.descriptor, None)
         self._forget(connection)
-        self._fallback(connection.socket, connection.received, connection.address)
+        try:
+            self._fallback(connection.socket, connection.received, connection.address)
+        except RuntimeError:
+            taken = self._take_back(connection.socket, connection.address)
+            self._refuse(taken, TooManyConnections("there is no thread for this request; try again in a while"), said)
 
     def _begin(self, connection: Connection, asked: Asked) -> None:
         hot = self._hotset.get(asked.name) if asked.hot else None
@@ -249,7 +253,7 @@ class Loop(Sender):
 
     def _answer_hot(self, connection: Connection, asked: Asked, hot: HotFile) -> None:
         """The hit: no system call but send and sendfile."""
-        hot.used = self._now
+        hot.used = self._clock
         self.counters.hits += 1
         keep = self._keep(connection, asked)
         reply: Reply
@@ -317,7 +321,7 @@ class Loop(Sender):
             return
         match step:
             case HotFile():
-                step.used = self._now  # or it would be the first to make room
+                step.used = self._clock  # or it would be the first to make room
                 if asked.hot:
                     self._hotset.add(asked.name, step)
                 else:
@@ -335,7 +339,7 @@ class Loop(Sender):
             case Answer() if step.reply.open_ended:
                 release(step)
                 connection.received = head_again(asked) + connection.received
-                self._hand_over(connection)
+                self._hand_over(connection, asked.said)
             case Answer():
                 self._answer(connection, asked, step)
 

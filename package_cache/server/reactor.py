@@ -37,6 +37,8 @@ _RECEIVE = 65536
 _LINGER = 1.5
 """Seconds that a connection stays open for what may be on its way, when it or the loop comes to its end."""
 _LINGER_BYTES = 1 << 18
+_UNSERVED = 256
+"""Connections that were turned away and may stay for so long at once; the others are closed on the spot."""
 _RUSH = 500
 """Connections between two sweeps from which on they need not be shared out: there are some for every process."""
 _SWEEP_SECONDS = 1.0
@@ -83,6 +85,8 @@ class Reactor(ABC):
         self._bell.settimeout(0)
         self._poller.register(self._alarm.fileno(), READ)
         self._entrance = Entrance(listeners, self._poller)
+        self._unserved = 0
+        """Connections that were turned away, and stay for a moment: they take no place of those that are served."""
         self._accepted = 0
         """Connections that were accepted up to the last sweep."""
         self._until = 0.0
@@ -218,12 +222,11 @@ class Reactor(ABC):
 
     def _see_off(self, accepted: socket.socket, address: object) -> None:
         self.lent -= 1
-        connection = self._take(accepted, address)
-        self._leave(connection)
+        self._leave(self._take_back(accepted, address))
 
     def _begin_anew(self, connection: socket.socket, address: object, received: bytes) -> None:
         self.lent -= 1
-        taken = self._take(connection, address)
+        taken = self._take_back(connection, address)
         if received:
             taken.received = received
             self._parse(taken)
@@ -260,7 +263,7 @@ class Reactor(ABC):
         client = client_name(address)
         if not self._admission.admits(client) and not is_local(client):
             self._turn_away(accepted, address, Forbidden(NOT_ADMITTED))
-        elif len(self._connections) + self.lent >= self._limits.connections:
+        elif len(self._connections) - self._unserved + self.lent >= self._limits.connections:
             self._turn_away(accepted, address, TooManyConnections("too many connections; try again in a while"))
         else:
             self._read(self._take(accepted, address))
@@ -271,14 +274,20 @@ class Reactor(ABC):
         self.counters.refused += 1
         with suppress(OSError):
             accepted.send(refuse(error, client_name(address), self._access))
-            accepted.recv(_RECEIVE)
-        if len(self._connections) + self.lent < self._limits.connections // 2:
-            self._leave(self._take(accepted, address))
+        if self._unserved < min(_UNSERVED, self._limits.connections // 2):
+            connection = self._take(accepted, address)
+            connection.unserved = True
+            self._unserved += 1
+            self._leave(connection)
         else:
             accepted.close()
 
+    def _take_back(self, connection: socket.socket, address: object) -> Connection:
+        """Have a connection that a thread had, which may wait for its client."""
+        connection.settimeout(0)
+        return self._take(connection, address)
+
     def _take(self, accepted: socket.socket, address: object) -> Connection:
-        accepted.settimeout(0)
         connection = Connection(accepted, accepted.fileno(), address, self._clock)
         connection.admitted = self._admission.admits(client_name(address))
         self._connections[connection.descriptor] = connection
@@ -394,6 +403,7 @@ class Reactor(ABC):
             return
         self._on_end(connection, cut=cut)
         connection.closed = True
+        self._unserved -= connection.unserved
         del self._connections[connection.descriptor]
         if not forgets_closed(self._poller):
             self._poller.unregister(connection.descriptor)

@@ -189,7 +189,7 @@ class Sender(Reactor):
                 self._now,
                 connection.asked.said,
                 connection.status,
-                connection.at - connection.first,
+                connection.sent,
                 connection.answer_kind,
                 connection.answer_source,
                 time.monotonic() - connection.begun,

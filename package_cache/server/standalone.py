@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -25,6 +24,7 @@ from package_cache.server.addresses import Listening, own_name
 from package_cache.server.app import Application
 from package_cache.server.connections import client_name
 from package_cache.server.loop import Loop
+from package_cache.server.pool import Pool
 from package_cache.server.reactor import Limits
 from package_cache.server.refusals import RequestTimeout, refuse
 
@@ -64,7 +64,7 @@ class StandaloneServer:
         self._patience: float | None = None
         self._listening = listening
         self._threads = config.threads
-        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
+        self._pool = Pool(config.threads)
         self._retired: list[tuple[float, Application]] = []
         self._renewal: Renewal | None = None
         self._once_more = False
@@ -96,6 +96,10 @@ class StandaloneServer:
         """
         self._patience = patience
         self._loop.wake()
+
+    def reopen_logs(self) -> None:
+        """Write to the file that has the name of the access log now. May be called from a signal handler."""
+        self._loop.call(self._application.access.reopen)
 
     def close(self) -> None:
         """Cut what runs and stop listening."""
@@ -150,7 +154,7 @@ class StandaloneServer:
         if config.threads != self._threads:
             self._threads = config.threads
             self._pool.shutdown(wait=False)  # what it has to do is done
-            self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="request")
+            self._pool = Pool(config.threads)
         before.service.retire()
         self._retired.append((time.monotonic(), before))
         application.service.caretaker.begin()
@@ -165,8 +169,8 @@ class StandaloneServer:
                 self._application.service.run(one[1].service.close)
 
     def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
-        self._loop.lent += 1
         self._pool.submit(self._serve_rest, connection, received, address)
+        self._loop.lent += 1
 
     def _serve_rest(self, connection: socket.socket, received: bytes, address: Any) -> None:
         """Answer the request at hand in this thread; then the loop has the connection back, or it ends."""

@@ -6,7 +6,9 @@ The protocols of sd_listen_fds(3) and sd_notify(3). Whoever speaks them may stan
 import logging
 import os
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import MutableMapping
 
 from package_cache.server.addresses import CannotListen
@@ -49,10 +51,16 @@ def _socket(descriptor: int) -> socket.socket:
 
 
 class Notifier:
-    """Tells how the service stands to who asked for it in NOTIFY_SOCKET, whose value is `address`; to nobody if empty."""
+    """Tells how the service stands to who asked for it in NOTIFY_SOCKET, whose value is `address`; to nobody if empty.
+
+    Never waits: where the receiver is busy, a thread does, and what is told meanwhile comes behind it.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._guard = threading.RLock()  # a signal may come while something else is told
+        self._untold: deque[str] = deque()
+        self._is_waiting = False
 
     def ready(self) -> None:
         """Requests are answered from now on; or again, after `reloading`."""
@@ -73,11 +81,39 @@ class Notifier:
     def _tell(self, text: str) -> None:
         if not self.address:
             return
+        with self._guard:
+            self._untold.append(text)
+            if self._is_waiting or self._send(0.0):
+                return
+            self._is_waiting = True
+        try:
+            threading.Thread(target=self._wait, name="notify", daemon=True).start()
+        except RuntimeError:  # no thread to be had now: it is told before what comes next
+            self._is_waiting = False
+
+    def _wait(self) -> None:
+        """Runs in the thread."""
+        while True:
+            self._send(_PATIENCE)
+            with self._guard:
+                if not self._untold:
+                    self._is_waiting = False
+                    return
+
+    def _send(self, seconds: float) -> bool:
+        """Send what is to be told, waiting so long for each; whether all of it was sent, or never will be."""
         # systemd writes the first byte of an abstract address, which is zero, as "@".
         address = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(_PATIENCE)
-                sender.sendto(text.encode("ascii"), address)
-        except OSError as error:
-            logger.warning("cannot tell %s to NOTIFY_SOCKET %s: %s", text.partition("\n")[0], self.address, error.strerror)
+        while self._untold:
+            text = self._untold[0]
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                    sender.settimeout(seconds)
+                    sender.sendto(text.encode("ascii"), address)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                reason = error.strerror or error
+                logger.warning("cannot tell %s to NOTIFY_SOCKET %s: %s", text.partition("\n")[0], self.address, reason)
+            self._untold.popleft()
+        return True

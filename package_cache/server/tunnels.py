@@ -4,6 +4,7 @@ Each has a thread, and of those there are so many and no more: a tunnel is an ex
 one side has sent is passed on before its end is; when nothing moves for a while, or both sides have ended, the tunnel ends.
 """
 
+import errno
 import select
 import socket
 import threading
@@ -112,6 +113,8 @@ class Tunnels:
         if isinstance(failure, TimeoutError):
             raise TooSlow(f"{text_of(end)} does not answer") from failure
         assert failure is not None
+        if failure.errno in (errno.EMFILE, errno.ENFILE):
+            raise TooManyConnections("there is no descriptor for a tunnel; try again in a while") from failure
         raise Unreachable(f"{text_of(end)} cannot be reached: {failure.strerror}") from failure
 
     def _relay(

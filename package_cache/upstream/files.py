@@ -7,7 +7,7 @@ import stat
 import time
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from package_cache.errors import UpstreamError
+from package_cache.errors import OutOfDescriptors, UpstreamError
 from package_cache.model import Representation, Span
 from package_cache.rules.http.fields import ContentRange, format_date
 from package_cache.rules.transfers.steps import Ask, Head
@@ -59,6 +59,8 @@ def open_file(ask: Ask) -> FileAnswer:
     except OSError as error:
         if error.errno in _ABSENT:
             return _refusal(ask, 404)
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OutOfDescriptors("a file of a source") from error
         raise UpstreamError(f"cannot be opened: {error.strerror}") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):

@@ -6,6 +6,7 @@ they were given for. Bodies are taken as they are: nothing is decoded. Every fai
 """
 
 import ipaddress
+import logging
 import socket
 import time
 from urllib.request import getproxies, proxy_bypass
@@ -14,13 +15,24 @@ import urllib3
 from urllib3.response import BaseHTTPResponse
 
 from package_cache.config import Timeouts
-from package_cache.errors import UpstreamLie
+from package_cache.errors import OutOfDescriptors, UpstreamLie
 from package_cache.model import Fields, Source
 from package_cache.rules.http.answer import kept_fields
 from package_cache.rules.transfers.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
 from package_cache.rules.transfers.networks import is_inside_by_name, is_public
 from package_cache.rules.transfers.steps import Ask, Head
-from package_cache.upstream.with_urllib3 import FOREIGN, Urllib3Exchange, let_go, make_manager, translated
+from package_cache.upstream.with_urllib3 import (
+    FOREIGN,
+    Urllib3Exchange,
+    is_out_of_descriptors,
+    let_go,
+    make_manager,
+    translated,
+)
+
+logger = logging.getLogger(__name__)
+
+_SAY_AGAIN = 60.0
 
 _KEEPING = frozenset({307, 308})
 """Redirects after which the same is sent again (RFC 9110, sections 15.4.8 and 15.4.9)."""
@@ -58,6 +70,7 @@ class HttpFetcher:
         self._fields = {"User-Agent": agent, "Via": f"1.1 {via}", "Accept-Encoding": "identity"}
         self._direct = make_manager(timeouts)
         self._guarded = make_manager(timeouts, (_PublicOnly,))
+        self._complained = -_SAY_AGAIN
         self._proxies = getproxies()
         self._proxied = {
             scheme: make_manager(timeouts, proxy=self._proxies[scheme])
@@ -122,7 +135,16 @@ class HttpFetcher:
                 retries=False,
             )
         except FOREIGN as error:
+            if is_out_of_descriptors(error):
+                self._complain()
+                raise OutOfDescriptors("a connection to a source") from error
             raise translated(error) from error
+
+    def _complain(self) -> None:
+        now = time.monotonic()
+        if now - self._complained > _SAY_AGAIN:
+            self._complained = now
+            logger.warning("there is no descriptor for a connection to a source (this is said once a minute)")
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         origin = Origin.of(url)

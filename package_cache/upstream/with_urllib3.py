@@ -3,7 +3,9 @@
 The default backend, and what the others that stand on urllib3 share with it. Every failure leaves as an `UpstreamError`.
 """
 
+import errno
 import http.client
+import os
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -33,6 +35,7 @@ from package_cache.upstream.response import Response
 
 _SHORT = 1 << 14
 """Bytes of an error's body that are read so that the connection can be used again."""
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 FOREIGN = (HTTPError, http.client.HTTPException, OSError, ValueError)
 """What urllib3 raises."""
 
@@ -152,6 +155,20 @@ def let_go(response: BaseHTTPResponse) -> None:
     response.release_conn()
 
 
+def is_out_of_descriptors(error: BaseException) -> bool:
+    """Whether it was this machine that failed: it had no descriptor for a socket, or for what the names are in."""
+    innermost = _innermost(error)
+    if isinstance(innermost, OSError) and innermost.errno in _NO_DESCRIPTOR:
+        return True
+    if not isinstance(error, NameResolutionError):
+        return False
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as refused:  # the resolver says no more than that it has failed
+        return refused.errno in _NO_DESCRIPTOR
+    return False
+
+
 def translated(error: Exception) -> UpstreamError:
     """Foreign exceptions in our words. Order matters: urllib3's classes overlap."""
     match error:
@@ -174,12 +191,16 @@ def translated(error: Exception) -> UpstreamError:
     return told
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause, in one line."""
+def _innermost(error: BaseException) -> BaseException:
     while True:
         inner = next((part for part in error.args if isinstance(part, BaseException)), error.__cause__)
         if inner is None or inner is error:
-            break
+            return error
         error = inner
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    error = _innermost(error)
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__

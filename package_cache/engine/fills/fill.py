@@ -19,7 +19,7 @@ from functools import partial
 from package_cache.engine.fills.line import BUSY, DOWNLOADS, Line, Run, Turn
 from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.engine.fills.threads import Threads
-from package_cache.errors import FillError, PackageCacheError, StoreError
+from package_cache.errors import FillError, OutOfDescriptors, PackageCacheError, StoreError
 from package_cache.model import Key, Span
 from package_cache.storage.parts.descriptor import Descriptor
 from package_cache.storage.parts.forks import forget_in_children
@@ -131,7 +131,7 @@ class Fill:
                 wanted, drop = (lambda: self._users > 1), partial(self._give_way, lease)
                 self._fills.line.enter(Turn(self._client, job, wanted, drop), run)
         except RuntimeError as error:
-            self._abandon(lease, f"no thread for a download: {error}")
+            self._abandon(lease, f"no thread for a download: {error}", 503, keep=True)
             self._end_leading()
 
     def _has_come(self) -> bool:
@@ -155,6 +155,8 @@ class Fill:
             over = self._lead(self, lease)
         except StoreError as error:
             self._abandon(lease, str(error), UNSTORABLE)
+        except OutOfDescriptors as error:
+            self._abandon(lease, str(error), error.http_status, keep=True)
         except Exception:
             logger.exception("the download of %s ended in a bug", self.key)
             self._abandon(lease, "the download ended in an internal error")

@@ -4,6 +4,8 @@ import queue
 import threading
 from collections.abc import Callable
 
+from package_cache.storage.parts.forks import forget_in_children
+
 _IDLE_SECONDS = 30.0
 
 
@@ -16,6 +18,11 @@ class Threads:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.forget()
+        forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: the threads are the parent's, and so is what they were promised to do."""
         self._guard = threading.Lock()
         self._idle = 0
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from package_cache.engine.upkeep.scrub import Scrub
 from package_cache.engine.upkeep.sweep import Sweep
@@ -60,9 +61,11 @@ class Caretaker:
     def begin(self) -> None:
         """Requests are answered from now on: begin in a moment, unless this process did."""
         if self._sweep is not None and self._owner != os.getpid():
-            self._closed, self._owner = threading.Event(), os.getpid()
-            threading.Thread(target=self._run, name="upkeep", daemon=True).start()
-            self._began()
+            self._closed = threading.Event()
+            with suppress(RuntimeError):  # no thread to be had now; the next request asks again
+                threading.Thread(target=self._run, name="upkeep", daemon=True).start()
+                self._owner = os.getpid()
+                self._began()
 
     def close(self) -> None:
         """Stop at the next step."""

@@ -39,8 +39,11 @@ class LastUse:
             self._noted.update(used)
             if self._owner == os.getpid() or self._closed.is_set():
                 return
+            try:
+                threading.Thread(target=self._run, name="last use", daemon=True).start()
+            except RuntimeError:  # no thread to be had now; the next note asks again
+                return
             self._owner = os.getpid()
-            threading.Thread(target=self._run, name="last use", daemon=True).start()
 
     def flush(self) -> None:
         """Write what was noted."""

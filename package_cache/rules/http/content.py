@@ -55,6 +55,7 @@ class Content:
     """Follows the content of one request; `start` is where in the request it begins."""
 
     def __init__(self, head: Head, start: int) -> None:
+        self.head = head
         self.start = start
         self._chunked = bool(head.all("transfer-encoding"))
         self._left = sum(int(length) for length in head.all("content-length"))

@@ -61,8 +61,8 @@ class Watch:
         return self.journal
 
     def is_over(self) -> bool:
-        """Whether the journal tells the end of a fill."""
-        with suppress(ValueError):
+        """Whether the journal tells the end of a fill. Raises StoreError."""
+        with suppress(ValueError), translated("follow a download"):
             return self.refresh().done
         return False
 
