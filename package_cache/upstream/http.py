@@ -6,20 +6,23 @@ they were given for. Bodies are taken as they are: nothing is decoded. Every fai
 """
 
 import ipaddress
+import os
 import socket
+import threading
 import time
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.response import BaseHTTPResponse
 
 from package_cache.config import Timeouts
-from package_cache.errors import UpstreamLie
+from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.model import Fields, Source
 from package_cache.rules.http.answer import kept_fields
 from package_cache.rules.transfers.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
 from package_cache.rules.transfers.networks import is_inside_by_name, is_public
+from package_cache.rules.transfers.proxies import of_environment
 from package_cache.rules.transfers.steps import Ask, Head
+from package_cache.upstream.dialer import Dialer
 from package_cache.upstream.with_urllib3 import FOREIGN, Urllib3Exchange, let_go, make_manager, translated
 
 
@@ -53,14 +56,12 @@ class HttpFetcher:
         self._sources = sorted(web, key=lambda source: len(source.base), reverse=True)
         self._own = frozenset(Origin.of(source.base) for source in web)
         self._fields = {"User-Agent": agent, "Via": f"1.1 {via}", "Accept-Encoding": "identity"}
-        self._direct = make_manager(timeouts)
-        self._guarded = make_manager(timeouts, (_PublicOnly,))
-        self._proxies = getproxies()
-        self._proxied = {
-            scheme: make_manager(timeouts, proxy=self._proxies[scheme])
-            for scheme in ("http", "https")
-            if scheme in self._proxies
-        }
+        self._timeouts, self._dialer = timeouts, Dialer(timeouts.connect)
+        self._direct = make_manager(timeouts, self._dialer)
+        self._guarded = make_manager(timeouts, self._dialer, (_PublicOnly,))
+        self._proxies = of_environment(os.environ)
+        self._guard = threading.Lock()
+        self._through: dict[str, urllib3.PoolManager] = {}
 
     def open(self, ask: Ask, accept: str | None, method: str = "GET") -> HttpAnswer:
         """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters."""
@@ -108,14 +109,25 @@ class HttpFetcher:
             raise translated(error) from error
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        origin = Origin.of(url)
-        if origin.scheme in self._proxied and not proxy_bypass(origin.host):
-            return self._proxied[origin.scheme]
-        return self._direct if origin in self._own else self._guarded
+        try:
+            proxy = self._proxies.proxy_for(url)
+        except ValueError as error:
+            raise UpstreamError(f"was not asked: {error}") from None
+        if proxy is not None:
+            return self._proxied_by(proxy)
+        return self._direct if Origin.of(url) in self._own else self._guarded
+
+    def _proxied_by(self, proxy: str) -> urllib3.PoolManager:
+        with self._guard:
+            if proxy not in self._through:
+                self._through[proxy] = make_manager(self._timeouts, self._dialer, proxy=proxy)
+            return self._through[proxy]
 
     def close(self) -> None:
         """Close idle connections."""
-        for manager in (self._direct, self._guarded, *self._proxied.values()):
+        with self._guard:
+            through = tuple(self._through.values())
+        for manager in (self._direct, self._guarded, *through):
             manager.clear()
 
 
