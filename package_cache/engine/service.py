@@ -6,6 +6,7 @@ loop looks at from time to time, and which `answer` waits for.
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -20,8 +21,9 @@ from package_cache.engine.fills.line import Run
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.pending import Pending
+from package_cache.engine.pending import LATE, Pending
 from package_cache.engine.relay import Kept, Relay
+from package_cache.engine.seldom import Seldom
 from package_cache.engine.upkeep.caretaker import Caretaker
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.last_use import LastUse
@@ -50,6 +52,8 @@ from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
 
+MOMENT = 0.3
+"""Seconds that sources get which are all set aside, where something is here that can be served instead."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
 
@@ -85,6 +89,7 @@ class Service:
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, self._storing, room)
         self._via = via
+        self._seldom = Seldom()
 
     @property
     def is_idle(self) -> bool:
@@ -155,7 +160,8 @@ class Service:
         try:
             self._damages.take_out(digest, status.st_size, (status.st_dev, status.st_ino))
         except StoreError as error:
-            logger.warning("blob %s cannot be read, and not be taken out: %s", digest, error)
+            level = self._seldom.level(digest)
+            logger.log(level, "blob %s cannot be read, and not be taken out: %s", digest, error)
 
     def run(self, job: Callable[[], None]) -> None:
         """Run a job in a thread of its own. Raises RuntimeError if the system gives none."""
@@ -194,7 +200,7 @@ class Service:
             key_of(target, accept),
             target,
             policy,
-            self._fetcher.offer(policy.repository, target, accept),
+            self._fetcher.offer(policy.repository, target, accept, request.fields.get("via")),
             time.time(),
             policy.demanded(target, request.fields),
             normal_accept(said) if accept is None else None,
@@ -203,9 +209,13 @@ class Service:
     def _look(self, wanted: Wanted) -> Wanted:
         mark, seen = self._registry.mark(wanted.key), self._registry.best(wanted.key)
         if seen is not None and wanted.differs(seen.representation):
-            offer = self._fetcher.offer(wanted.policy.repository, wanted.target, wanted.unsaid)
+            offer = self._fetcher.offer(wanted.policy.repository, wanted.target, wanted.unsaid, wanted.offer.via)
             return self._look(replace(wanted, key=key_of(wanted.target, wanted.unsaid), offer=offer, unsaid=None))
         return wanted.looked(mark, seen)
+
+    def tell_of_cut(self, request: str, error: FillError) -> None:
+        """The connection of a client was cut, since the body of its answer could not go on."""
+        logger.log(self._seldom.level("cut"), "cut the connection of a client of %s: %s", request, error)
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
@@ -222,6 +232,9 @@ class Service:
         while number <= _ATTEMPTS:
             entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
+                patience = self._patience(wanted)
+                if patience == 0.0:
+                    return self._serve_stale(request, wanted, FillError(LATE, 504))
                 if entry is None and request.method == "HEAD":
                     return self._relay_head(request, wanted)
                 try:
@@ -231,7 +244,8 @@ class Service:
                 if not wanted.is_stored or not self._storing.is_tried(wanted.key):
                     return self._pass_on(request, wanted)
                 fill, joined = self._fills.join(wanted.key, partial(self._leader.lead, wanted), run, request.client)
-                return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
+                until = time.monotonic() + patience
+                return Pending(self, request, wanted, fill, joined=joined, number=number, until=until).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:
                 return answer
@@ -291,11 +305,30 @@ class Service:
             raise absence
         if seen is None or wanted.differs(seen.representation) or not wanted.may_be_stale(seen.representation):
             raise error
-        logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
+        logger.info("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         answer = self._from_store(request, seen, "fwd=stale", "stale")
         if answer is None:
             raise error
         return answer
+
+    def _patience(self, wanted: Wanted) -> float:
+        """How many seconds to wait for the sources before what is here is served as it was.
+
+        That is none while all of them are set aside; a moment for the one request in a while that finds out how they are,
+        and for those that ask for the same.
+        """
+        repository = wanted.policy.repository
+        if not self._fetcher.are_aside(repository) or not self._may_be_told_as_it_was(wanted):
+            return math.inf
+        looks = wanted.key in self._fills.running or self._fetcher.may_look(repository)
+        return MOMENT if wanted.is_stored and looks else 0.0
+
+    def _may_be_told_as_it_was(self, wanted: Wanted) -> bool:
+        """Whether something is here that may be served, or it is known that there was nothing."""
+        seen = wanted.seen
+        if seen is not None and wanted.may_be_stale(seen.representation) and not wanted.differs(seen.representation):
+            return True
+        return not wanted.is_for_ever and seen is None and self._absences.is_known(wanted.key, 0.0)
 
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
@@ -304,7 +337,8 @@ class Service:
                 self._absences.note(wanted.key)
             return error
         after = seen.representation.received if seen else 0.0
-        if wanted.is_for_ever or error.http_status not in (502, 504) or not self._absences.is_known(wanted.key, after):
+        silent = error.http_status in (502, 504) or (error.http_status == 503 and error.retry_after is not None)
+        if wanted.is_for_ever or not silent or not self._absences.is_known(wanted.key, after):
             return None
         return FillError(f"no source had it when they could be asked; now: {error}", 404)
 
@@ -355,13 +389,14 @@ class Service:
                 answer = wanted.offer.open(action, "HEAD")
                 answer.close()
             except UpstreamError as error:
-                action = transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
+                slow, rest = isinstance(error, UpstreamTimeout), error.retry_after
+                action = transfer.next(Broke(str(error), error.again, slow, retry_after=rest))
             else:
                 action = transfer.next(replace(answer.head, chunked=True))
             if transfer.fault is not None:
                 wanted.offer.failed(*transfer.fault)
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
-            raise self._leader.failures.note(wanted.key, action.status, action.reason)
+            raise self._leader.failures.note(wanted.key, action.status, action.reason, action.retry_after)
         reply = decide(request, action.begin, self.serving("fwd=uri-miss; fwd-status=200"))
         return Answer(reply, "relayed", source=action.begin.source)

@@ -67,7 +67,7 @@ class Application:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
-        account = _Account(environ, self.access)
+        account = _Account(environ, self.access, self.service)
         ends = _has_body(environ)
         try:
             answer = self._answer(read_head(environ), environ)
@@ -223,6 +223,7 @@ class _Account:
 
     environ: "WSGIEnvironment"
     access: AccessLog
+    service: Service
     begun: float = field(default_factory=time.monotonic)
     status: int = 0
     kind: str = "error"
@@ -286,7 +287,7 @@ class _Body:
             block = b""  # it makes the server send the head, before the connection is cut
         except FillError as error:
             self._account.cut = True
-            logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
+            self._account.service.tell_of_cut(self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         self._begun = True
         self._account.sent += len(block)

@@ -18,7 +18,7 @@ from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.model import Fields, Source
 from package_cache.rules.http.answer import kept_fields
-from package_cache.rules.transfers.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
+from package_cache.rules.transfers.asking import MAX_REDIRECTS, Origin, condition_fields, following, head_of, places_of
 from package_cache.rules.transfers.networks import is_inside_by_name, is_public
 from package_cache.rules.transfers.proxies import of_environment
 from package_cache.rules.transfers.steps import Ask, Head
@@ -63,22 +63,23 @@ class HttpFetcher:
         self._guard = threading.Lock()
         self._through: dict[str, urllib3.PoolManager] = {}
 
-    def open(self, ask: Ask, accept: str | None, method: str = "GET") -> HttpAnswer:
-        """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters."""
+    def open(self, ask: Ask, accept: str | None, method: str = "GET", via: str | None = None) -> HttpAnswer:
+        """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters, `via` its Via."""
         url = ask.url
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._request(method, url, self._fields_for(url, ask, accept))
-            location = response.headers.get("location") if response.status in REDIRECTS else None
-            if location is None:
-                return _answer(ask, Urllib3Exchange(response))
+            response = self._request(method, url, self._fields_for(url, ask, accept, via))
+            exchange = Urllib3Exchange(response)
+            places = places_of(exchange.status, exchange.fields)
+            if not places:
+                return _answer(ask, exchange)
             let_go(response)
-            url = self._following(url, location)
+            url = self._following(url, places)
         raise UpstreamLie(f"redirects more than {MAX_REDIRECTS} times")
 
-    def _following(self, url: str, location: str) -> str:
+    def _following(self, url: str, places: tuple[str, ...]) -> str:
         """Where a redirect leads. Raises UpstreamError where it must not be followed."""
         try:
-            target = following(url, location)
+            target = following(url, places)
         except ValueError as error:
             raise UpstreamLie(str(error)) from None
         origin = Origin.of(target)
@@ -94,8 +95,10 @@ class HttpFetcher:
         origin = Origin.of(url)
         return next((source.fields for source in self._sources if source.fields and Origin.of(source.base) == origin), ())
 
-    def _fields_for(self, url: str, ask: Ask, accept: str | None) -> dict[str, str]:
+    def _fields_for(self, url: str, ask: Ask, accept: str | None, via: str | None) -> dict[str, str]:
         fields = dict(self._fields)
+        if via:
+            fields["Via"] = f"{via}, {fields['Via']}"
         if accept:
             fields["Accept"] = accept
         return fields | dict(self._private(url)) | dict(condition_fields(ask))

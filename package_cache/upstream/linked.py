@@ -9,7 +9,7 @@ from package_cache.model import Links
 from package_cache.rules.repositories.links import LONGEST, has_links, mark_of, marked, replaced, unmarked
 from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.answers import Answer
-from package_cache.upstream.decoded import decoded
+from package_cache.upstream.decoded import decoded, uncoded
 
 Open = Callable[[Ask], Answer]
 
@@ -52,7 +52,8 @@ def open_linked(open_url: Open, ask: Ask, links: Links, *, whole: bool = True) -
 
 def _plain(answer: Answer, url: str) -> Answer:
     """A document without a content coding that nobody asked for; anything else as it is."""
-    return decoded(answer, url) if has_links(answer.head.representation.get("content-type"), None) else answer
+    has = has_links(answer.head.representation.get("content-type"), None)
+    return decoded(answer, url) if has else uncoded(answer, url)
 
 
 def _may_have_links(answer: Answer) -> bool:

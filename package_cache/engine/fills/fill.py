@@ -7,6 +7,7 @@ it stopped. `Fills` guards its table with one lock, under which nothing waits; e
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -216,14 +217,15 @@ class Fill:
             self._poll()
             return self._progress
 
-    def wait(self, seen: Progress) -> Progress:
-        """Block until there is more to tell than `seen`."""
+    def wait(self, seen: Progress, until: float = math.inf) -> Progress:
+        """Block until there is more to tell than `seen`, or the monotonic clock shows `until`."""
         with self._changed:
             while True:
                 self._poll()
-                if self._progress != seen:
+                left = until - time.monotonic()
+                if self._progress != seen or left <= 0:
                     return self._progress
-                self._changed.wait(1.0 if self._leading else POLL)
+                self._changed.wait(min(left, 1.0 if self._leading else POLL))
 
     def _poll(self) -> None:
         """Look at another process's fill; called with the condition held."""

@@ -162,9 +162,9 @@ def _authority(host: str) -> str | None:
 
 def _within(repository: Repository, target: Target, start: int) -> Target:
     """A target in its repository, whose path begins there."""
-    path = target.path[start:]
+    path = spelled = target.path[start:]
     if DISTFILES in path and target.query is None and repository.may_have_distfiles:
         # Whatever layout a client knows, a distfile has one name here (GLEP 75).
         folder, found, rest = path.partition(DISTFILES)
         path = folder + found + flat_path(rest)
-    return Target(path, target.query, repository.home)
+    return Target(path, target.query, repository.home, spelled if spelled != path else None)
