@@ -439,6 +439,15 @@ def test_a_source_that_leads_back_is_found_out(start: Callable[..., Proxy]) -> N
     assert b"every source leads back to this cache" in answer.body
 
 
+def test_a_request_that_has_passed_through_too_many_proxies_is_passed_on_to_nobody(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    body, proxy = origin.put("/a.tar", b"a"), start(origin.url)
+    assert proxy.get("/a.tar", {"Via": ", ".join(["1.1 somebody"] * 200)}).status == 508
+    assert not origin.requests()
+    assert proxy.get("/a.tar", {"Via": ", ".join(["1.1 somebody"] * 20)}).body == body
+
+
 # Proxies and TLS
 
 HTTP, HTTPS = "http://mirror.example/", "https://mirror.example/"

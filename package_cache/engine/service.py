@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 MOMENT = 0.3
 """Seconds that sources get which are all set aside, where something is here that can be served instead."""
+_LONGEST_VIA = 2048
+"""Characters of a Via that are passed on to sources: some dozens of proxies."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
 
@@ -188,8 +190,11 @@ class Service:
         return self._health.answer(request.target, self.serving("fwd=bypass"))
 
     def _refuse_loops(self, request: Request) -> None:
-        if self._via in request.fields.get("via", ""):
+        via = request.fields.get("via", "")
+        if self._via in via:
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
+        if len(via) > _LONGEST_VIA:
+            raise LoopDetected("this request has passed through too many proxies")
 
     def _wanted(self, request: Request) -> Wanted:
         target = request.target
@@ -216,6 +221,10 @@ class Service:
     def tell_of_cut(self, request: str, error: FillError) -> None:
         """The connection of a client was cut, since the body of its answer could not go on."""
         logger.log(self._seldom.level("cut"), "cut the connection of a client of %s: %s", request, error)
+
+    def tell_of_trouble(self, error: PackageCacheError) -> None:
+        """A request failed here, and neither by its client's nor by a source's fault."""
+        logger.log(self._seldom.level(type(error).__name__, logging.ERROR), "%s", error)
 
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""

@@ -118,7 +118,7 @@ class Application:
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):
-            logger.error("%s", error)
+            self.service.tell_of_trouble(error)
         return self.service.refuse(error)
 
     def _body(self, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool) -> Iterable[bytes]:
