@@ -39,6 +39,7 @@ from package_cache.storage.removal import Removal
 from package_cache.storage.reports import Reports
 from package_cache.storage.stores import Stores, default_directory, open_stores
 from package_cache.storage.trial import Apart, try_commit
+from package_cache.upstream import surroundings
 from package_cache.upstream.agent import software
 from package_cache.upstream.fetcher import Fetcher
 from package_cache.upstream.http import HttpFetcher
@@ -202,9 +203,17 @@ NO_SOURCE = (
 
 
 def require_sources(config: Config) -> None:
-    """Raise ConfigError if there is nothing to fetch from."""
+    """Raise ConfigError if there is nothing to fetch from, or the environment names no usable way to it."""
     if not config.sources:
         raise ConfigError([NO_SOURCE])
+    require_ways(config)
+
+
+def require_ways(config: Config) -> None:
+    """Raise ConfigError if a proxy or certificates that the environment names for the sources cannot be used."""
+    problems = surroundings.problems(config.sources, os.environ)
+    if problems:
+        raise ConfigError(problems)
 
 
 class Server(Application):

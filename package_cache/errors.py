@@ -5,6 +5,8 @@ exceptions (`OSError`, `sqlite3.Error`, urllib3's, those of the decompressors) a
 `storage/`, `upstream/` and `library/`.
 """
 
+import math
+
 
 class PackageCacheError(Exception):
     """Base of every error this package raises on purpose.
@@ -130,6 +132,16 @@ class UpstreamTimeout(UpstreamError):
     """A source did not answer, or fell silent, for longer than the limit."""
 
     http_status = 504
+
+
+class UpstreamBusy(UpstreamError):
+    """A source said that it is not to be asked for `retry_after` more seconds, and so it was not (RFC 9110, 10.2.3)."""
+
+    http_status = 503
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"wants to be left alone for {math.ceil(retry_after)} seconds more")
+        self.retry_after = math.ceil(retry_after)
 
 
 class UpstreamCrawl(UpstreamTimeout):

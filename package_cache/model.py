@@ -133,12 +133,14 @@ class Repository:
 class Target:
     """What a request names: a path in the repository that is at `home`.
 
-    `path` is absolute and percent-encoded in normal form; `query` None if there is none.
+    `path` is absolute and percent-encoded in normal form; `query` None if there is none. `spelled` is the path that was
+    asked for, where that is another name of the same thing: a source may know it by that alone.
     """
 
     path: str
     query: str | None = None
     home: str = ""
+    spelled: str | None = field(default=None, compare=False)
 
     @property
     def asked(self) -> str:

@@ -403,6 +403,23 @@ def test_a_certificate_of_ones_own_is_trusted_where_its_file_is_named(
     assert body(ask(make(cafile=certificate), secure.url + "a")) == b"1"
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_the_environment_names_are_trusted(
+    make: Make, secure: Origin, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    secure.put("/a", b"1")
+    hashed = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", certificate], capture_output=True, check=True)
+    (tmp_path / f"{hashed.stdout.decode().strip()}.0").write_bytes(certificate.read_bytes())
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv(name, str(certificate if name == "SSL_CERT_FILE" else tmp_path))
+    assert body(ask(make(), secure.url + "a")) == b"1"
+
+
+def test_a_proxy_that_cannot_be_used_is_told(make: Make) -> None:
+    with pytest.raises(UpstreamError, match="ftp is not spoken"):
+        ask(make(proxies=(("all", "ftp://me:secret@proxy.example"),)), "http://mirror.example/a")
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(backend: Backend, secure: Origin) -> None:
     secure.put("/a", b"1")
     with pytest.raises(UpstreamError, match="TLS"):

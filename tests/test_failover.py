@@ -1,10 +1,15 @@
 """Failover: what clients get where sources fail, and what the sources are asked for then."""
 
+import email.utils
+import hashlib
 import random
+import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from origin import Behaviour, Gate, Hang, Origin, Raw, Say, Serve, until
@@ -15,6 +20,7 @@ LIMITS = {
     "PACKAGE_CACHE_HEAD_TIMEOUT": "1",
     "PACKAGE_CACHE_STALL_TIMEOUT": "1",
 }
+ONE_WORKER = {"gunicorn": ("--workers", "1"), "gthread": ("-w", "1"), "wsgiref": ()}
 OVERLAP = 4096
 """Bytes before the joint that are asked for again."""
 
@@ -425,3 +431,142 @@ def test_an_index_that_was_removed_does_not_come_back_when_no_source_can_be_aske
     assert [proxy.get("/dists/InRelease").status for _ in range(2)] == [200, 404]
     origin.stop()
     assert proxy.get("/dists/InRelease").status == 404
+
+
+# --- Sources that have too much to do, or say nothing -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_source_that_says_when_it_may_be_asked_again_is_not_asked_before_and_clients_are_told(
+    origin: Origin, start: Callable[..., Proxy], status: int
+) -> None:
+    names = [f"/{number}.tar" for number in range(20)]
+    for name in names:
+        origin.put(name, b"", Say(status, fields=(("Retry-After", "120"),)))
+    proxy = start(origin.url)
+    answers = [proxy.get(name, method="HEAD" if number % 5 == 4 else "GET") for number, name in enumerate(names)]
+    assert {answer.status for answer in answers} == {503}
+    assert all(100 < int(answer.fields["Retry-After"]) <= 120 for answer in answers)
+    assert len(origin.requests()) == 1
+    proxy.stop()
+    assert len([line for line in proxy.log if "WARNING" in line]) == 1
+
+
+def test_while_one_source_has_too_much_to_do_another_one_delivers(
+    origin: Origin, another: Origin, start: Callable[..., Proxy]
+) -> None:
+    soon = email.utils.formatdate(time.time() + 100, usegmt=True)
+    for number in range(3):
+        origin.put(f"/{number}.tar", b"", Say(503, fields=(("Retry-After", soon),)))
+        another.put(f"/{number}.tar", BODY)
+    proxy = start(origin.url, another.url)
+    for number in range(3):
+        assert proxy.get(f"/{number}.tar").body == BODY
+    assert len(origin.requests()) == 1
+    answer = proxy.get("/none.tar")
+    assert (answer.status, len(origin.requests())) == (503, 1)
+    assert int(answer.fields["Retry-After"]) > 50
+
+
+def test_indexes_of_a_silent_source_cost_its_silence_once(origin: Origin, start: Callable[..., Proxy]) -> None:
+    names = [f"/simple/{number}/" for number in range(12)]
+    for name in names:
+        origin.put(name, b"<a>", content_type="text/html")
+    proxy = start(origin.url, environment={"PACKAGE_CACHE_HEAD_TIMEOUT": "2"})
+    for name in names:
+        assert proxy.get(name).status == 200
+    for name in names:
+        origin.script(name, Hang())
+    asked, begun = len(origin.requests()), time.monotonic()
+    assert [proxy.get(name).cache_status for name in names] == ["package-cache; fwd=stale"] * len(names)
+    assert time.monotonic() - begun < 2 * 3
+    assert len(origin.requests()) - asked < len(names)
+    for name in names:
+        origin.script(name, Serve())
+    until(lambda: "304" in proxy.get(names[0]).cache_status)
+
+
+def test_a_source_that_is_down_costs_the_log_one_line(origin: Origin, start: Callable[..., Proxy]) -> None:
+    for number in range(10):
+        origin.put(f"/simple/{number}/", b"<a>", content_type="text/html")
+        origin.put(f"/cut/{number}.tar", BODY, Serve(cut=HALF))
+    proxy = start(origin.url, environment={**LIMITS, "PACKAGE_CACHE_CONNECT_TIMEOUT": "1"})
+    for number in range(10):
+        assert proxy.get(f"/simple/{number}/").status == 200
+    for thing in origin.things.values():
+        thing.script[:] = [Say(500)]
+    for number in range(10):
+        assert proxy.get(f"/simple/{number}/").cache_status == "package-cache; fwd=stale"
+        assert proxy.get(f"/package-{number}.tar").status in (404, 502)
+        assert proxy.get(f"/cut/{number}.tar").status == 502
+    proxy.stop()
+    told = [line for line in proxy.log if "WARNING" in line or "ERROR" in line]
+    assert len([line for line in told if "well again" not in line]) == 1, told
+
+
+def test_clients_that_are_cut_cost_the_log_one_line(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
+    proxy = start(origin.url, host=host, environment=LIMITS, arguments=ONE_WORKER[host])
+    for number in range(5):
+        origin.put(f"/{number}.tar", BODY, Serve(cut=HALF, ranges=False), Say(404))
+        assert not proxy.get(f"/{number}.tar").whole
+    proxy.stop()
+    assert len([line for line in proxy.log if "cut the connection" in line]) <= 1
+
+
+# --- Where a source leads, and what it calls a file -------------------------------------------------------------------
+
+
+def test_two_places_at_once_are_no_redirect(origin: Origin, another: Origin, start: Callable[..., Proxy]) -> None:
+    places = (("Location", "/b.tar"), ("Location", "/c.tar"))
+    origin.put("/a.tar", b"", Say(302, fields=places))
+    origin.put("/b.tar", b"wrong")
+    another.put("/a.tar", b"right")
+    proxy = start(origin.url, another.url)
+    assert proxy.get("/a.tar").body == b"right"
+    assert len(origin.requests()) == 1
+    origin.put("/same.tar", b"", Say(302, fields=(("Location", "/b.tar"),) * 2))
+    assert proxy.get("/same.tar").status in (200, 404)
+
+
+@pytest.mark.parametrize(
+    ("place", "taken"), [("bytes 0-9/100", False), ("bytes 90-99/100", False), ("bytes 0-9/10", True), ("nonsense", True)]
+)
+def test_a_part_that_is_called_the_whole_is_no_file(
+    origin: Origin, start: Callable[..., Proxy], place: str, taken: bool
+) -> None:
+    origin.put("/a.bin", b"0123456789", Serve(fields=(("Content-Range", place),)))
+    proxy = start(origin.url)
+    assert proxy.get("/a.bin").status == (200 if taken else 502)
+    until(lambda: len(blobs(proxy.cache)) == taken)
+
+
+def test_a_path_that_a_client_asks_for_is_asked_of_the_source_too(origin: Origin, start: Callable[..., Proxy]) -> None:
+    name = "foo-1.tar.xz"
+    folders = {hashlib.new(algorithm, name.encode()).hexdigest()[:2] for algorithm in ("sha512", "sha256", "md5")}
+    proxy = start(origin.url)
+    for folder in folders:
+        assert proxy.get(f"/distfiles/{folder}/{name}").status == 404
+    folder = folders.pop()
+    body = origin.put(f"/distfiles/{folder}/{name}", b"\xfd7zXZ\0" + bytes(100))
+    assert proxy.get(f"/distfiles/{folder}/{name}").body == body
+    assert proxy.get(f"/distfiles/{name}").cache_status == "package-cache; hit"
+
+
+def test_caches_that_are_each_others_sources_find_that_out_at_once(
+    origin: Origin, start: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    there = start(f"http://127.0.0.1:{port}/", origin.url, cache=tmp_path / "there")
+    here = start(there.url, arguments=["--port", str(port)], cache=tmp_path / "here")
+    begun = time.monotonic()
+    answer = here.get("/a.tar", {"Via": "1.1 somebody"})
+    assert answer.status == 404
+    assert time.monotonic() - begun < 5
+    assert re.fullmatch(
+        r"1\.1 somebody, 1\.1 package-cache-\S+, 1\.1 package-cache-\S+", origin.requests()[0].fields["via"]
+    )
+    body = origin.put("/b.tar", BODY)
+    assert here.get("/b.tar").body == body
+    assert not [line for line in there.log if "is asked last" in line]

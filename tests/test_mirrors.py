@@ -6,10 +6,18 @@ from itertools import pairwise
 import pytest
 
 from package_cache.engine.fills.failures import LONGEST, Failures
-from package_cache.errors import FillError
+from package_cache.errors import FillError, UpstreamBusy
 from package_cache.model import Key, Source
+from package_cache.rules.http.fields import parse_retry_after
 from package_cache.rules.transfers.pace import JUDGED, LEAST, Pace, Speed, by_speed, is_outrun
-from package_cache.upstream.mirrors import ASIDE_SECONDS, LONGEST_ASIDE, MEASURED_SECONDS, PROBE_SECONDS, Mirrors
+from package_cache.upstream.mirrors import (
+    ASIDE_SECONDS,
+    LONGEST_ASIDE,
+    LOOK_SECONDS,
+    MEASURED_SECONDS,
+    PROBE_SECONDS,
+    Mirrors,
+)
 
 A, B, C = BASES = ("http://a.example", "http://b.example/gentoo", "http://b.example")
 SOURCES = tuple(Source(base) for base in BASES)
@@ -288,3 +296,84 @@ def test_the_memory_for_failures_is_bounded() -> None:
             failures.note(Key(f"/{number}"), 502, "no source delivered")
     waiting = sum(held(failures, Key(f"/{number}")) for number in range(10_000))
     assert 1000 < waiting < 5000
+
+
+# --- What a source says of when it may be asked -----------------------------------------------------------------------
+
+
+def test_a_source_is_not_asked_before_the_time_that_it_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    world = World()
+    world.mirrors.rest(A + "/f", 120)
+    world.cure(A)  # a download that was running comes to its end
+    assert world.order == "BCA"
+    world.clock.now += 119.5
+    with pytest.raises(UpstreamBusy, match="left alone for 1 seconds more") as told:
+        world.mirrors.check(A + "/g")
+    assert told.value.retry_after == 1
+    world.mirrors.check(B + "/g")
+    world.mirrors.check("http://elsewhere.example/")
+    world.clock.now += 1
+    world.mirrors.check(A + "/g")
+    assert [world.order, world.order] == ["ABC", "BCA"]
+    assert len(caplog.records) == 1
+
+
+def test_sources_that_are_all_set_aside_are_looked_at_once_in_a_while() -> None:
+    world, some = World(), SOURCES[:2]
+    world.fail(A)
+    assert not world.mirrors.are_aside(some)
+    assert not world.mirrors.are_aside(())
+    world.fail(B)
+    assert world.mirrors.are_aside(some)
+    assert not world.mirrors.are_aside(SOURCES)
+    assert [world.mirrors.may_look(some) for _ in range(3)] == [True, False, False]
+    world.clock.now += LOOK_SECONDS
+    assert [world.mirrors.may_look(some) for _ in range(2)] == [True, False]
+    world.mirrors.rest(A + "/f", 60)
+    world.mirrors.rest(B + "/f", 60)
+    world.clock.now += LOOK_SECONDS
+    assert not world.mirrors.may_look(some)
+    world.clock.now += 60
+    assert not world.mirrors.are_aside(some)
+
+
+def test_the_log_warns_of_a_source_that_comes_and_goes_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    world = World()
+    for _ in range(120):
+        world.fail(A)
+        world.cure(A)
+        world.clock.now += 1
+    assert len(caplog.records) == 4
+    assert "is asked last" in caplog.records[2].getMessage()
+    assert "is well again" in caplog.records[3].getMessage()
+
+
+def test_texts_that_alternate_are_told_a_few_times_and_then_once_a_second() -> None:
+    told: list[str] = []
+    clock = Clock()
+    mirrors = Mirrors(SOURCES, clock, tell=lambda _base, _url, said, _aside: told.append(said))
+    for number in range(1000):
+        mirrors.answered(A + "/f", 200 if number % 2 else 404, 0.0)
+        clock.now += 0.01
+    assert len(told) < 30
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("99999999", 3600.0),
+        ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Thu, 01 Jan 2070 00:00:00 GMT", 3600.0),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_when_a_source_may_be_asked_again_is_a_number_or_a_date(text: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(text, 100.0) == seconds

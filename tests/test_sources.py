@@ -14,6 +14,7 @@ from threading import Thread
 import pytest
 from origin import Origin, Raw, Say, Serve, until
 from product import Proxy, blobs, parts
+from shell import run
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Validators
@@ -448,8 +449,18 @@ def test_a_copy_of_a_cache_may_have_the_original_as_its_source(
     assert start(parent.url, cache=tmp_path / "copy").get("/new.tar").body == b"new"
 
 
+def test_a_request_that_has_passed_through_too_many_proxies_is_passed_on_to_nobody(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    body, proxy = origin.put("/a.tar", b"a"), start(origin.url)
+    assert proxy.get("/a.tar", {"Via": ", ".join(["1.1 somebody"] * 200)}).status == 508
+    assert not origin.requests()
+    assert proxy.get("/a.tar", {"Via": ", ".join(["1.1 somebody"] * 20)}).body == body
+
+
 # Proxies and TLS
 
+HTTP, HTTPS = "http://mirror.example/", "https://mirror.example/"
 LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_CONNECT_TIMEOUT": "1"}
 
 
@@ -460,6 +471,49 @@ def test_the_proxy_of_the_environment_is_used(origin: Origin, start: Callable[..
         environment={"http_proxy": origin.url, "no_proxy": "127.0.0.1", "HTTP_PROXY": origin.url},
     )
     assert proxy.get("/a.tar").body == body
+
+
+def test_a_proxy_without_a_scheme_is_used_and_one_of_a_scheme_that_no_source_has_may_be_anything(
+    origin: Origin, another: Origin, start: Callable[..., Proxy]
+) -> None:
+    through = origin.put("http://mirror.example/a.tar", b"through the proxy")
+    straight = another.put("/b.tar", b"straight")
+    origin.put("http://mirror.example/c.tar", b"", see("https://elsewhere.example/c.tar"))
+    environment = {"http_proxy": f"127.0.0.1:{origin.port}", "https_proxy": "socks5://x", "no_proxy": "127.0.0.0/8"}
+    proxy = start("http://mirror.example/", another.url, environment=environment)
+    assert proxy.get("/a.tar").body == through
+    assert proxy.get("/b.tar").body == straight
+    answer = proxy.get("/c.tar")
+    assert answer.status == 502
+    assert b"https_proxy='socks5://x' cannot be used: socks5 is not spoken to proxies here" in answer.body
+
+
+@pytest.mark.parametrize(
+    ("source", "environment", "told"),
+    [
+        (HTTP, {"http_proxy": "socks5://a:1"}, "http_proxy='socks5://a:1' cannot be used: socks5 is not spoken"),
+        (HTTP, {"HTTP_PROXY": "http://a:b/"}, "HTTP_PROXY='http://a:b/' cannot be used: its port is not a number"),
+        (HTTPS, {"SSL_CERT_FILE": "/does/not/exist"}, "SSL_CERT_FILE='/does/not/exist' cannot be used: No such file"),
+        (HTTPS, {"SSL_CERT_FILE": __file__}, "cannot be used: it holds no certificate"),
+        (HTTPS, {"SSL_CERT_DIR": "/does/not/exist"}, "SSL_CERT_DIR='/does/not/exist' cannot be used: there is no such"),
+    ],
+)
+@pytest.mark.parametrize("words", [("--port", "0"), ("config", "check")])
+@pytest.mark.usefixtures("shell")
+def test_what_the_environment_names_and_cannot_be_used_is_one_line(
+    tmp_path: Path, words: tuple[str, ...], source: str, environment: dict[str, str], told: str
+) -> None:
+    ended = run(*words, **environment, PACKAGE_CACHE_SOURCE=source, PACKAGE_CACHE_CACHE=str(tmp_path / "cache"))
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_certificates_of_the_environment_matter_to_sources_over_tls_alone(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    body = origin.put("/a.tar", b"a")
+    assert start(origin.url, environment={"SSL_CERT_FILE": "/does/not/exist"}).get("/a.tar").body == body
 
 
 def test_credentials_do_not_follow_a_redirect_to_a_host_that_is_no_source(
@@ -516,6 +570,15 @@ def test_a_source_over_tls_is_fetched_from(secure: Origin, certificate: Path, st
     assert proxy.get("/a.tar").body == body
     assert proxy.get("/b.tar").body == chunked
     assert len(secure.requests()) == 3
+
+
+def test_certificates_in_a_directory_are_trusted(
+    tmp_path: Path, secure: Origin, certificate: Path, start: Callable[..., Proxy]
+) -> None:
+    body = secure.put("/a.tar", b"a")
+    hashed = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", certificate], capture_output=True, check=True)
+    (tmp_path / f"{hashed.stdout.decode().strip()}.0").write_bytes(certificate.read_bytes())
+    assert start(secure.url, environment={"SSL_CERT_DIR": str(tmp_path)}).get("/a.tar").body == body
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(secure: Origin, origin: Origin, start: Callable[..., Proxy]) -> None:

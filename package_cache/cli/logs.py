@@ -49,6 +49,8 @@ class _SystemLog(logging.handlers.SysLogHandler):
 def configure(config: Config) -> None:
     """Send records of WARNING and above, and with each -v one level more, to standard error or the system log.
 
+    That the settings were read again is told at any level: whoever sent the signal waits for it.
+
     Raises CannotLog.
     """
     level = max(logging.DEBUG, logging.WARNING - 10 * config.verbose)
@@ -60,6 +62,7 @@ def configure(config: Config) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("package_cache.server.reloading").setLevel(min(level, logging.INFO))
     # How urllib3 fares with a connection is told by this package in its own words.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 

@@ -73,6 +73,7 @@ def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
     config = None
     try:
         config = configured(os.environ, options).config
+        compose.require_ways(config)
     except ConfigError as error:
         problems.extend(error.problems)
     if not (config.sources if config else files.names_sources(os.environ, options)):

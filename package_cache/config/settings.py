@@ -112,7 +112,7 @@ SETTINGS = {setting.name: setting for setting in _ALL}
 """By name. Those of `Timeouts` are not among them."""
 
 _LIMITS = {
-    "connect": "for a source to accept a connection",
+    "connect": "for a source's name to be looked up and an address to accept",
     "head": "for the whole head of a source's answer",
     "stall": "between two blocks of a body from a source",
     "crawl": "for as many KiB of a body from a source",

@@ -19,6 +19,8 @@ from package_cache.rules.http.answer import Serving, decide
 from package_cache.rules.repositories.links import Linking
 from package_cache.storage.parts.journals import Journal
 
+LATE = "all its sources are set aside, since they failed"
+"""Why something is served as it was without an answer from any source."""
 _CONDITIONS = frozenset({"range", "if-none-match", "if-modified-since"})
 """Fields that may make an answer of a head alone, or of bytes far ahead."""
 COMMIT_SECONDS = 1.0
@@ -62,7 +64,8 @@ class Desk(Protocol):
 class Pending:
     """A request that waits for a fill: for its head, and for the first byte of the body it asks for.
 
-    A failure before that byte can still be told in a status, or answered with what is here already.
+    A failure before that byte can still be told in a status, or answered with what is here already; so is, once the
+    monotonic clock shows `until`, that there is none.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Pending:
         *,
         joined: bool,
         number: int,
+        until: float = math.inf,
     ) -> None:
         self._service = service
         self._request = request
@@ -81,6 +85,7 @@ class Pending:
         self.fill = fill
         self._joined = joined
         self._number = number
+        self._until = until
         self._looked: Progress | None = None
         self._waits = True
         self._outdated = False
@@ -92,11 +97,15 @@ class Pending:
     def wait(self) -> None:
         """Block until `advance` may find something new."""
         if self._looked is not None:
-            self.fill.wait(self._looked, self._overdue)
+            self.fill.wait(self._looked, min(self._overdue, self._until))
 
     def has_news(self) -> bool:
         """Whether `advance` may find something new. Never blocks."""
-        return self.fill.progress() != self._looked or time.monotonic() >= self._overdue
+        return self.fill.progress() != self._looked or time.monotonic() >= self._overdue or self._is_late()
+
+    def _is_late(self) -> bool:
+        """Whether the sources took so long that what is here is to be served instead."""
+        return time.monotonic() >= self._until
 
     @property
     def far_ahead(self) -> bool:
@@ -123,6 +132,8 @@ class Pending:
         """As `advance`, where that needs neither the disk nor the registry; None where it does. Never blocks or raises."""
         progress = self.fill.progress()
         if self._looked is None or self._outdated or self._awaits_commit or progress.journal.failed is not None:
+            return None
+        if self._is_late():
             return None
         self._looked = progress
         if self._linking(progress) is not None:
@@ -172,7 +183,9 @@ class Pending:
             return answer
         journal = progress.journal
         if journal.failed is not None and not self._outdated:
-            raise FillError(journal.failed.reason, journal.failed.status)
+            raise FillError(journal.failed.reason, journal.failed.status, journal.failed.retry_after)
+        if not journal.done and self._is_late():
+            raise FillError(LATE, 504)
         if not journal.done:
             return self
         if self._outdated:

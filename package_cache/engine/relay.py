@@ -96,7 +96,9 @@ class Relay:
 
     def _fail(self) -> NoReturn:
         end = self._end
-        raise FillError(end.reason, end.status) if isinstance(end, GiveUp) else FillError("a source broke off", 502)
+        if isinstance(end, GiveUp):
+            raise FillError(end.reason, end.status, end.retry_after)
+        raise FillError("a source broke off", 502)
 
     def close(self) -> None:
         """Give the connection back."""

@@ -7,6 +7,7 @@ loop looks at from time to time, and which `answer` waits for.
 
 import hashlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -24,8 +25,9 @@ from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.linked import answer_linked, read_document
-from package_cache.engine.pending import Pending, is_outdated, known
+from package_cache.engine.pending import LATE, Pending, is_outdated, known
 from package_cache.engine.relay import Kept, Relay
+from package_cache.engine.seldom import Seldom
 from package_cache.engine.several import SeveralReader
 from package_cache.engine.upkeep.caretaker import Caretaker
 from package_cache.engine.upkeep.damage import Damages
@@ -59,8 +61,10 @@ logger = logging.getLogger(__name__)
 
 _OF_POST = frozenset({"accept", "content-type", "content-encoding", "content-language"})
 """Fields of a POST that a source is told."""
-_UNREACHED = frozenset({502, 504})
-"""What is told where no source could be asked."""
+MOMENT = 0.3
+"""Seconds that sources get which are all set aside, where something is here that can be served instead."""
+_LONGEST_VIA = 2048
+"""Characters of a Via that are passed on to sources: some dozens of proxies."""
 _ATTEMPTS = 5
 """How often a request starts over because what it found was gone when it looked."""
 
@@ -97,6 +101,7 @@ class Service:
         self._storing = Storing(time.monotonic)
         self._leader = Leader(registry, blobs, self._storing, room)
         self.via = via
+        self._seldom = Seldom()
 
     @property
     def is_idle(self) -> bool:
@@ -185,7 +190,8 @@ class Service:
         try:
             self._damages.take_out(digest, status.st_size, (status.st_dev, status.st_ino))
         except StoreError as error:
-            logger.warning("blob %s cannot be read, and not be taken out: %s", digest, error)
+            level = self._seldom.level(digest)
+            logger.log(level, "blob %s cannot be read, and not be taken out: %s", digest, error)
 
     def run(self, job: Callable[[], None]) -> None:
         """Run a job in a thread of its own. Raises RuntimeError if the system gives none."""
@@ -213,8 +219,11 @@ class Service:
         return self._health.answer(request.target, self.serving("fwd=bypass"), as_json=as_json)
 
     def _refuse_loops(self, request: Request) -> None:
-        if self.via in request.fields.get("via", ""):
+        via = request.fields.get("via", "")
+        if self.via in via:
             raise LoopDetected("this request has passed through this cache before: a source leads back to it")
+        if len(via) > _LONGEST_VIA:
+            raise LoopDetected("this request has passed through too many proxies")
 
     def _wanted(self, request: Request) -> Wanted:
         target = request.target
@@ -225,7 +234,7 @@ class Service:
             key_of(target, accept),
             target,
             policy,
-            self._fetcher.offer(policy.repository, target, accept),
+            self._fetcher.offer(policy.repository, target, accept, request.fields.get("via")),
             time.time(),
             policy.demanded(target, request.fields),
             normal_accept(said) if accept is None else None,
@@ -234,7 +243,7 @@ class Service:
     def _look(self, wanted: Wanted) -> Wanted:
         mark, seen = self._registry.mark(wanted.key), self._registry.best(wanted.key)
         if seen is not None and wanted.differs(seen.representation):
-            offer = self._fetcher.offer(wanted.policy.repository, wanted.target, wanted.unsaid)
+            offer = self._fetcher.offer(wanted.policy.repository, wanted.target, wanted.unsaid, wanted.offer.via)
             return self._look(replace(wanted, key=key_of(wanted.target, wanted.unsaid), offer=offer, unsaid=None))
         return wanted.looked(mark, seen)
 
@@ -251,6 +260,14 @@ class Service:
         reply = passed(head.status, known.fields, len(body), self.serving(f"fwd=method; fwd-status={head.status}"))
         return Answer(reply, "passed", body, known.source)
 
+    def tell_of_cut(self, request: str, error: FillError) -> None:
+        """The connection of a client was cut, since the body of its answer could not go on."""
+        logger.log(self._seldom.level("cut"), "cut the connection of a client of %s: %s", request, error)
+
+    def tell_of_trouble(self, error: PackageCacheError) -> None:
+        """A request failed here, and neither by its client's nor by a source's fault."""
+        logger.log(self._seldom.level(type(error).__name__, logging.ERROR), "%s", error)
+
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
         detail = f"fwd=uri-miss; fwd-status={error.http_status}" if isinstance(error, FillError) else "fwd=bypass"
@@ -266,6 +283,9 @@ class Service:
         while number <= _ATTEMPTS:
             entry = wanted.seen
             if entry is None or not wanted.is_kept(entry.representation):
+                patience = self._patience(wanted)
+                if patience == 0.0:
+                    return self._serve_stale(request, wanted, FillError(LATE, 504))
                 if entry is None and request.method == "HEAD":
                     return self._head_of_fill(request, wanted) or self._answer_head(request, wanted)
                 try:
@@ -276,7 +296,8 @@ class Service:
                     return self._pass_on(request, wanted)
                 lead, is_here = partial(self._leader.lead, wanted), partial(self._leader.is_here, wanted)
                 fill, joined = self._fills.join(wanted.key, lead, run, request.client, is_here)
-                return Pending(self, request, wanted, fill, joined=joined, number=number).advance()
+                until = time.monotonic() + patience
+                return Pending(self, request, wanted, fill, joined=joined, number=number, until=until).advance()
             answer = self._from_store(request, entry, "hit", "hit")
             if answer is not None:
                 return answer
@@ -378,12 +399,12 @@ class Service:
             answer = self._from_store(request, seen, "fwd=stale", "stale")
         if answer is None:
             raise error
-        logger.warning("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
+        logger.info("%s is served as it was on %s: %s", wanted.target.text, seen.representation.get("date"), error)
         return answer
 
     def _other_form(self, request: Request, wanted: Wanted, error: PackageCacheError) -> Entry | None:
         """What was stored for a client with another Accept, if this one takes it too, while no source can be asked."""
-        if error.http_status not in _UNREACHED:
+        if not _is_unreached(error):
             return None
         accept = request.fields.get("accept")
         forms = [
@@ -393,6 +414,25 @@ class Service:
         welcome = [form for form in forms if form[0] > 0]
         return max(welcome, key=lambda form: (form[0], form[1].representation.received))[1] if welcome else None
 
+    def _patience(self, wanted: Wanted) -> float:
+        """How many seconds to wait for the sources before what is here is served as it was.
+
+        That is none while all of them are set aside; a moment for the one request in a while that finds out how they are,
+        and for those that ask for the same.
+        """
+        repository = wanted.policy.repository
+        if not self._fetcher.are_aside(repository) or not self._may_be_told_as_it_was(wanted):
+            return math.inf
+        looks = wanted.key in self._fills.running or self._fetcher.may_look(repository)
+        return MOMENT if wanted.is_stored and looks else 0.0
+
+    def _may_be_told_as_it_was(self, wanted: Wanted) -> bool:
+        """Whether something is here that may be served, or it is known that there was nothing."""
+        seen = wanted.seen
+        if seen is not None and wanted.may_be_stale(seen.representation) and not wanted.differs(seen.representation):
+            return True
+        return not wanted.is_for_ever and seen is None and self._absences.is_known(wanted.key, 0.0)
+
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
         if error.http_status == 404:
@@ -400,7 +440,7 @@ class Service:
                 self._absences.note(wanted.key)
             return error
         after = seen.representation.received if seen else 0.0
-        if wanted.is_for_ever or error.http_status not in _UNREACHED or not self._absences.is_known(wanted.key, after):
+        if wanted.is_for_ever or not _is_unreached(error) or not self._absences.is_known(wanted.key, after):
             return None
         return FillError(f"no source had it when they could be asked; now: {error}", 404)
 
@@ -471,7 +511,7 @@ class Service:
         try:
             return self._relay_head(request, wanted)
         except FillError as error:
-            if error.http_status not in _UNREACHED:
+            if not _is_unreached(error):
                 raise
             return self._serve_stale(request, wanted, error)
 
@@ -485,15 +525,21 @@ class Service:
                 answer = wanted.offer.open(action, "HEAD")
                 answer.close()
             except UpstreamError as error:
-                action = transfer.next(Broke(str(error), error.again, isinstance(error, UpstreamTimeout)))
+                slow, rest = isinstance(error, UpstreamTimeout), error.retry_after
+                action = transfer.next(Broke(str(error), error.again, slow, retry_after=rest))
             else:
                 action = transfer.next(replace(answer.head, chunked=True))
             if transfer.fault is not None:
                 wanted.offer.failed(*transfer.fault)
         if not isinstance(action, Receive) or action.begin is None:
             assert isinstance(action, GiveUp)
-            raise self._leader.failures.note(wanted.key, action.status, action.reason)
+            raise self._leader.failures.note(wanted.key, action.status, action.reason, action.retry_after)
         linking = self.linking(request, action.begin)
         head = action.begin if linking is None else linking.head(action.begin, None)
         reply = decide(request, head, self.serving("fwd=uri-miss; fwd-status=200"))
         return Answer(reply, "relayed", source=head.source)
+
+
+def _is_unreached(error: PackageCacheError) -> bool:
+    """Whether an error says that no source could be asked, or that all of them want to be asked later."""
+    return error.http_status in (502, 504) or (error.http_status == 503 and error.retry_after is not None)

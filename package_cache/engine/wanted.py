@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from package_cache.model import Entry, Freshness, Key, Representation, Target
 from package_cache.rules.repositories.documents import parse
 from package_cache.rules.repositories.freshness import Policy, is_good, varies_by_accept
-from package_cache.upstream.answers import Offer
+from package_cache.upstream.fetcher import SourceOffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Wanted:
     key: Key
     target: Target
     policy: Policy
-    offer: Offer
+    offer: SourceOffer
     since: float
     """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
     longest: float | None = None

@@ -99,5 +99,6 @@ class Warmer:
             self._arrived[name] = progress.size
             progress = fill.wait(progress)
         if progress.journal.failed is not None:
-            raise FillError(progress.journal.failed.reason, progress.journal.failed.status)
+            failed = progress.journal.failed
+            raise FillError(failed.reason, failed.status, failed.retry_after)
         return progress.journal.size or 0

@@ -75,7 +75,7 @@ class Application:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
-        account = _Account(environ, self.access)
+        account = _Account(environ, self.access, self.service)
         ends = _has_body(environ)
         try:
             answer = self._answer(read_head(environ), environ)
@@ -102,7 +102,7 @@ class Application:
         if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, environ)):
             raise Forbidden(NOT_ADMITTED)
         wire.check(head)
-        posted = self.service.routes.posted(head.method, head.target, head.combined.get("host"), own)
+        posted = self._posted(head, environ)
         if posted is not None:
             content = _wanted_content(environ, length_to_pass(head))
             kind = environ.get("CONTENT_TYPE")
@@ -135,6 +135,16 @@ class Application:
                 raise
             return self.service.routes.find(head.target, host, name)
 
+    def _posted(self, head: wire.Head, environ: "WSGIEnvironment") -> Target | None:
+        """What a POST is passed on to; None for any other request."""
+        if head.method != "POST":
+            return None
+        try:
+            target = self._find(head, environ)
+        except RequestError:
+            return None
+        return target if self.service.routes.passes_post(target) else None
+
     def _asks_how_it_fares(self, head: wire.Head, environ: "WSGIEnvironment") -> bool:
         try:
             return is_own(self._find(head, environ))
@@ -143,7 +153,7 @@ class Application:
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):
-            logger.error("%s", error)
+            self.service.tell_of_trouble(error)
         return self.service.refuse(error)
 
     def _body(self, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool) -> Iterable[bytes]:
@@ -272,6 +282,7 @@ class _Account:
 
     environ: "WSGIEnvironment"
     access: AccessLog
+    service: Service
     begun: float = field(default_factory=time.monotonic)
     status: int = 0
     kind: str = "error"
@@ -339,7 +350,7 @@ class _Body:
             block = b""  # it makes the server send the head, before the connection is cut
         except FillError as error:
             self._account.cut = True
-            logger.warning("cut the connection of a client of %s: %s", self._account.request, error)
+            self._account.service.tell_of_cut(self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         self._begun = True
         self._given = len(block)

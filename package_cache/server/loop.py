@@ -184,7 +184,7 @@ class Loop(Sender):
         if head.method == "CONNECT" and self._tunnels and connection.admitted:
             self._make_tunnel(connection, head, connection.received[size:])
         elif self._routes.posted(head.method, head.target, head.combined.get("host")) is not None:
-            self._hand_over(connection)  # with its content, which is wanted
+            self._hand_over(connection, said_in(head, head.combined))  # with its content, which is wanted
         elif is_awaited(head):
             connection.content = Content(head, size)
             self._read_content(connection, connection.content)

@@ -59,7 +59,7 @@ class Settings:
             logger.error(_KEPT, error)
             return None
         self.config = config
-        logger.warning("the settings were read again")
+        logger.info("the settings were read again")
         return application
 
     def _mixed(self, read: Config) -> Config:

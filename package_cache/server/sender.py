@@ -5,7 +5,6 @@ the business of `server.loop`.
 """
 
 import errno
-import logging
 import os
 import socket
 import time
@@ -28,8 +27,6 @@ from package_cache.server.connections import Connection, client_name, describe
 from package_cache.server.reactor import Limits, Reactor
 from package_cache.server.sockets import READ, WRITE, untaken
 from package_cache.server.streams import send_all
-
-logger = logging.getLogger(__name__)
 
 _CHUNK = 512 << 10
 """Bytes sent to one client before the others get their turn."""
@@ -66,7 +63,7 @@ class Sender(Reactor):
             self._stream_rest(connection)
             return
         except FillError as error:
-            logger.warning("cut the connection of a client of %s: %s", describe(connection), error)
+            self._service.tell_of_cut(describe(connection), error)
             self._close(connection, cut=True)
             return
         except BlockingIOError:
@@ -132,9 +129,9 @@ class Sender(Reactor):
         self._forget(connection)
         self.lent += 1
         ended = partial(self._streamed, connection, close)
-        patience = self._limits.timeouts.send
+        patience, told = self._limits.timeouts.send, partial(self._service.tell_of_cut, describe(connection))
         try:
-            self._service.run(partial(send_all, connection.socket, head, blocks, patience, ended))
+            self._service.run(partial(send_all, connection.socket, head, blocks, patience, ended, told))
         except RuntimeError:
             ended(0, True)  # noqa: FBT003
 

@@ -1,18 +1,22 @@
 """Bodies that a thread sends, since what they wait for is a source: files that are passed on without being kept."""
 
-import logging
 import socket
 from collections.abc import Callable, Iterable
 
 from package_cache.errors import FillError
 
-logger = logging.getLogger(__name__)
-
 Ended = Callable[[int, bool], None]
 """Told how many bytes of the body were sent, and whether it was cut."""
 
 
-def send_all(connection: socket.socket, head: bytes, blocks: Iterable[bytes], patience: float, ended: Ended) -> None:
+def send_all(
+    connection: socket.socket,
+    head: bytes,
+    blocks: Iterable[bytes],
+    patience: float,
+    ended: Ended,
+    failed: Callable[[FillError], None],
+) -> None:
     """Send a head and the blocks of a body. The client may take nothing for `patience` seconds, and no longer."""
     sent, cut = 0, True
     try:
@@ -23,7 +27,7 @@ def send_all(connection: socket.socket, head: bytes, blocks: Iterable[bytes], pa
             sent += len(block)
         cut = False
     except FillError as error:
-        logger.warning("cut the connection of a client: %s", error)
+        failed(error)
     except OSError:
         pass  # the client left, or stopped reading
     finally:

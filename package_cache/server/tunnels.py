@@ -4,21 +4,21 @@ Each has a thread, and of those there are so many and no more: a tunnel is an ex
 one side has sent is passed on before its end is; when nothing moves for a while, or both sides have ended, the tunnel ends.
 """
 
-import errno
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from package_cache.config import TcpAddress, Timeouts
-from package_cache.errors import BadRequest, ForeignHost, RequestError
+from package_cache.errors import BadRequest, ForeignHost, OutOfDescriptors, RequestError, UpstreamError, UpstreamTimeout
 from package_cache.rules.http import wire
 from package_cache.rules.tunnels import Listed, end_of, may_reach, text_of
 from package_cache.server.refusals import TooManyConnections
 from package_cache.server.sockets import BROKEN, READ, WRITE
+from package_cache.upstream.dialer import Address, Dialer
 
 AT_ONCE = 128
 """Tunnels of one process."""
@@ -26,8 +26,6 @@ _BLOCK = 65536
 _LOOK_SECONDS = 1.0
 _LAST_SECONDS = 5.0
 """For how long nothing may move in a tunnel once the server is to end."""
-_TRIES = 4
-"""Addresses of one name that are tried."""
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
@@ -59,6 +57,7 @@ class Tunnels:
     def __init__(self, listed: Listed, timeouts: Timeouts) -> None:
         self._listed = listed
         self._timeouts = timeouts
+        self._dialer = Dialer(timeouts.connect)
         self._places = threading.BoundedSemaphore(AT_ONCE)
 
     def __bool__(self) -> bool:
@@ -87,35 +86,20 @@ class Tunnels:
         return tunnel
 
     def _connect(self, end: TcpAddress) -> socket.socket:
+        def allowed(found: Sequence[Address]) -> Sequence[Address]:
+            reached = [one for one in found if may_reach(str(one[4][0]), end.port, self._listed)]
+            if not reached:
+                raise ForeignHost(f"{end.host} is not a public address; such a one must be listed itself by --connect")
+            return reached
+
         try:
-            found = socket.getaddrinfo(end.host, end.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise Unreachable(f"{end.host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from error
-        allowed = [one for one in found if may_reach(str(one[4][0]), end.port, self._listed)]
-        if not allowed:
-            raise ForeignHost(f"{end.host} is not a public address; such a one must be listed itself by --connect")
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in allowed[:_TRIES]:
-            try:
-                one = socket.socket(family, kind, protocol)
-            except OSError as error:
-                failure = error
-                continue
-            try:
-                one.settimeout(self._timeouts.connect)
-                one.connect(address)
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                one.close()
-                failure = error
-            else:
-                return one
-        if isinstance(failure, TimeoutError):
-            raise TooSlow(f"{text_of(end)} does not answer") from failure
-        assert failure is not None
-        if failure.errno in (errno.EMFILE, errno.ENFILE):
-            raise TooManyConnections("there is no descriptor for a tunnel; try again in a while") from failure
-        raise Unreachable(f"{text_of(end)} cannot be reached: {failure.strerror}") from failure
+            return self._dialer.connect(end.host or "", end.port, allowed=allowed)
+        except OutOfDescriptors as error:
+            raise TooManyConnections("there is no descriptor for a tunnel; try again in a while") from error
+        except UpstreamTimeout as error:
+            raise TooSlow(f"{text_of(end)} does not answer") from error
+        except UpstreamError as error:
+            raise Unreachable(f"{text_of(end)} {error}") from error
 
     def _relay(
         self, client: socket.socket, server: socket.socket, received: bytes, tunnel: Tunnel, is_ending: Callable[[], bool]

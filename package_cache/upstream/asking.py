@@ -7,12 +7,12 @@ from package_cache.errors import UpstreamLie
 from package_cache.model import Fields
 from package_cache.rules.transfers.asking import (
     MAX_REDIRECTS,
-    REDIRECTS,
     Origin,
     becomes_get,
     condition_fields,
     following,
     head_of,
+    places_of,
     told_fields,
 )
 from package_cache.rules.transfers.steps import Ask, Head
@@ -49,8 +49,8 @@ def open_call(backend: Backend, call: Call, ask: Ask) -> CallAnswer:
     url, method, body = ask.url, call.method, call.body
     for _ in range(MAX_REDIRECTS + 1):
         exchange = backend.send(method, url, _fields(call, ask, url, body), body)
-        location = _field(exchange.fields, "location") if exchange.status in REDIRECTS else None
-        if location is None:
+        places = places_of(exchange.status, exchange.fields)
+        if not places:
             kept = told_fields(exchange.fields)
             head = head_of(exchange.status, exchange.fields, kept, ask.url, time.time(), marked=exchange.marked)
             return CallAnswer(head, exchange, url, kept)
@@ -58,7 +58,7 @@ def open_call(backend: Backend, call: Call, ask: Ask) -> CallAnswer:
         if becomes_get(exchange.status, method):
             method, body = "GET", None
         try:
-            url = following(url, location)
+            url = following(url, places)
         except ValueError as error:
             raise UpstreamLie(str(error)) from None
     raise UpstreamLie(f"redirects more than {MAX_REDIRECTS} times")
@@ -74,7 +74,3 @@ def _fields(call: Call, ask: Ask, url: str, body: Body | None) -> Fields:
     if call.ranges or not ask.offset:
         fields += condition_fields(ask)
     return tuple(fields)
-
-
-def _field(fields: Fields, name: str) -> str | None:
-    return next((value for key, value in fields if key.lower() == name), None)

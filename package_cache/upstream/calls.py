@@ -8,14 +8,13 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import urlsplit
 
 from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError
 from package_cache.model import Fields
+from package_cache.rules.transfers.proxies import HTTP, of_environment, of_pairs
 
 BLOCK = 1 << 20
 """Bytes that are read at a time at most."""
@@ -86,7 +85,7 @@ class BodyReader:
 
 
 Proxies = tuple[tuple[str, str], ...]
-"""URLs of proxies by scheme, `all` for both; and `no`, hosts that are reached without one."""
+"""URLs of proxies by scheme, `all` for both; and `no`, what is reached without one, as `no_proxy` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,38 +100,27 @@ class Reach:
     cafile: Path | None = None
     proxies: Proxies | None = None
 
-    def proxy_for(self, url: str) -> str | None:
-        """The proxy through which a URL is reached, if there is one."""
-        parts = urlsplit(url)
-        if self.proxies is None:
-            from urllib.request import getproxies_environment, proxy_bypass  # noqa: PLC0415 - takes a while
+    def proxy_for(self, url: str, speaks: frozenset[str] = HTTP) -> str | None:
+        """The proxy through which a URL is reached, if there is one. Raises UpstreamError if that cannot be used."""
+        proxies = of_environment(os.environ) if self.proxies is None else of_pairs(dict(self.proxies))
+        try:
+            return proxies.proxy_for(url, speaks)
+        except ValueError as error:
+            raise UpstreamError(f"was not asked: {error}") from None
 
-            proxies = getproxies_environment()
-            if proxy_bypass(parts.netloc.rpartition("@")[2]):
-                return None
-        else:
-            proxies = dict(self.proxies)
-            if _is_listed(parts.hostname or "", proxies.get("no", "")):
-                return None
-        found = proxies.get(parts.scheme) or proxies.get("all")
-        return found if not found or "://" in found else f"http://{found}"
+    def trusted(self) -> tuple[str | None, str | None]:
+        """The file and the directory of certificates to trust, as far as they are named here or by the system.
 
-    def trusted(self) -> Path | None:
-        """The file of certificates to trust, if one is named here or by the system."""
-        return self.cafile or _system_cafile()
+        What the system names is what SSL_CERT_FILE and SSL_CERT_DIR say, else what OpenSSL was built with.
+        """
+        if self.cafile is not None:
+            return str(self.cafile), None
+        import ssl  # noqa: PLC0415 - takes a while
 
-
-def _is_listed(host: str, hosts: str) -> bool:
-    names = [name.strip().lstrip(".") for name in hosts.lower().split(",")]
-    return any(name == "*" or (name and (host == name or host.endswith(f".{name}"))) for name in names)
-
-
-@lru_cache(maxsize=1)
-def _system_cafile() -> Path | None:
-    import ssl  # noqa: PLC0415 - takes a while
-
-    found = ssl.get_default_verify_paths().cafile
-    return Path(found) if found else None
+        folder = os.environ.get("SSL_CERT_DIR")
+        if folder and "SSL_CERT_FILE" not in os.environ:
+            return None, folder
+        return ssl.get_default_verify_paths().cafile, folder or None
 
 
 class Exchange(Protocol):

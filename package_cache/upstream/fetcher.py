@@ -11,7 +11,7 @@ from package_cache.rules.repositories.presets import tells_by_suffix
 from package_cache.rules.transfers.disguise import is_doubtful
 from package_cache.rules.transfers.steps import Ask, Head
 from package_cache.upstream.answers import Answer
-from package_cache.upstream.decoded import decoded
+from package_cache.upstream.decoded import decoded, uncoded
 from package_cache.upstream.files import open_file
 from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.layouts import Distfile, Layouts, split
@@ -38,9 +38,20 @@ class Fetcher:
         self._layouts = Layouts(self.open, time.monotonic)
         self._crawl = crawl
 
-    def offer(self, repository: Repository, target: Target, accept: str | None) -> "SourceOffer":
-        """What the sources of a repository have at a target; `accept` is sent to them as Accept."""
-        return SourceOffer(self, self._mirrors, repository, target, accept)
+    def offer(self, repository: Repository, target: Target, accept: str | None, via: str | None = None) -> "SourceOffer":
+        """What the sources of a repository have at a target; `accept` is sent to them as Accept.
+
+        `via` is the Via of whoever asks, so that caches which lead to each other find that out.
+        """
+        return SourceOffer(self, self._mirrors, repository, target, accept, via)
+
+    def are_aside(self, repository: Repository) -> bool:
+        """Whether all sources of a repository are set aside: whoever has something to give need not wait for them."""
+        return self._mirrors.are_aside(repository.sources)
+
+    def may_look(self, repository: Repository) -> bool:
+        """Whether the caller is to find out how the sources of a repository are, though it has an answer without them."""
+        return self._mirrors.may_look(repository.sources)
 
     def urls(self, repository: Repository, target: Target) -> tuple[str, ...]:
         """The URLs to ask for a target, best first. May ask a source where it keeps what."""
@@ -55,27 +66,37 @@ class Fetcher:
     def _urls(self, sources: tuple[Source, ...], target: Target, place: Distfile | None) -> tuple[str, ...]:
         if place is None:
             return tuple(source.base + target.asked for source in sources)
-        return tuple(url for source in sources for url in self._layouts.urls(source.base + place.folder, place.name))
+        urls: list[str] = []
+        for source in sources:
+            urls += self._layouts.urls(source.base + place.folder, place.name)
+            if target.spelled is not None:
+                urls.append(source.base + target.spelled)
+        return tuple(dict.fromkeys(urls))
 
-    def open(self, ask: Ask, accept: str | None = None, method: str = "GET", *, named: bool = True) -> Answer:
+    def open(
+        self, ask: Ask, accept: str | None = None, method: str = "GET", *, via: str | None = None, named: bool = True
+    ) -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError.
 
         `named` says that the URL tells by its suffix what is there. Where a head alone cannot be had, or not be believed,
         the answer to GET is given instead.
         """
+        self._mirrors.check(ask.url)
         begun = time.monotonic()
         try:
-            answer = open_file(ask) if ask.url.startswith("file:") else self._http.open(ask, accept, method)
+            answer = open_file(ask) if ask.url.startswith("file:") else self._http.open(ask, accept, method, via)
         except UpstreamError as error:
             if not error.again:
                 self._mirrors.failed(ask.url, str(error))
             raise
         self._mirrors.answered(ask.url, answer.head.status, time.monotonic() - begun)
+        if answer.head.retry_after is not None:
+            self._mirrors.rest(ask.url, answer.head.retry_after)
         if method == "GET" and answer.head.status in (200, 206):
             return self._watched(ask, answer, named=named)
         if method == "HEAD" and (answer.head.status in _NO_HEAD or (named and _is_doubtful(ask, answer))):
             answer.close()
-            return self.open(ask, accept, named=named)
+            return self.open(ask, accept, via=via, named=named)
         if answer.head.status in (403, 404, 410) or (method == "HEAD" and answer.head.status == 200):
             self._mirrors.well(ask.url)
         return answer
@@ -141,6 +162,7 @@ class SourceOffer:
     repository: Repository
     target: Target
     accept: str | None
+    via: str | None = None
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -150,12 +172,11 @@ class SourceOffer:
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
         named = tells_by_suffix(self.repository.preset, self.target.path)
-        answer = self._fetcher.open(ask, self.accept, method, named=named)
-        if (self.repository.links or self.repository.tarballs) and has_links(
-            answer.head.representation.get("content-type"), None
-        ):
+        answer = self._fetcher.open(ask, self.accept, method, via=self.via, named=named)
+        has_own = self.repository.links or self.repository.tarballs
+        if has_own and has_links(answer.head.representation.get("content-type"), None):
             return decoded(answer, ask.url)  # nobody asked for a coding, and the links are inside
-        return answer
+        return uncoded(answer, ask.url)
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""

@@ -7,20 +7,25 @@ they were given for. Bodies are taken as they are: nothing is decoded. Every fai
 
 import ipaddress
 import logging
+import os
 import socket
+import threading
 import time
-from urllib.request import getproxies, proxy_bypass
+from collections.abc import Callable
+from functools import partial
 
 import urllib3
 from urllib3.response import BaseHTTPResponse
 
 from package_cache.config import Timeouts
-from package_cache.errors import OutOfDescriptors, UpstreamLie
+from package_cache.errors import OutOfDescriptors, UpstreamError, UpstreamLie
 from package_cache.model import Fields, Source
 from package_cache.rules.http.answer import kept_fields
-from package_cache.rules.transfers.asking import MAX_REDIRECTS, REDIRECTS, Origin, condition_fields, following, head_of
+from package_cache.rules.transfers.asking import MAX_REDIRECTS, Origin, condition_fields, following, head_of, places_of
 from package_cache.rules.transfers.networks import is_inside_by_name, is_public
+from package_cache.rules.transfers.proxies import of_environment
 from package_cache.rules.transfers.steps import Ask, Head
+from package_cache.upstream.dialer import Dialer
 from package_cache.upstream.with_urllib3 import (
     FOREIGN,
     Urllib3Exchange,
@@ -68,39 +73,39 @@ class HttpFetcher:
         self._sources = sorted(web, key=lambda source: len(source.base), reverse=True)
         self._own = frozenset(Origin.of(source.base) for source in web)
         self._fields = {"User-Agent": agent, "Via": f"1.1 {via}", "Accept-Encoding": "identity"}
-        self._direct = make_manager(timeouts)
-        self._guarded = make_manager(timeouts, (_PublicOnly,))
         self._complained = -_SAY_AGAIN
-        self._proxies = getproxies()
-        self._proxied = {
-            scheme: make_manager(timeouts, proxy=self._proxies[scheme])
-            for scheme in ("http", "https")
-            if scheme in self._proxies
-        }
+        self._timeouts, self._dialer = timeouts, Dialer(timeouts.connect)
+        self._direct = make_manager(timeouts, self._dialer)
+        self._guarded = make_manager(timeouts, self._dialer, (_PublicOnly,))
+        self._proxies = of_environment(os.environ)
+        self._guard = threading.Lock()
+        self._through: dict[str, urllib3.PoolManager] = {}
 
-    def open(self, ask: Ask, accept: str | None, method: str = "GET") -> HttpAnswer:
-        """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters."""
-        return self._open(method, ask, accept, (), None)
+    def open(self, ask: Ask, accept: str | None, method: str = "GET", via: str | None = None) -> HttpAnswer:
+        """Request what `ask` says, through redirects. `accept` is the client's Accept, where it matters, `via` its Via."""
+        return self._open(method, ask, partial(self._fields_for, ask=ask, accept=accept, via=via), None)
 
     def post(self, url: str, said: Fields, content: bytes) -> HttpAnswer:
         """Send content with these fields, through redirects that leave a POST one."""
-        return self._open("POST", Ask(url), None, said, content)
+        ask = Ask(url)
+        return self._open("POST", ask, lambda place: dict(said) | self._fields_for(place, ask, None, None), content)
 
-    def _open(self, method: str, ask: Ask, accept: str | None, said: Fields, content: bytes | None) -> HttpAnswer:
-        url, redirects = ask.url, REDIRECTS if content is None else _KEEPING
+    def _open(self, method: str, ask: Ask, fields: Callable[[str], dict[str, str]], content: bytes | None) -> HttpAnswer:
+        url = ask.url
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._request(method, url, dict(said) | self._fields_for(url, ask, accept), content)
-            location = response.headers.get("location") if response.status in redirects else None
-            if location is None:
-                return _answer(ask, Urllib3Exchange(response))
+            response = self._request(method, url, fields(url), content)
+            exchange = Urllib3Exchange(response)
+            places = places_of(exchange.status, exchange.fields)
+            if not places or (content is not None and exchange.status not in _KEEPING):
+                return _answer(ask, exchange)
             let_go(response)
-            url = self._following(url, location)
+            url = self._following(url, places)
         raise UpstreamLie(f"redirects more than {MAX_REDIRECTS} times")
 
-    def _following(self, url: str, location: str) -> str:
+    def _following(self, url: str, places: tuple[str, ...]) -> str:
         """Where a redirect leads. Raises UpstreamError where it must not be followed."""
         try:
-            target = following(url, location)
+            target = following(url, places)
         except ValueError as error:
             raise UpstreamLie(str(error)) from None
         origin = Origin.of(target)
@@ -116,8 +121,10 @@ class HttpFetcher:
         origin = Origin.of(url)
         return next((source.fields for source in self._sources if source.fields and Origin.of(source.base) == origin), ())
 
-    def _fields_for(self, url: str, ask: Ask, accept: str | None) -> dict[str, str]:
+    def _fields_for(self, url: str, ask: Ask, accept: str | None, via: str | None) -> dict[str, str]:
         fields = dict(self._fields)
+        if via:
+            fields["Via"] = f"{via}, {fields['Via']}"
         if accept:
             fields["Accept"] = accept
         return fields | dict(self._private(url)) | dict(condition_fields(ask))
@@ -134,6 +141,9 @@ class HttpFetcher:
                 redirect=False,
                 retries=False,
             )
+        except OutOfDescriptors:
+            self._complain()
+            raise
         except FOREIGN as error:
             if is_out_of_descriptors(error):
                 self._complain()
@@ -147,14 +157,25 @@ class HttpFetcher:
             logger.warning("there is no descriptor for a connection to a source (this is said once a minute)")
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        origin = Origin.of(url)
-        if origin.scheme in self._proxied and not proxy_bypass(origin.host):
-            return self._proxied[origin.scheme]
-        return self._direct if origin in self._own else self._guarded
+        try:
+            proxy = self._proxies.proxy_for(url)
+        except ValueError as error:
+            raise UpstreamError(f"was not asked: {error}") from None
+        if proxy is not None:
+            return self._proxied_by(proxy)
+        return self._direct if Origin.of(url) in self._own else self._guarded
+
+    def _proxied_by(self, proxy: str) -> urllib3.PoolManager:
+        with self._guard:
+            if proxy not in self._through:
+                self._through[proxy] = make_manager(self._timeouts, self._dialer, proxy=proxy)
+            return self._through[proxy]
 
     def close(self) -> None:
         """Close idle connections."""
-        for manager in (self._direct, self._guarded, *self._proxied.values()):
+        with self._guard:
+            through = tuple(self._through.values())
+        for manager in (self._direct, self._guarded, *through):
             manager.clear()
 
 

@@ -2,7 +2,8 @@
 
 A source that failed or lied is set aside: asked after all the others, so that it is still there where no other one helps.
 After a time one request finds out how it is now; meanwhile it stays aside for the others. If that request fails too, the
-next time is twice as long. Those that are well are asked in the order given; or, balanced, the quick ones first.
+next time is twice as long. One that says when it may be asked again is not asked before. Those that are well are asked in
+the order given; or, balanced, the quick ones first.
 """
 
 import logging
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from package_cache.errors import UpstreamBusy
 from package_cache.model import Source
 from package_cache.rules.transfers.pace import Speed, by_speed, is_outrun
 
@@ -22,6 +24,12 @@ MEASURED_SECONDS = 600.0
 """After this time the speed of a source is as good as not known."""
 TOLD_SECONDS = 1.0
 """How often the same thing is told of a source."""
+TOLD_AT_ONCE = 8
+"""How many things are told of a source at once that are news each time; then one in `TOLD_SECONDS`."""
+WARNED_SECONDS = 60.0
+"""How often the log is warned that a source was set aside."""
+LOOK_SECONDS = 1.0
+"""How often a request finds out how sources are that are all set aside, where what is here could be served instead."""
 _TELLING = 1 << 16
 """Bytes of a body from which on its speed says something of the source."""
 PROBE_SECONDS = 30.0
@@ -36,6 +44,14 @@ class _Health:
     until: float = 0.0
     probed: float = 0.0
     """Until when another request finds out."""
+    closed: float = 0.0
+    """Until when it does not want to be asked at all."""
+    looked: float = 0.0
+    """Until when nobody else finds out for whom that is not needed."""
+
+    def is_aside(self, now: float) -> bool:
+        """Whether it is asked last."""
+        return bool(self.hold) and now < max(self.until, self.probed)
 
 
 @dataclass(slots=True)
@@ -44,6 +60,18 @@ class _Measured:
 
     speed: Speed = field(default_factory=Speed)
     when: float = 0.0
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was told of a source last, and when; how many things may be told at once still; when the log was warned."""
+
+    said: str = ""
+    when: float = 0.0
+    left: float = TOLD_AT_ONCE
+    warned: float = -WARNED_SECONDS
+    owed: bool = False
+    """Whether the log was warned of what is not over yet."""
 
 
 Tell = Callable[[str, str, str, float], None]
@@ -61,7 +89,7 @@ class Mirrors:
         self, sources: tuple[Source, ...], clock: Callable[[], float], *, balance: bool = False, tell: Tell = _tell_nobody
     ) -> None:
         self._tell = tell
-        self._told: dict[str, tuple[str, float]] = {}
+        self._told = {source.base: _Told() for source in sources}
         self.balance = balance
         self._sources = sources
         self._clock = clock
@@ -76,6 +104,52 @@ class Mirrors:
             aside = {source.base for source in sources if self._is_aside(self._health[source.base], now)}
             sources = self._by_speed(sources, now) if self.balance else sources
         return tuple(sorted(sources, key=lambda source: source.base in aside))
+
+    def are_aside(self, sources: tuple[Source, ...]) -> bool:
+        """Whether all of these sources are set aside, and nobody is to find out how they are now."""
+        now = self._clock()
+        with self._guard:
+            return bool(sources) and all(self._health[source.base].is_aside(now) for source in sources)
+
+    def may_look(self, sources: tuple[Source, ...]) -> bool:
+        """Whether the caller, who has an answer without them, is to find out how these sources are. One is in a second."""
+        now = self._clock()
+        with self._guard:
+            able = [it for it in (self._health[source.base] for source in sources) if now >= max(it.looked, it.closed)]
+            for health in able:
+                health.looked = now + LOOK_SECONDS
+        return bool(able)
+
+    def check(self, url: str) -> None:
+        """Raise UpstreamBusy if the source of a URL does not want to be asked now."""
+        base = self._base_of(url)
+        left = self._health[base].closed - self._clock() if base is not None else 0.0
+        if left > 0:
+            raise UpstreamBusy(left)
+
+    def rest(self, url: str, seconds: float) -> None:
+        """Note that the source of a URL does not want to be asked for so long."""
+        now, base = self._clock(), self._base_of(url)
+        if base is None or seconds <= 0:
+            return
+        with self._guard:
+            health = self._health[base]
+            level = self._level(base, now) if now >= health.closed else logging.DEBUG
+            health.closed = max(health.closed, now + seconds)
+            health.hold, health.until, health.probed = (
+                max(health.hold, ASIDE_SECONDS),
+                max(health.until, health.closed),
+                0.0,
+            )
+        logger.log(level, "source %s is not asked for %d seconds: it said so", base, seconds)
+
+    def _level(self, base: str, now: float) -> int:
+        """At which level to tell that a source is set aside now: of the times in one minute, the first is a warning."""
+        told = self._told[base]
+        if now < told.warned + WARNED_SECONDS:
+            return logging.INFO
+        told.warned, told.owed = now, True
+        return logging.WARNING
 
     def _by_speed(self, sources: tuple[Source, ...], now: float) -> tuple[Source, ...]:
         speeds = [self._speed_of(source.base, now) for source in sources]
@@ -97,12 +171,16 @@ class Mirrors:
         self._report(base, url, f"answered {status}", now)
 
     def _report(self, base: str, url: str, said: str, now: float) -> None:
-        """Tell what a source said, unless the same was told a moment ago."""
-        before, since = self._told.get(base, ("", 0.0))
-        if said != before or now >= since + TOLD_SECONDS:
-            self._told[base] = (said, now)
+        """Tell what a source said, unless the same was told a moment ago, or much else: each time a file is written."""
+        told = self._told[base]
+        with self._guard:
+            left = min(TOLD_AT_ONCE, told.left + (now - told.when) / TOLD_SECONDS)
+            if left < 1 or (said == told.said and now < told.when + TOLD_SECONDS):
+                return
+            told.said, told.when, told.left = said, now, left - 1
             health = self._health[base]
-            self._tell(base, url, said, max(0.0, health.until - now) if health.hold else 0.0)
+            aside = max(0.0, health.until - now) if health.hold else 0.0
+        self._tell(base, url, said, aside)
 
     def sent(self, url: str, size: int, seconds: float) -> None:
         """Note how long the source of a URL took to send so many bytes."""
@@ -127,11 +205,10 @@ class Mirrors:
     @staticmethod
     def _is_aside(health: _Health, now: float) -> bool:
         """Whether to ask a source last. Once its time is over, whoever is told so first finds out how it is."""
-        if not health.hold:
-            return False
-        if now < max(health.until, health.probed):
+        if health.is_aside(now):
             return True
-        health.probed = now + PROBE_SECONDS
+        if health.hold:
+            health.probed = now + PROBE_SECONDS
         return False
 
     def failed(self, url: str, reason: str) -> None:
@@ -147,8 +224,8 @@ class Mirrors:
                 health.hold = ASIDE_SECONDS if first else min(2 * health.hold, LONGEST_ASIDE)
                 health.until, health.probed = now + health.hold, 0.0
             seconds = health.hold
+            level = self._level(base, now) if first else logging.INFO
         if not known:
-            level = logging.WARNING if first else logging.INFO
             logger.log(level, "source %s is asked last for %d seconds: it %s", base, seconds, reason)
         self._report(base, url, reason, now)
 
@@ -158,9 +235,13 @@ class Mirrors:
         if base is None or not self._health[base].hold:
             return
         with self._guard:
+            if self._clock() < self._health[base].closed:
+                return
             was, self._health[base] = self._health[base].hold, _Health()
+            told = self._told[base]
+            level, told.owed = logging.WARNING if told.owed else logging.INFO, False
         if was:
-            logger.warning("source %s is well again", base)
+            logger.log(level, "source %s is well again", base)
             self._report(base, url, "did what was asked of it", self._clock())
 
     def _base_of(self, url: str) -> str | None:

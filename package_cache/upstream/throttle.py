@@ -45,9 +45,9 @@ class ThrottledFetcher(HttpFetcher):
         super().__init__(sources, timeouts, agent, via)
         self._throttle = throttle
 
-    def open(self, ask: Ask, accept: str | None, method: str = "GET") -> HttpAnswer:
+    def open(self, ask: Ask, accept: str | None, method: str = "GET", via: str | None = None) -> HttpAnswer:
         """Request what `ask` says."""
-        answer = super().open(ask, accept, method)
+        answer = super().open(ask, accept, method, via)
         answer.read = _Portions(answer.read, self._throttle).read
         return answer
 

@@ -14,6 +14,7 @@ import pycurl
 from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Fields
+from package_cache.rules.transfers.proxies import HTTP
 from package_cache.upstream.calls import Body, BodyReader, Reach
 
 _BUFFER = 1 << 17
@@ -35,6 +36,9 @@ _LIES = frozenset({pycurl.E_UNSUPPORTED_PROTOCOL, _WEIRD_REPLY})
 _TLS = frozenset(
     {pycurl.E_SSL_CONNECT_ERROR, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_CERTPROBLEM}
 )
+
+
+_PROXIES = HTTP | {"socks4", "socks4a", "socks5", "socks5h"}
 
 
 class CurlExchange:
@@ -207,7 +211,7 @@ class CurlBackend:
         return exchange
 
     def _prepare(self, curl: pycurl.Curl, method: str, url: str, fields: Fields, content: BodyReader | None) -> None:
-        proxy, trusted = self._reach.proxy_for(url), self._reach.trusted()
+        proxy, (file, folder) = self._reach.proxy_for(url, _PROXIES), self._reach.trusted()
         options: list[tuple[int, object]] = [
             (pycurl.URL, url),
             (pycurl.NOSIGNAL, 1),
@@ -220,8 +224,10 @@ class CurlBackend:
             (_CONNECT_HEADS_OFF, 1),
             (pycurl.HTTPHEADER, [b"Expect:", *(_line(name, value) for name, value in fields)]),
         ]
-        if trusted is not None:
-            options.append((pycurl.CAINFO, str(trusted)))
+        if file is not None:
+            options.append((pycurl.CAINFO, file))
+        if folder is not None:
+            options.append((pycurl.CAPATH, folder))
         if content is not None:
             options += [(pycurl.POST, 1), (pycurl.POSTFIELDSIZE_LARGE, content.size)]
         elif method == "HEAD":

@@ -10,6 +10,7 @@ from urllib3 import PoolManager, ProxyManager, Timeout
 from package_cache.errors import UpstreamError
 from package_cache.model import Fields
 from package_cache.upstream.calls import Body, Reach
+from package_cache.upstream.dialer import Dialer
 from package_cache.upstream.with_urllib3 import Urllib3Exchange, pool_classes, translated
 
 
@@ -17,7 +18,7 @@ class _Adapter(HTTPAdapter):
     """Connects as the default backend does, so that answers are read as strictly."""
 
     def __init__(self, reach: Reach) -> None:
-        self._classes = pool_classes(reach.timeouts)
+        self._classes = pool_classes(reach.timeouts, Dialer(reach.timeouts.connect))
         super().__init__(pool_connections=32, pool_maxsize=64, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: object) -> None:
@@ -42,7 +43,7 @@ class RequestsBackend:
 
     def send(self, method: str, url: str, fields: Fields, body: Body | None) -> Urllib3Exchange:
         """The answer to one request. Raises UpstreamError."""
-        proxy, trusted, timeouts = self._reach.proxy_for(url), self._reach.trusted(), self._reach.timeouts
+        proxy, (file, folder), timeouts = self._reach.proxy_for(url), self._reach.trusted(), self._reach.timeouts
         content = body.open() if body is not None else None
         try:
             prepared = requests.PreparedRequest()
@@ -55,7 +56,7 @@ class RequestsBackend:
                 prepared,
                 stream=True,
                 timeout=Timeout(connect=timeouts.connect, read=timeouts.head),  # type: ignore[arg-type]
-                verify=True if trusted is None else str(trusted),
+                verify=file or folder or True,
                 proxies={} if proxy is None else {"http": proxy, "https": proxy},
             )
         except (requests.RequestException, OSError, ValueError) as error:

@@ -3,9 +3,8 @@
 The default backend, and what the others that stand on urllib3 share with it. Every failure leaves as an `UpstreamError`.
 """
 
-import errno
 import http.client
-import os
+import socket
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -31,20 +30,34 @@ from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError, UpstreamTimeout
 from package_cache.model import Fields
 from package_cache.upstream.calls import BLOCK, Body, Reach
+from package_cache.upstream.dialer import NO_DESCRIPTOR, Dialer, Options
 from package_cache.upstream.response import Response
 
 _SHORT = 1 << 14
 """Bytes of an error's body that are read so that the connection can be used again."""
-_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 FOREIGN = (HTTPError, http.client.HTTPException, OSError, ValueError)
 """What urllib3 raises."""
 
 
-def pool_classes(timeouts: Timeouts, guard: tuple[type, ...] = ()) -> dict[str, type[HTTPConnectionPool]]:
+class _Dialled:
+    """Mixed into a connection: made by our dialer, in the place of urllib3's."""
+
+    dialer: Dialer
+    host: str
+    port: int
+    socket_options: Options | None
+    _dns_host: str
+
+    def _new_conn(self) -> socket.socket:
+        return self.dialer.connect(self._dns_host.strip("[]"), self.port, self.socket_options or ())
+
+
+def pool_classes(timeouts: Timeouts, dialer: Dialer, guard: tuple[type, ...] = ()) -> dict[str, type[HTTPConnectionPool]]:
     """The classes of connection pools whose connections are `guard`ed and make our responses, by scheme."""
     response = type("TimedResponse", (Response,), {"timeouts": timeouts})
-    plain = type("Plain", (*guard, HTTPConnection), {"response_class": response})
-    secure = type("Secure", (*guard, HTTPSConnection), {"response_class": response})
+    own = {"response_class": response, "dialer": dialer}
+    plain = type("Plain", (*guard, _Dialled, HTTPConnection), own)
+    secure = type("Secure", (*guard, _Dialled, HTTPSConnection), own)
     return {
         "http": type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
         "https": type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
@@ -52,7 +65,11 @@ def pool_classes(timeouts: Timeouts, guard: tuple[type, ...] = ()) -> dict[str, 
 
 
 def make_manager(
-    timeouts: Timeouts, guard: tuple[type, ...] = (), proxy: str | None = None, cafile: Path | None = None
+    timeouts: Timeouts,
+    dialer: Dialer,
+    guard: tuple[type, ...] = (),
+    proxy: str | None = None,
+    cafile: Path | None = None,
 ) -> urllib3.PoolManager:
     """A pool manager with these classes; it trusts the system's certificates, or those in `cafile`."""
     limits = urllib3.Timeout(connect=timeouts.connect, read=timeouts.head)
@@ -64,7 +81,7 @@ def make_manager(
         manager = urllib3.ProxyManager(
             proxy, num_pools=32, maxsize=64, timeout=limits, retries=False, ca_certs=trusted, proxy_headers=login
         )
-    manager.pool_classes_by_scheme = pool_classes(timeouts, guard)
+    manager.pool_classes_by_scheme = pool_classes(timeouts, dialer, guard)
     return manager
 
 
@@ -102,6 +119,7 @@ class Urllib3Backend:
 
     def __init__(self, reach: Reach) -> None:
         self._reach = reach
+        self._dialer = Dialer(reach.timeouts.connect)
         self._guard = threading.Lock()
         self._managers: dict[str | None, urllib3.PoolManager] = {}
 
@@ -132,7 +150,9 @@ class Urllib3Backend:
     def _manager(self, proxy: str | None) -> urllib3.PoolManager:
         with self._guard:
             if proxy not in self._managers:
-                self._managers[proxy] = make_manager(self._reach.timeouts, proxy=proxy, cafile=self._reach.trusted())
+                self._managers[proxy] = make_manager(
+                    self._reach.timeouts, self._dialer, proxy=proxy, cafile=self._reach.cafile
+                )
             return self._managers[proxy]
 
     def close(self) -> None:
@@ -156,17 +176,9 @@ def let_go(response: BaseHTTPResponse) -> None:
 
 
 def is_out_of_descriptors(error: BaseException) -> bool:
-    """Whether it was this machine that failed: it had no descriptor for a socket, or for what the names are in."""
+    """Whether it was this machine that failed: it had no descriptor for a socket."""
     innermost = _innermost(error)
-    if isinstance(innermost, OSError) and innermost.errno in _NO_DESCRIPTOR:
-        return True
-    if not isinstance(error, NameResolutionError):
-        return False
-    try:
-        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as refused:  # the resolver says no more than that it has failed
-        return refused.errno in _NO_DESCRIPTOR
-    return False
+    return isinstance(innermost, OSError) and innermost.errno in NO_DESCRIPTOR
 
 
 def translated(error: Exception) -> UpstreamError:

@@ -5,6 +5,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+from package_cache import compose
 from package_cache.cli import arguments, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.commands.template import template
@@ -47,6 +48,7 @@ def _run(given: Namespace, _config: Config) -> int:
 
 
 def _check(settings: Layered) -> None:
+    compose.require_ways(settings.config)
     repositories = settings.config.repositories
     count = output.count(len(repositories), "repository", "repositories")
     output.line(f"{settings.file or 'no file of configuration'}: nothing wrong; {count}")

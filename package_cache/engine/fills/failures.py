@@ -44,7 +44,7 @@ class Failures:
         if left > 0:
             raise FillError(failure.reason, failure.status, retry_after=math.ceil(left))
 
-    def note(self, key: Key, status: int, reason: str) -> FillError:
+    def note(self, key: Key, status: int, reason: str, retry_after: int | None = None) -> FillError:
         """A download failed: what to tell its client.
 
         The next one may begin at once, the one after it in a second, and then in twice the time each.
@@ -52,7 +52,7 @@ class Failures:
         now = self._clock()
         if status not in _HELD:
             self.forget(key)
-            return FillError(reason, status)
+            return FillError(reason, status, retry_after)
         with self._guard:
             before = self._failed.pop(key, None)
             count = 1 if before is None or now - before.when > _FORGIVEN else before.count + 1
@@ -60,12 +60,12 @@ class Failures:
             self._failed[key] = _Failure(count, now, hold, status, reason)
             if len(self._failed) > _KEYS:
                 del self._failed[next(iter(self._failed))]
-        return FillError(reason, status)
+        return FillError(reason, status, retry_after)
 
     def settle(self, key: Key, end: Finish | NotModified | GiveUp) -> None:
         """A download ended so."""
         if isinstance(end, GiveUp):
-            self.note(key, end.status, end.reason)
+            self.note(key, end.status, end.reason, end.retry_after)
         else:
             self.forget(key)
 

@@ -16,6 +16,7 @@ from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.pump import pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
 from package_cache.engine.fills.storing import Storing
+from package_cache.engine.seldom import Seldom
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Entry, Key, Representation
 from package_cache.rules.http.answer import refreshed
@@ -111,6 +112,7 @@ class Leader:
         self._room = room
         self._storing = storing
         self._committer = Committer(registry, blobs)
+        self._seldom = Seldom()
         self._slow_until = -math.inf
         self.forget()
         forget_in_children(self)
@@ -195,12 +197,12 @@ class Leader:
                 if self._registry.confirm(seen, known, wanted.describe(known, seen.digest)) is None:
                     return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
                 lease.done()
-            case GiveUp(status, reason, answered):
-                self.failures.note(wanted.key, status, reason)
-                # Where a version is here, serving it is what gets the warning.
-                level = logging.INFO if status == 404 or seen is not None else logging.WARNING
+            case GiveUp(status, reason, answered, rest):
+                self.failures.note(wanted.key, status, reason, rest)
+                # A source that failed is what got the warning, once, whatever is asked of it.
+                level = logging.INFO if status == 404 or transfer.blamed else self._seldom.level(answered)
                 logger.log(level, "%s: %s", wanted.text, reason)
-                lease.failed(Failed(status, reason, answered, transfer.hopeless), keep=not transfer.contradicted)
+                lease.failed(Failed(status, reason, answered, transfer.hopeless, rest), keep=not transfer.contradicted)
         fill.publish(lease)
         return True
 

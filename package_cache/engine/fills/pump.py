@@ -128,7 +128,8 @@ def _follow(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Generator
 def _event_of(error: UpstreamError) -> Event:
     if isinstance(error, UpstreamLie):
         return Lied(str(error))
-    return Broke(str(error), error.again, isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl))
+    timeout, crawls = isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl)
+    return Broke(str(error), error.again, timeout, crawls, error.retry_after)
 
 
 def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, action: Action) -> Generator[None, None, Action]:

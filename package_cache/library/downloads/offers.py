@@ -1,12 +1,12 @@
 """What a caller of the library asks for, as the download loop sees it: a call that can be made at several URLs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.library.downloads.results import Attempt
 from package_cache.rules.http.digests import Digest
-from package_cache.rules.http.fields import parse_length
 from package_cache.rules.transfers.steps import Ask
 from package_cache.upstream.answers import Answer
 from package_cache.upstream.asking import Call, open_call
@@ -57,7 +57,8 @@ class Offer:
         status = answer.head.status
         self.attempts.append(Attempt(ask.url, status))
         self._resolved[ask.url] = answer.url
-        self.retry_after = parse_length(answer.head.representation.get("retry-after")) if status in (429, 503) else None
+        rest = answer.head.retry_after
+        self.retry_after = None if rest is None else math.ceil(rest)
         if status not in (200, 206):
             return answer
         try:

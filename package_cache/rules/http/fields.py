@@ -17,6 +17,8 @@ _OPAQUE = r'"[\x21\x23-\x7e\x80-\xff]*"'
 _STRONG_TAG = re.compile(_OPAQUE)
 _LISTED_TAG = re.compile(rf"((?:W/)?{_OPAQUE})[ \t]*+(?:,|$)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
+LONGEST_REST = 3600.0
+"""Seconds for which a source is left alone at most, whatever it says."""
 _DOCUMENTS = frozenset({"text/html", "application/xhtml+xml", "application/json"})
 
 
@@ -48,6 +50,18 @@ def parse_date(text: str | None) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.timestamp()
+
+
+def parse_retry_after(text: str | None, now: float) -> float | None:
+    """For how many seconds a Retry-After wants to be left alone (RFC 9110, section 10.2.3), an hour at most.
+
+    None if it is neither a number nor a date; 0 for a date that is over.
+    """
+    seconds: float | None = parse_length(text)
+    if seconds is None:
+        date = parse_date(text)
+        seconds = None if date is None else date - now
+    return None if seconds is None else min(max(0.0, seconds), LONGEST_REST)
 
 
 def format_date(seconds: float) -> str:

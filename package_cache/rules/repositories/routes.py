@@ -51,15 +51,19 @@ class Routes:
             return found
         raise NoRepository(f"this cache has nothing at {target.path}{self._have()}")
 
-    def posted(self, method: str, text: str, host: str | None, own: str = "") -> Target | None:
+    def posted(self, method: str, text: str, host: str | None) -> Target | None:
         """What a POST is passed on to; None for any other request. For the arguments see `find`."""
         if method != "POST":
             return None
         try:
-            target = self.find(text, host, own)
+            target = self.find(text, host)
         except RequestError:
             return None
-        return target if not is_own(target) and self.policy(target).passes_post(target) else None
+        return target if self.passes_post(target) else None
+
+    def passes_post(self, target: Target) -> bool:
+        """Whether a POST to that target is passed on."""
+        return not is_own(target) and self.policy(target).passes_post(target)
 
     def base(self, request: Request) -> Base:
         """Where who asks finds this cache, and in it the repository of what it asks for."""
@@ -179,9 +183,9 @@ def _authority(host: str) -> str | None:
 
 def _within(repository: Repository, target: Target, start: int) -> Target:
     """A target in its repository, whose path begins there."""
-    path = target.path[start:]
+    path = spelled = target.path[start:]
     if DISTFILES in path and target.query is None and repository.may_have_distfiles:
         # Whatever layout a client knows, a distfile has one name here (GLEP 75).
         folder, found, rest = path.partition(DISTFILES)
         path = folder + found + flat_path(rest)
-    return Target(path, target.query, repository.home)
+    return Target(path, target.query, repository.home, spelled if spelled != path else None)

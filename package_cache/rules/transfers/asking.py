@@ -6,7 +6,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from package_cache.model import Fields, Representation
 from package_cache.rules.http.digests import DIGEST_FIELDS, declared, declared_of_part
-from package_cache.rules.http.fields import parse_content_range, parse_length
+from package_cache.rules.http.fields import parse_content_range, parse_date, parse_length, parse_retry_after
 from package_cache.rules.transfers.steps import Ask, Head
 
 MAX_REDIRECTS = 5
@@ -14,6 +14,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AS_GET = frozenset({301, 302, 303})
 """After these a question is asked again with GET, as every client does (RFC 9110, sections 15.4.2 to 15.4.4)."""
 
+_BUSY = frozenset({429, 503})
+"""What a source says that wants fewer requests (RFC 6585, section 4; RFC 9110, section 15.6.4)."""
 _OF_CONNECTION = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
@@ -37,11 +39,21 @@ class Origin:
         return cls(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
-def following(url: str, location: str) -> str:
-    """Where a redirect from `url` leads. Raises ValueError, saying why, where nobody may follow.
+def places_of(status: int, fields: Fields) -> tuple[str, ...]:
+    """Where an answer leads to, by each of its Location fields once; nowhere, if it is no redirect."""
+    if status not in REDIRECTS:
+        return ()
+    return tuple(dict.fromkeys(value for name, value in fields if name.lower() == "location"))
 
-    `location` has a character for each byte: those that no URL has are taken as bytes of the name, as clients do.
+
+def following(url: str, places: tuple[str, ...]) -> str:
+    """Where a redirect from `url` leads that names `places`. Raises ValueError, saying why, where nobody may follow.
+
+    A place has a character for each byte: those that no URL has are taken as bytes of the name, as clients do.
     """
+    if len(places) != 1:
+        raise ValueError("redirects to two places at once")
+    location = places[0]
     try:
         target = urljoin(url, quote(location, safe=string.punctuation, encoding="latin-1")).partition("#")[0]
         origin = Origin.of(target)
@@ -76,14 +88,19 @@ def condition_fields(ask: Ask) -> list[tuple[str, str]]:
 def head_of(status: int, said: Fields, kept: Fields, url: str, received: float, *, marked: bool) -> Head:
     """The head of an answer from `url`, of whose fields `kept` are kept. `marked`: the end of the body will be told."""
     fields = {name.lower(): value for name, value in reversed(said)}
+    busy = status in _BUSY
+    parts = len({value for name, value in said if name.lower() == "content-range"})
     whole, coded = status == 200, fields.get("content-encoding", "identity").lower() != "identity"
     return Head(
         status,
         Representation(kept, None if marked else parse_length(fields.get("content-length")), url, received),
         chunked=marked,
-        content_range=parse_content_range(fields.get("content-range")),
+        content_range=parse_content_range(fields.get("content-range")) if parts == 1 else None,
         digests=declared({name: fields.get(name) for name in DIGEST_FIELDS}, whole=whole, coded=coded),
         part_digests=declared_of_part(fields.get("content-digest")) if status == 206 else (),
+        retry_after=parse_retry_after(fields.get("retry-after"), parse_date(fields.get("date")) or received)
+        if busy
+        else None,
     )
 
 

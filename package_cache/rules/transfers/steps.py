@@ -19,6 +19,8 @@ class Head:
     """What the bytes of the whole file must hash to, as the source says."""
     part_digests: tuple[Digest, ...] = ()
     """What the bytes of this answer's body must hash to, where that is not the whole file."""
+    retry_after: float | None = None
+    """For how many seconds the source wants to be left alone, if it has too much to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +65,14 @@ class Slow:
 class Broke:
     """Event: the source could not be asked or stopped. `again` allows asking the same one at once.
 
-    One that `crawls` did not stop, but would take for ever.
+    One that `crawls` did not stop, but would take for ever. One with `retry_after` was not asked: it had said not to.
     """
 
     reason: str
     again: bool = False
     timeout: bool = False
     crawls: bool = False
+    retry_after: float | None = None
 
 
 Event = Head | Chunk | Mismatch | Lied | Useless | Eof | Slow | Broke
@@ -124,12 +127,14 @@ class NotModified:
 class GiveUp:
     """Action: no source delivered. `status` is the HTTP status that says so to a client.
 
-    `answered` is the status in which the first of them refused that answered at all.
+    `answered` is the status in which the first of them refused that answered at all. Before `retry_after` seconds are
+    over, the sources will not be asked.
     """
 
     status: int
     reason: str
     answered: int | None = None
+    retry_after: int | None = None
 
 
 Action = Ask | Receive | Restart | Finish | NotModified | GiveUp

@@ -8,6 +8,7 @@ by the head of that source, since its validators are the ones that cover every b
 length or a chunked end, never an end of the stream alone. A length that readers were told stands until a restart.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 from package_cache.model import Representation, Span
@@ -46,6 +47,8 @@ _ENDLESS = "gave neither a length nor a chunked body, so its end could not be to
 _MISSING = frozenset({404, 410})
 _REFUSALS = frozenset({403, 404, 410, 451})
 _LOOP = 508
+_WITHOUT = frozenset({*_REFUSALS, _LOOP})
+"""What one says that does not have the file: a cache that would ask this one for it has it not either."""
 _FAULTS = frozenset({429, *range(500, 1000)})
 """What a source says that cannot serve anybody now."""
 _LATER = frozenset({408, 425})
@@ -66,6 +69,8 @@ class _Mirror:
     tried: bool = False
     """The download was begun anew with what this one has."""
     refused: int | None = None
+    retry_after: float | None = None
+    """For how many seconds it wants to be left alone, by the last answer."""
     timed_out: bool = False
     reason: str = "not asked"
 
@@ -107,6 +112,8 @@ class Transfer:
     """Whether bytes were dropped."""
     fault: tuple[str, str] | None = field(init=False, default=None)
     """The URL that the last event turned the transfer away from, and why, if that speaks against its source."""
+    blamed: bool = field(init=False, default=False)
+    """Whether any event spoke against a source."""
 
     def __post_init__(self) -> None:
         self._mirrors = [_Mirror(url) for url in self.urls]
@@ -166,9 +173,13 @@ class Transfer:
                 action = self._on_eof()
             case Slow(url):
                 action = self._on_slow(url)
-            case Broke(reason, again, timeout, crawls):
-                self._mirror.timed_out = timeout
-                action = self._leave(reason, fault=True) if crawls else self._on_broken(reason, again)
+            case Broke(reason, again, timeout, crawls, retry_after):
+                self._mirror.timed_out, self._mirror.retry_after = timeout, retry_after
+                if retry_after is not None:
+                    self.blamed, action = True, self._leave(reason)
+                else:
+                    action = self._leave(reason, fault=True) if crawls else self._on_broken(reason, again)
+        self.blamed = self.blamed or self.fault is not None
         return action
 
     @property
@@ -178,7 +189,7 @@ class Transfer:
     def _ask(self, *, whole: bool = False, pause: float = 0.0) -> Ask:
         mirror = self._mirror
         mirror.asks += 1
-        mirror.timed_out, mirror.refused = False, None
+        mirror.timed_out, mirror.refused, mirror.retry_after = False, None, None
         self._gained, self._partial = 0, None
         if_range = None if whole else self._if_range(mirror.url)
         if if_range is not None:
@@ -209,8 +220,9 @@ class Transfer:
             return self._ask_whole()
         if head.status == 200:
             return self._on_whole(head)
-        self._mirror.refused = head.status
-        return self._leave(f"answered {head.status}", out=head.status in _REFUSALS, fault=head.status in _FAULTS)
+        self._mirror.refused, self._mirror.retry_after = head.status, head.retry_after
+        out = head.status in _WITHOUT
+        return self._leave(f"answered {head.status}", out=out, fault=head.status in _FAULTS and not out)
 
     def _ask_whole(self) -> Action:
         if self._mirror.asks >= self._limit:
@@ -230,7 +242,9 @@ class Transfer:
         return Receive(self._at, None if self._confirmed else self._vouch(self.known))
 
     def _on_whole(self, head: Head) -> Action:
-        offered = head.representation
+        offered, place = head.representation, head.content_range
+        if place is not None and place.span != Span(0, place.total):
+            return self._on_lie("answered 200 with a part of the file")
         if offered.size is None and not head.chunked:
             return self._leave(_ENDLESS, out=True, fault=True)
         if self._is_older(offered):
@@ -368,13 +382,18 @@ class Transfer:
         reasons = "; ".join(f"{mirror.url} {mirror.reason}" for mirror in self._mirrors)
         refused = [mirror.refused for mirror in self._mirrors]
         answered = next(filter(None, refused), None)
-        if all(status in _REFUSALS for status in refused):
-            missing = any(status in _MISSING for status in refused)
-            return GiveUp(404 if missing else refused[0] or 404, reasons, answered)
         if all(status == _LOOP for status in refused):
             return GiveUp(_LOOP, f"every source leads back to this cache: {reasons}", answered)
-        timeout = all(mirror.timed_out or mirror.refused in _REFUSALS for mirror in self._mirrors)
-        return GiveUp(504 if timeout else 502, reasons, answered)
+        if all(status in _WITHOUT for status in refused):
+            first = next((status for status in refused if status in _REFUSALS), None)
+            missing = any(status in _MISSING for status in refused)
+            return GiveUp(404 if missing else first or 404, reasons, answered)
+        rests = [mirror.retry_after for mirror in self._mirrors if mirror.retry_after is not None]
+        rest = math.ceil(min(rests)) if rests else None
+        if all(mirror.retry_after is not None or mirror.refused in _WITHOUT for mirror in self._mirrors):
+            return GiveUp(503, reasons, answered, rest)
+        timeout = all(mirror.timed_out or mirror.refused in _WITHOUT for mirror in self._mirrors)
+        return GiveUp(504 if timeout else 502, reasons, answered, rest)
 
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""

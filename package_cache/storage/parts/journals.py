@@ -11,13 +11,14 @@ from package_cache.storage.database import records
 class Failed:
     """A fill came to nothing; `status` is what a client is told, `answered` what a source said.
 
-    It is `hopeless` if no source sent what can be right.
+    It is `hopeless` if no source sent what can be right. `retry_after` are seconds for which the sources are not asked.
     """
 
     status: int
     reason: str
     answered: int | None = None
     hopeless: bool = False
+    retry_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,9 @@ class Journal:
             case {"done": True}:
                 return self.ended(None)
             case {"failed": int(status), "reason": str(reason)}:
-                answered = record.get("answered")
-                said = answered if isinstance(answered, int) else None
-                return self.ended(Failed(status, reason, said, record.get("hopeless") is True))
+                answered, rest = record.get("answered"), record.get("retry_after")
+                said, left = (one if isinstance(one, int) else None for one in (answered, rest))
+                return self.ended(Failed(status, reason, said, record.get("hopeless") is True, left))
             case _:
                 raise ValueError(f"unknown journal line {line!r}")
 
@@ -106,6 +107,8 @@ def end_line(failed: Failed | None) -> bytes:
         record["answered"] = failed.answered
     if failed.hopeless:
         record["hopeless"] = True
+    if failed.retry_after is not None:
+        record["retry_after"] = failed.retry_after
     return _line(record)
 
 
