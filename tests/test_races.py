@@ -21,7 +21,7 @@ import pytest
 from origin import until
 
 from package_cache.engine.fills.fill import Fill, Fills
-from package_cache.engine.fills.line import Line, Turn
+from package_cache.engine.fills.line import Line, Run, Turn
 from package_cache.engine.fills.threads import Threads
 from package_cache.errors import StoreError
 from package_cache.model import Key, Representation
@@ -57,15 +57,15 @@ class Places:
 
 
 class Visitor:
-    """A download that changes its mind: whether somebody wants it is another matter each time one looks."""
+    """A download whose clients come and go: whether somebody wants it may be another matter each time one looks."""
 
     def __init__(self, number: int, dice: random.Random, places: Places) -> None:
         self.client = dice.choice("aaab")
         self.fates: list[str] = []
         self._places = places
         self._dice = random.Random(number)
-        self._seconds = dice.choice([0.0, 0.0, 0.001, 0.004])
-        self._fickle = dice.random() < 0.5
+        self._seconds = dice.choice([0.0, 0.001, 0.004, 0.008])
+        self._looks = dice.choice([[], [], [False], [True, False], [False, False]])
 
     def begin(self) -> None:
         self.fates.append("begun")
@@ -73,17 +73,25 @@ class Visitor:
             time.sleep(self._seconds)
 
     def wanted(self) -> bool:
-        return not self._fickle or self._dice.random() < 0.5
+        return self._looks.pop() if self._looks else True
 
     def drop(self, *, forced: bool) -> bool:
         if not forced and self.wanted():
+            time.sleep(self._seconds * 3)  # whatever runs may end meanwhile
             return False
         self.fates.append("dropped")
         return True
 
-    @property
-    def turn(self) -> Turn:
-        return Turn(self.client, self.begin, self.wanted, self.drop)
+    def enter(self, line: Line, run: Run) -> None:
+        def perhaps(job: Callable[[], None]) -> None:
+            if self._dice.random() < 0.1:
+                raise RuntimeError("no thread")
+            run(job)
+
+        try:
+            line.enter(Turn(self.client, self.begin, self.wanted, self.drop), perhaps)
+        except RuntimeError:
+            self.fates.append("refused")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -95,26 +103,14 @@ def test_everybody_in_the_line_begins_or_is_dropped_and_no_place_is_lost(
     places = Places(dice.choice([1, 2, 5]))
     threads = Threads("race")
     line = Line(places.places, threads, patience=60)
-    visitors = [Visitor(number, dice, places) for number in range(300)]
-    refusals = {number for number in range(len(visitors)) if dice.random() < 0.1}
-
-    def enter(number: int) -> None:
-        def run(job: Callable[[], None]) -> None:
-            if number in refusals:
-                raise RuntimeError("no thread")
-            threads.run(job)
-
-        try:
-            line.enter(visitors[number].turn, run)
-        except RuntimeError:
-            visitors[number].fates.append("refused")
-
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(enter, range(len(visitors))))
-    until(lambda: all(one.fates for one in visitors))
-    until(lambda: places.running.total() == 0)
+        for wave in range(60):
+            visitors = [Visitor(100 * wave + number, dice, places) for number in range(dice.choice([2, 3, 4, 16]))]
+            list(pool.map(lambda one: one.enter(line, threads.run), visitors))
+            until(lambda among=visitors: all(one.fates for one in among), 10)
+            until(lambda: places.running.total() == 0)
+            assert {len(one.fates) for one in visitors} == {1}
     assert places.faults == []
-    assert {len(one.fates) for one in visitors} == {1}
     last = [Visitor(number, random.Random(number), places) for number in range(places.places)]
     for one in last:  # each of them has a place
         line.enter(Turn(f"client {id(one)}", one.begin, lambda: True, one.drop), threads.run)
