@@ -50,7 +50,7 @@ def table(name: str, *sources: str, rules: str = "", **keys: str) -> str:
     ]
     for rule in filter(None, rules.split("; ")):
         match, word = rule.split()
-        key = "max-file-size" if word.isdigit() else "fresh"
+        key, word = ("max-file-size", f"{word}B") if word.isdigit() else ("fresh", word)
         lines.append(f"[[repository.rule]]\nmatch = {json.dumps(match)}\n{key} = {json.dumps(word)}")
     return "\n".join(lines)
 

@@ -93,7 +93,17 @@ class Line:
             run(partial(self._work, turn))
         except RuntimeError:
             self._leave(turn)
+            self._begin_waiting()
             raise
+
+    def _begin_waiting(self) -> None:
+        """Begin those that may. A download that ends has the next one begin; who came to the line after it has nobody."""
+        while (turn := self._next()) is not None:
+            try:
+                self._threads.run(partial(self._work, turn))
+            except RuntimeError:
+                self._leave(turn)
+                turn.drop(forced=True)
 
     def _work(self, turn: Turn) -> None:
         """Runs in the thread of a download, which goes on to the next one that waits."""
@@ -150,3 +160,4 @@ class Line:
                 if not turn.drop(forced=until <= now):
                     with self._guard:
                         self._waiting.append((until, turn))
+            self._begin_waiting()
