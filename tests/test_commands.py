@@ -344,6 +344,33 @@ def test_documents_are_found_by_the_accept_they_were_asked_for_with(origin: Orig
     line = failed(1, run(proxy.cache, "show", "/simple/x/"))
     assert line == "nothing is stored for /simple/x/; there is with --accept 'application/json'"
     assert "version 1: ready" in done(proxy.cache, "show", "/simple/x/", "--accept", "application/json")
+    assert "version   none is stored; there is with --accept 'application/json'\n" in done(proxy.cache, "why", "/simple/x/")
+    assert told(proxy.cache, "why", "/simple/x/")["variants"] == ["application/json"]
+    same = told(proxy.cache, "why", "/simple/x/", "--accept", "application/json")
+    assert (len(same["versions"]), same["variants"]) == (1, [])  # type: ignore[arg-type]
+
+
+def test_several_names_and_patterns_are_removed_and_restored_or_none_of_them(origin: Origin, start: Start) -> None:
+    names = ("/a/1.tar", "/a/2.tar", "/b/1.tar", "/c-1.tar")
+    for name in names:
+        origin.put(name, name.ljust(10).encode())
+    proxy = start(origin.url)
+    for name in names:
+        assert proxy.get(name).status == 200
+    until(lambda: len(stored(proxy.cache)) == len(names))
+    for missing in ("/none.tar", "/none/*"):
+        assert failed(1, run(proxy.cache, "rm", "/a/*", missing)).endswith(f"stored for {missing}")
+    assert len(done(proxy.cache, "ls").splitlines()) == len(names)
+    assert done(proxy.cache, "rm", "/a/*", "/b/1.tar", "/b/1.tar", "/a/1.tar").splitlines() == [
+        f"put into the trash: {name} version 1, 10" for name in names[:3]
+    ]
+    assert done(proxy.cache, "rm", "/c[-]?.tar").startswith("put into the trash: /c-1.tar ")
+    assert done(proxy.cache, "restore", "/*/1.tar", "/c-1.tar").splitlines() == [
+        f"restored: {name} version 1, 10" for name in ("/a/1.tar", "/b/1.tar", "/c-1.tar")
+    ]
+    done(proxy.cache, "pin", "/b/1.tar")
+    assert failed(1, run(proxy.cache, "rm", "/*")) == "/b/1.tar is pinned; unpin it first"
+    assert len(done(proxy.cache, "ls").splitlines()) == 3
 
 
 def test_why_explains_what_a_request_would_lead_to(proxy: Proxy, origin: Origin) -> None:

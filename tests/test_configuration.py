@@ -676,8 +676,37 @@ def test_check_says_that_nothing_is_wrong_or_all_that_is(tmp_path: Path) -> None
     assert sum(line.startswith(f"package-cache: {bad}: ") for line in lines) == 4
     assert "Traceback" not in ended.stderr
     ended = run("config", "check", PACKAGE_CACHE_CONFIG="", HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines()[-1] == "nothing could be served: name a source, or describe a repository"
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("package-cache: no source given: name at least one mirror")
+
+
+def test_check_opens_the_logs_that_a_server_would_and_makes_none(tmp_path: Path) -> None:
+    good = str(write(tmp_path / "good.toml", three()))
+    log = tmp_path / "access.log"
+    assert run("config", "check", good, "--access-log", "-").returncode == 0
+    assert run("config", "check", good, "--access-log", str(log)).returncode == 0
+    assert not log.exists()
+    log.write_text("a line\n")
+    assert run("config", "check", good, "--access-log", str(log)).returncode == 0
+    assert log.read_text() == "a line\n"
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in {
+        tmp_path: "Is a directory",
+        tmp_path / "none" / "access.log": "No such file or directory",
+        log / "access.log": "Not a directory",
+        tmp_path / "pipe": "No such device or address",
+    }.items():
+        ended = run("config", "check", good, "--access-log", str(path))
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == f"package-cache: cannot write the access log {path}: {why}\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_tells_that_a_log_may_not_be_written(tmp_path: Path) -> None:
+    good = str(write(tmp_path / "good.toml", three()))
+    (tmp_path / "shut").mkdir(mode=0o500)
+    ended = run("config", "check", good, "--access-log", str(tmp_path / "shut" / "log"))
+    assert ended.stderr == f"package-cache: cannot write the access log {tmp_path}/shut/log: Permission denied\n"
 
 
 def test_a_file_is_checked_whatever_is_wrong_with_the_one_in_use(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 Whatever a client wrote is escaped. A record says how many of its bytes came from the cache, and how many were fetched.
 """
 
+import errno
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -145,6 +147,16 @@ class FileSink:
     @staticmethod
     def _open(path: Path) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+    @staticmethod
+    def check(path: str) -> None:
+        """Raise OSError where the file could not be written. Makes none: it might be another user's who is to write it."""
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK))
+        except FileNotFoundError:
+            folder = Path(path).parent.stat()
+            if not os.access(Path(path).parent, os.W_OK | os.X_OK) or not stat.S_ISDIR(folder.st_mode):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
     def write(self, lines: list[str]) -> None:
         """Append the lines in one call, so that those of several processes do not mix."""
