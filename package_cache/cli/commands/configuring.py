@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, logs, output
+from package_cache.cli import arguments, hosts, logs, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.commands.template import template
 from package_cache.config import Config, Layered
@@ -50,7 +50,7 @@ def _run(given: Namespace, _config: Config) -> int:
 def _check(settings: Layered) -> int:
     """Say that a server could start with these settings. Raises ConfigError with what would keep it from that."""
     config, problems = settings.config, []
-    for check in (compose.require_sources, compose.check_access_log, logs.check):
+    for check in (compose.require_sources, hosts.require_gunicorn, compose.check_access_log, logs.check):
         try:
             check(config)
         except PackageCacheError as error:
