@@ -5,7 +5,47 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from package_cache.compose import Server, create_app
-    from package_cache.errors import DownloadError
+    from package_cache.errors import (
+        ArchiveTooLarge,
+        ArgumentError,
+        BadRequest,
+        BrokenArchive,
+        ConfigError,
+        ContentTooLarge,
+        DamagedBlob,
+        DamagedRegistry,
+        DescriptorError,
+        DocumentError,
+        DownloadError,
+        ExtractionError,
+        FillError,
+        Forbidden,
+        ForeignHost,
+        ItemBusy,
+        ItemError,
+        LengthRequired,
+        LoopDetected,
+        MissingMember,
+        NoRepository,
+        NoRoom,
+        NotAllowed,
+        NotImplementedHere,
+        NotKept,
+        OnlyRead,
+        OutOfDescriptors,
+        PackageCacheError,
+        RequestError,
+        StoreError,
+        TargetTooLong,
+        UnknownCriterion,
+        UnsafeMember,
+        UnsupportedArchive,
+        UpstreamBusy,
+        UpstreamCrawl,
+        UpstreamError,
+        UpstreamLie,
+        UpstreamTimeout,
+    )
     from package_cache.library.archives.archive import open_archive
     from package_cache.library.cache import Cache
     from package_cache.library.downloads.bodies import File
@@ -17,24 +57,61 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ArchiveTooLarge",
+    "ArgumentError",
+    "BadRequest",
+    "BrokenArchive",
     "Cache",
     "CacheItem",
+    "ConfigError",
+    "ContentTooLarge",
+    "DamagedBlob",
+    "DamagedRegistry",
     "Descriptor",
+    "DescriptorError",
+    "DocumentError",
     "DownloadError",
     "DownloadManager",
+    "ExtractionError",
     "File",
+    "FillError",
+    "Forbidden",
+    "ForeignHost",
+    "ItemBusy",
+    "ItemError",
+    "LengthRequired",
+    "LoopDetected",
+    "MissingMember",
+    "NoRepository",
+    "NoRoom",
+    "NotAllowed",
+    "NotImplementedHere",
+    "NotKept",
+    "OnlyRead",
+    "OutOfDescriptors",
+    "PackageCacheError",
+    "RequestError",
     "Server",
     "Status",
+    "StoreError",
+    "TargetTooLong",
+    "UnknownCriterion",
+    "UnsafeMember",
+    "UnsupportedArchive",
+    "UpstreamBusy",
+    "UpstreamCrawl",
+    "UpstreamError",
+    "UpstreamLie",
+    "UpstreamTimeout",
     "__version__",
     "create_app",
     "open_archive",
 ]
 
-_HOMES = {
+_HOMES = {  # of all but the errors
     "Cache": "package_cache.library.cache",
     "CacheItem": "package_cache.library.items",
     "Descriptor": "package_cache.library.downloads.descriptors",
-    "DownloadError": "package_cache.errors",
     "DownloadManager": "package_cache.library.downloads.manager",
     "File": "package_cache.library.downloads.bodies",
     "Server": "package_cache.compose",
@@ -48,8 +125,8 @@ def __getattr__(name: str) -> Any:
     """A public name, from its module, which is imported with the first use: who wants one part pays for no other."""
     if name == "__version__":
         found: Any = import_module("package_cache.upstream.agent").version_text()
-    elif name in _HOMES:
-        found = getattr(import_module(_HOMES[name]), name)
+    elif name in __all__:
+        found = getattr(import_module(_HOMES.get(name, "package_cache.errors")), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

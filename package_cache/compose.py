@@ -189,11 +189,24 @@ def build_application(config: Config) -> Application:
 def build_access_log(config: Config) -> AccessLog:
     """The access log of a configuration: a file, else the logger `package_cache.access`."""
     if config.access_log:
-        try:
+        with _writing(config.access_log):
             return AccessLog(FileSink(config.access_log), config.access_format)
-        except OSError as error:
-            raise StoreError(f"cannot write the access log {config.access_log}: {error.strerror}") from error
     return AccessLog(LoggerSink(), config.access_format)
+
+
+def check_access_log(config: Config) -> None:
+    """Raise StoreError where the access log of a configuration could not be written."""
+    if config.access_log not in ("", "-"):
+        with _writing(config.access_log):
+            FileSink.check(config.access_log)
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write the access log {path}: {error.strerror}") from error
 
 
 NO_SOURCE = (

@@ -10,6 +10,8 @@ _SIZE = re.compile(_NUMBER + r"([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _SHARE = re.compile(_NUMBER + "%", re.ASCII)
 _DURATION = re.compile(_NUMBER + "([smhdwy])", re.ASCII)
 _SIZE_EXAMPLE = "a size is a number with K, M, G or T (powers of 1024), such as 200G"
+_BARE = 1 << 20
+"""From this number on one without a unit counts bytes, as programs print them; nobody writes a smaller bound in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,14 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_bound(text: str) -> int:
+    """Bytes from the text of a bound. Raises ValueError, also for a small number whose unit was most likely forgotten."""
+    size = parse_size(text)
+    if size < _BARE and text[-1].isdigit():
+        raise ValueError(f"{text!r} has no unit: write {text}G, {text}M or {text}K, or {text}B for so few bytes")
+    return size
+
+
 def parse_share(text: str) -> Share:
     """Bytes from text such as `10G`, or a part of a file system from `5%`. Raises ValueError."""
     match = _SHARE.fullmatch(text)
@@ -41,9 +51,10 @@ def parse_share(text: str) -> Share:
     if "%" in text:
         raise ValueError(f"{text!r} is not a percentage between 0% and 100%")
     try:
-        return Share(parse_size(text))
+        parse_size(text)
     except ValueError:
         raise ValueError(f"{text!r} is neither a size above 0 nor a percentage; it looks like 10G or 5%") from None
+    return Share(parse_bound(text))
 
 
 def parse_duration(text: str) -> float:

@@ -28,16 +28,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("model", "the model test")
     group.addoption("--model-seed", type=int, help="the number of its first schedule (default: another one each time)")
     group.addoption("--model-runs", type=int, default=24, help="how many schedules it plays (default: %(default)s)")
+    group = parser.getgroup("skipped", "tests that are skipped")
+    group.addoption("--skipped-to", metavar="FILE", help="write their names to FILE: pytest @FILE runs them alone")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the products start as they would elsewhere, and quickly."""
+    file = config.getoption("--skipped-to")
+    if file and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Skipped(Path(file)))
     # Whoever is started in the background by a shell ignores it, and so would all products.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Keep what is compiled, even where nothing is to be written beside the sources: hundreds of products start.
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
         folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="package-cache-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+class _Skipped:
+    """Notes which tests are skipped. Of a module that is skipped as a whole, its name."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._names: dict[str, None] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            self._names[report.nodeid] = None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._names[report.nodeid] = None
+
+    def pytest_sessionfinish(self) -> None:
+        self._file.write_text("".join(f"{name}\n" for name in self._names))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A cache with some files in it, and the damage that disks, crashes and people do to one."""
 
+import os
 import random
 import shutil
 import sqlite3
@@ -74,6 +75,12 @@ def overwrite(path: Path, at: int, data: bytes) -> None:
         file.write(data)
     path.chmod(status.st_mode)
     shutil.os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def shorten(path: Path, size: int) -> None:
+    """Take the end away from a file, which its owner may have made read-only."""
+    path.chmod(0o600)
+    os.truncate(path, size)
 
 
 def rot(path: Path, at: int = 500) -> None:

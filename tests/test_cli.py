@@ -18,6 +18,7 @@ from product import Proxy, parts, surroundings
 from raw import Client
 from shell import run as run_forked
 
+import package_cache
 from package_cache.config import NAMES
 
 SOURCE = ("--source", "http://127.0.0.1:9/")
@@ -178,6 +179,24 @@ def test_a_worker_that_finds_no_cache_ends_it_with_a_line(start_program: Start, 
     proxy.stop()
     assert f"ERROR cannot use {proxy.cache} as the cache: " in "".join(proxy.log)
     assert "Traceback" not in "".join(proxy.log)
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        ("version_info = (20, 1, 0)", "Gunicorn 20.1.0 is too old"),
+        ("raise ModuleNotFoundError(name='gunicorn')", "Gunicorn is not installed"),
+    ],
+)
+def test_gunicorn_is_needed_only_to_serve_under_it(tmp_path: Path, module: str, what: str) -> None:
+    (tmp_path / "gunicorn.py").write_text(module)
+    variables = {"PYTHONPATH": f"{tmp_path}:{Path(package_cache.__file__).parents[1]}"}
+    line = f"package-cache: --server gunicorn: {what}; it takes 25.1 or later\n"
+    for words in ((), ("config", "check")):
+        ended = run_anew(*words, *SOURCE, "--server", "gunicorn", "--cache", str(tmp_path / "cache"), **variables)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", line)
+    assert not (tmp_path / "cache").exists()
+    assert run_anew("config", "check", *SOURCE, **variables).returncode == 0
 
 
 @servers

@@ -1,5 +1,6 @@
 """The commands beside serving, run while the cache is served and while it is not."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -216,6 +217,56 @@ def test_who_interrupts_a_command_that_is_still_being_loaded_sees_no_traceback(
     assert (process.returncode, errors) == (130, "package-cache: interrupted\n")
 
 
+_AGAIN = """
+import atexit, os, runpy, signal, sys, threading
+
+def hook(_event, _arguments):
+    global interrupted
+    interrupted |= isinstance(sys.exc_info()[1], KeyboardInterrupt)
+    if interrupted and os.getpid() == own and threading.current_thread() is threading.main_thread():
+        signal.raise_signal(signal.SIGINT)
+
+interrupted, own = False, os.getpid()
+sys.addaudithook(hook)
+atexit.register(signal.raise_signal, signal.SIGINT)
+sys.argv[0] = "package-cache"
+runpy.run_module("package_cache", run_name="__main__", alter_sys=True)
+"""
+"""The command, which meets a SIGINT with everything that it does after the first one, and at its end."""
+
+
+@pytest.mark.parametrize("words", ["get {url}", "get {url} -o out", "warm --source {url} list", "ls"])
+def test_who_interrupts_a_command_twice_sees_no_traceback(origin: Origin, tmp_path: Path, words: str) -> None:
+    gate = Gate()
+    origin.put("/a.tar", b"a" * 2_000_000, Serve(gate=gate, gate_at=1_000_000))
+    (tmp_path / "list").write_text("/a.tar\n")
+    slow = tmp_path / "config.toml"
+    if words == "ls":
+        os.mkfifo(slow)
+    else:
+        slow.write_text("")
+    url = origin.url if "warm" in words else f"{origin.url}a.tar"
+    with (
+        contextlib.ExitStack() as held,
+        subprocess.Popen(
+            [sys.executable, "-c", _AGAIN, *words.format(url=url).split(), "--cache", "cache", "--config", str(slow)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=surroundings(PYTHONPATH=str(Path(package_cache.__file__).parents[1])),
+            cwd=tmp_path,
+        ) as process,
+    ):
+        if words == "ls":
+            held.enter_context(slow.open("w", encoding="utf-8"))  # as soon as it is open there, too
+        else:
+            assert gate.reached.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    gate.open()
+    assert process.returncode == 130, errors
+    assert errors in ("", "package-cache: interrupted\n")
+
+
 @pytest.mark.parametrize("words", [("ls", "\udcff"), ("show", "\udcff"), ("rm", "\udcff"), ("export", "out", "\udcff")])
 def test_what_is_no_text_is_told_so(proxy: Proxy, tmp_path: Path, words: tuple[str, ...]) -> None:
     words = tuple(str(tmp_path / word) if word == "out" else word for word in words)
@@ -237,7 +288,7 @@ def test_what_root_does_leaves_no_file_that_the_server_cannot_use(proxy: Proxy) 
         (cache / "leases-v1").unlink(missing_ok=True)
         for path in (cache, *cache.rglob("*")):
             os.chown(path, 65534, 65534)
-        done(cache, "gc", "--max-size", "2000")
+        done(cache, "gc", "--max-size", "2000B")
         assert "by root on" in done(cache, "pin", "/1.tar") + done(cache, "why", "/1.tar")
         assert len(blobs(cache)) == 1
         assert {path.stat().st_uid for path in (cache, *cache.rglob("*"))} == {65534}
@@ -293,6 +344,33 @@ def test_documents_are_found_by_the_accept_they_were_asked_for_with(origin: Orig
     line = failed(1, run(proxy.cache, "show", "/simple/x/"))
     assert line == "nothing is stored for /simple/x/; there is with --accept 'application/json'"
     assert "version 1: ready" in done(proxy.cache, "show", "/simple/x/", "--accept", "application/json")
+    assert "version   none is stored; there is with --accept 'application/json'\n" in done(proxy.cache, "why", "/simple/x/")
+    assert told(proxy.cache, "why", "/simple/x/")["variants"] == ["application/json"]
+    same = told(proxy.cache, "why", "/simple/x/", "--accept", "application/json")
+    assert (len(same["versions"]), same["variants"]) == (1, [])  # type: ignore[arg-type]
+
+
+def test_several_names_and_patterns_are_removed_and_restored_or_none_of_them(origin: Origin, start: Start) -> None:
+    names = ("/a/1.tar", "/a/2.tar", "/b/1.tar", "/c-1.tar")
+    for name in names:
+        origin.put(name, name.ljust(10).encode())
+    proxy = start(origin.url)
+    for name in names:
+        assert proxy.get(name).status == 200
+    until(lambda: len(stored(proxy.cache)) == len(names))
+    for missing in ("/none.tar", "/none/*"):
+        assert failed(1, run(proxy.cache, "rm", "/a/*", missing)).endswith(f"stored for {missing}")
+    assert len(done(proxy.cache, "ls").splitlines()) == len(names)
+    assert done(proxy.cache, "rm", "/a/*", "/b/1.tar", "/b/1.tar", "/a/1.tar").splitlines() == [
+        f"put into the trash: {name} version 1, 10" for name in names[:3]
+    ]
+    assert done(proxy.cache, "rm", "/c[-]?.tar").startswith("put into the trash: /c-1.tar ")
+    assert done(proxy.cache, "restore", "/*/1.tar", "/c-1.tar").splitlines() == [
+        f"restored: {name} version 1, 10" for name in ("/a/1.tar", "/b/1.tar", "/c-1.tar")
+    ]
+    done(proxy.cache, "pin", "/b/1.tar")
+    assert failed(1, run(proxy.cache, "rm", "/*")) == "/b/1.tar is pinned; unpin it first"
+    assert len(done(proxy.cache, "ls").splitlines()) == 3
 
 
 def test_why_explains_what_a_request_would_lead_to(proxy: Proxy, origin: Origin) -> None:
@@ -410,19 +488,19 @@ def test_what_is_pinned_is_neither_removed_nor_culled(proxy: Proxy) -> None:
 
 
 def test_gc_says_what_would_go_and_how_far_back_that_reaches(proxy: Proxy, origin: Origin) -> None:
-    expected = told(proxy.cache, "gc", "--dry-run", "--max-size", "2000")
+    expected = told(proxy.cache, "gc", "--dry-run", "--max-size", "2000B")
     assert (expected["entries"], expected["files"], expected["bytes"]) == (2, 2, 5000)
     reach = expected["reach"]
     assert isinstance(reach, float)
     assert abs(time.time() - 2 * DAY - reach) < 600
-    text = done(proxy.cache, "gc", "--dry-run", "--max-size", "2000")
+    text = done(proxy.cache, "gc", "--dry-run", "--max-size", "2000B")
     assert text.startswith("would be removed:\n")
     assert "(2 d ago)" in text.splitlines()[-1]
     assert len(stored(proxy.cache)) == 3
-    really = told(proxy.cache, "gc", "--max-size", "2000")
+    really = told(proxy.cache, "gc", "--max-size", "2000B")
     assert really == {**expected, "dry_run": False}
     assert stored(proxy.cache) == ["/1.tar"]
-    assert done(proxy.cache, "gc", "--max-size", "2000") == "nothing was removed\n"
+    assert done(proxy.cache, "gc", "--max-size", "2000B") == "nothing was removed\n"
     assert proxy.get("/3.tar").body == bytes([3]) * 3000
     assert len(origin.requests("/3.tar")) == 2
     assert "no bounds are given" in done(proxy.cache, "gc")

@@ -34,6 +34,7 @@ from package_cache.units import Share
 
 pytestmark = pytest.mark.usefixtures("shell")
 
+ABOVE_ALL = "the setting listen is written above the first table of the file"
 REPOSITORY = '[[repository]]\nname = "debian"\nprefix = "/debian/"\nsources = ["http://mirror.example/debian/"]\n'
 SECRET = "s3cr3t-w0rd"
 
@@ -239,7 +240,7 @@ RIGHT = {
     'access-log = "-"': ("access_log", "-"),
     'access-format = "json"': ("access_format", "json"),
     'max-size = "200G"': ("max_size", 200 << 30),
-    "max-size = 1000": ("max_size", 1000),
+    "max-size = 5000000": ("max_size", 5000000),
     'min-free = "5%"': ("min_free", Share(part=0.05)),
     'max-age = "365d"': ("max_age", 365 * 86400.0),
     'scrub = "never"': ("scrub", None),
@@ -294,6 +295,8 @@ LISTS, TEXTS = 'it is not a list of texts without blanks, such as ["..."]', "it 
         ("verbose = -1", "verbose: '-1' is not a level"),
         ("syslog = 'perhaps'", "syslog: 'perhaps' is neither yes nor no"),
         ("access-format = 'xml'", "access-format: 'xml' is not a format"),
+        ("max-size = 200", "max-size: '200' has no unit: write 200G, 200M or 200K, or 200B for so few bytes"),
+        ("min-free = '5'", "min-free: '5' has no unit"),
         ("max-size = '2X'", "max-size: '2X' is not a size above 0"),
         ("min-free = '100%'", "min-free: '100%' is not a percentage"),
         ("max-age = 7", "max-age: '7' is not a time above 0"),
@@ -315,8 +318,16 @@ def test_what_a_setting_cannot_be_is_told_with_what_would_be_right(line: str, to
         ("max_size = 1", "max_size: there is no such setting; the nearest is max-size"),
         ("repositories = []", "repositories: there is no such setting; the nearest is repository"),
         ("[timeout]\nstall = 1", "timeout: there is no such setting; the nearest is timeouts"),
-        ("stall-timeout = 1", "stall-timeout: there is no such setting; the nearest is "),
-        ("config = 'x'", "config: there is no such setting; the nearest is "),
+        ("stall-timeout = 1", "stall-timeout: there is no such setting; stall is written below [timeouts]"),
+        ("config = 'x'", "config: there is no such setting; known are source, balance, "),
+        ("index = 'x'", "index: there is no such setting; known are source, balance, "),
+        ("prefix = '/'", "prefix: there is no such setting; prefix is written below [[repository]]"),
+        ("[timeouts]\nlisten = [':1']", f"timeouts: listen: there is no such setting; {ABOVE_ALL}"),
+        (REPOSITORY + "listen = [':1']", f"repository debian: there is no key listen; {ABOVE_ALL}"),
+        (
+            REPOSITORY + '[[repository.rule]]\nmatch = "*"\nfresh = "5m"\nlisten = [":1"]',
+            f"repository debian: there is no key listen; {ABOVE_ALL}",
+        ),
         ("[timeouts]\nstal = 1", "timeouts: stal: there is no such setting; the nearest is stall"),
         ("[timeouts]\nstall-timeout = 1", "timeouts: stall-timeout: there is no such setting; the nearest is stall"),
         (REPOSITORY + "source = []", "repository debian: there is no key source; the nearest is sources"),
@@ -368,7 +379,7 @@ def test_a_repository_is_what_its_table_says() -> None:
     [[repository.rule]]
     match = "/x/**"
     fresh = "json-metadata"
-    max-file-size = 10
+    max-file-size = "10B"
     [[repository.rule]]
     match = "y"
     max-file-size = "10K"
@@ -448,6 +459,7 @@ def changed(line: str) -> str:
         ("sources = ['http://a.example/?x']", "debian: url: source 'http://a.example/?x' has a query or a fragment"),
         ("sources = [{ headers = {} }]", "debian: sources: a table of it has no url"),
         ("preset = 'debain'", "debian: preset: 'debain' is no preset; the nearest is debian, known are gentoo, "),
+        ("max-file-size = 200", "debian: max-file-size: '200' has no unit"),
         ("max-file-size = 0", "debian: max-file-size: '0' is not a size above 0"),
         ("rule = 3", "debian: rule: each is written [[repository.rule]], in two brackets"),
         ("[repository.rule]\nmatch = '*'", "debian: rule: each is written [[repository.rule]], in two brackets"),
@@ -459,6 +471,8 @@ def changed(line: str) -> str:
         ("[[repository.rule]]\nmatch = '*'\nfresh = 'timed'", "debian: fresh: 'timed' is none of "),
         ("[[repository.rule]]\nmatch = '*'\nfresh = 5", "debian: fresh: '5' is none of "),
         ("links-to = 'debian'", "debian: links-to: it is a list of texts"),
+        ("preset = 'ubuntu'", "debian: preset: 'ubuntu' is no preset; known are gentoo, "),
+        ("links-to = ['fedora']", "debian: links-to: there is no repository fedora; known are debian"),
         ("links-to = ['debain']", "debian: links-to: there is no repository debain; the nearest is debian"),
         ("headers = 'X: y'", "debian: headers: it is a table"),
         ("headers = { Host = 'x' }", "debian: headers: Host is not a field that can be set"),
@@ -662,8 +676,37 @@ def test_check_says_that_nothing_is_wrong_or_all_that_is(tmp_path: Path) -> None
     assert sum(line.startswith(f"package-cache: {bad}: ") for line in lines) == 4
     assert "Traceback" not in ended.stderr
     ended = run("config", "check", PACKAGE_CACHE_CONFIG="", HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines()[-1] == "nothing could be served: name a source, or describe a repository"
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("package-cache: no source given: name at least one mirror")
+
+
+def test_check_opens_the_logs_that_a_server_would_and_makes_none(tmp_path: Path) -> None:
+    good = str(write(tmp_path / "good.toml", three()))
+    log = tmp_path / "access.log"
+    assert run("config", "check", good, "--access-log", "-").returncode == 0
+    assert run("config", "check", good, "--access-log", str(log)).returncode == 0
+    assert not log.exists()
+    log.write_text("a line\n")
+    assert run("config", "check", good, "--access-log", str(log)).returncode == 0
+    assert log.read_text() == "a line\n"
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in {
+        tmp_path: "Is a directory",
+        tmp_path / "none" / "access.log": "No such file or directory",
+        log / "access.log": "Not a directory",
+        tmp_path / "pipe": "No such device or address",
+    }.items():
+        ended = run("config", "check", good, "--access-log", str(path))
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == f"package-cache: cannot write the access log {path}: {why}\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_check_tells_that_a_log_may_not_be_written(tmp_path: Path) -> None:
+    good = str(write(tmp_path / "good.toml", three()))
+    (tmp_path / "shut").mkdir(mode=0o500)
+    ended = run("config", "check", good, "--access-log", str(tmp_path / "shut" / "log"))
+    assert ended.stderr == f"package-cache: cannot write the access log {tmp_path}/shut/log: Permission denied\n"
 
 
 def test_a_file_is_checked_whatever_is_wrong_with_the_one_in_use(tmp_path: Path) -> None:

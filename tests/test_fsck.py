@@ -18,7 +18,7 @@ from cradle import Cradle
 from origin import Gate, Origin, Serve, until
 from product import Proxy, blobs, parts
 from shell import run
-from stock import BODIES, Stock, blob_of, fill, make, names, rot, serves_all
+from stock import BODIES, Stock, blob_of, fill, make, names, rot, serves_all, shorten
 
 from package_cache.model import Key
 from package_cache.storage.inventory import Inventory
@@ -76,15 +76,15 @@ def remove(cache: Path) -> None:
     blob_of(cache, BODIES[A]).unlink()
 
 
-def shorten(cache: Path) -> None:
-    os.truncate(blob_of(cache, BODIES[A]), 10)
+def cut_short(cache: Path) -> None:
+    shorten(blob_of(cache, BODIES[A]), 10)
 
 
 def spoil(cache: Path) -> None:
     rot(blob_of(cache, BODIES[A]))
 
 
-@pytest.mark.parametrize(("damage", "kind"), [(remove, "missing"), (shorten, "damaged"), (spoil, "damaged")])
+@pytest.mark.parametrize(("damage", "kind"), [(remove, "missing"), (cut_short, "damaged"), (spoil, "damaged")])
 def test_a_damaged_file_is_found_and_fetched_again(stock: Stock, damage: Callable[[Path], None], kind: str) -> None:
     name = blob_of(stock.cache, BODIES[A]).name
     damage(stock.cache)

@@ -19,7 +19,7 @@ from cradle import Cradle
 from nursery import Fork, Nursery
 from origin import Origin, until
 from product import Proxy, blobs, parts
-from stock import BODIES, Stock, blob_of, fill, make, names, overwrite, rot, serves_all
+from stock import BODIES, Stock, blob_of, fill, make, names, overwrite, rot, serves_all, shorten
 
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.scrub import Scrub
@@ -248,7 +248,7 @@ def test_names_whose_files_are_gone_are_not_served_by_a_registry_made_again(
     cache, before = stopped.copy(tmp_path / "cache"), asked(stopped)
     first, second, *_ = BODIES.values()
     blob_of(cache, first).unlink()
-    os.truncate(blob_of(cache, second), 10)
+    shorten(blob_of(cache, second), 10)
     be_text(cache)
     proxy = start(stopped.origin.url, cache=cache)
     assert "1 names whose files are gone" in "".join(proxy.log)

@@ -50,7 +50,7 @@ def table(name: str, *sources: str, rules: str = "", **keys: str) -> str:
     ]
     for rule in filter(None, rules.split("; ")):
         match, word = rule.split()
-        key = "max-file-size" if word.isdigit() else "fresh"
+        key, word = ("max-file-size", f"{word}B") if word.isdigit() else ("fresh", word)
         lines.append(f"[[repository.rule]]\nmatch = {json.dumps(match)}\n{key} = {json.dumps(word)}")
     return "\n".join(lines)
 
@@ -186,9 +186,9 @@ def test_what_has_a_time_is_asked_for_when_it_is_over(
     assert len(origin.requests()) == 1
     assert "rule      5m: the rule for ** in the repository x" in why(proxy, config, "/x/index/")
     assert "request   version 1 is served from the cache until " in why(proxy, config, "/x/index/")
-    aged(proxy, "/x/index/", 299)
+    aged(proxy, "/x/index/", 200)
     assert proxy.get("/x/index/").cache_status == HIT
-    aged(proxy, "/x/index/", 2)
+    aged(proxy, "/x/index/", 101)
     assert "request   a source is asked whether version 1 still holds" in why(proxy, config, "/x/index/")
     assert proxy.get("/x/index/").cache_status == "package-cache; fwd=stale; fwd-status=304"
     assert proxy.get("/x/index/").cache_status == HIT

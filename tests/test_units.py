@@ -1,10 +1,12 @@
 """Sizes and durations as people write and read them."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from package_cache.units import Share, duration_text, parse_duration, parse_share, parse_size, size_text
+from package_cache.units import Share, duration_text, parse_bound, parse_duration, parse_share, parse_size, size_text
 
 
 @pytest.mark.parametrize(
@@ -13,7 +15,9 @@ from package_cache.units import Share, duration_text, parse_duration, parse_shar
 )
 def test_a_size_is_a_number_with_a_power_of_1024(text: str, size: int) -> None:
     assert parse_size(text) == size
-    assert parse_share(text) == Share(size)
+    if text != "1":
+        assert parse_bound(text) == size
+        assert parse_share(text) == Share(size)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1P", "G", "1 G", "1e3", "nan", "0.1", "1,5G", "5%", "1" * 20])
@@ -25,8 +29,15 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_share_may_be_a_percentage_of_the_file_system() -> None:
     assert parse_share("5%").of(1000) == 50
     assert parse_share("0.5%").of(1000) == 5
-    assert parse_share("7").of(1000) == 7
+    assert parse_share("7B").of(1000) == 7
     assert Share().of(1000) == 0
+
+
+@pytest.mark.parametrize("parse", [parse_bound, parse_share])
+def test_a_small_number_alone_is_no_bound_but_asks_for_its_unit(parse: Callable[[str], object]) -> None:
+    with pytest.raises(ValueError, match=r"^'200' has no unit: write 200G, 200M or 200K, or 200B for so few bytes$"):
+        parse("200")
+    parse("1073741824")
 
 
 @pytest.mark.parametrize("text", ["0%", "100%", "%", "-5%", "5%%", "x"])

@@ -1,10 +1,10 @@
 """The options of the command, and how a command line becomes settings."""
 
 import argparse
-import difflib
 from collections.abc import Mapping, Sequence
 
 from package_cache.config.files import SYSTEM
+from package_cache.config.nearest import hint
 from package_cache.config.settings import FILE, SETTINGS, TIMEOUTS
 from package_cache.upstream.agent import version_text
 
@@ -133,8 +133,5 @@ def problems(unknown: list[str], it: argparse.ArgumentParser) -> list[str]:
     # What follows an unknown option is most likely its value, and argparse has no public list of its options.
     options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
     known = [option for action in it._actions for option in action.option_strings]
-    found = []
-    for option in options:
-        near = difflib.get_close_matches(option, known, n=1, cutoff=0.0)
-        found.append(f"{option}: there is no such option; the nearest is {near[0]}")
+    found = [f"{option}: there is no such option; {hint(option, known, '--help lists them')}" for option in options]
     return found or [f"{word!r} is not an option; --help lists them" for word in unknown]

@@ -56,7 +56,7 @@ def configure(config: Config) -> None:
     level = max(logging.DEBUG, logging.WARNING - 10 * config.verbose)
     handler: logging.Handler
     if config.syslog:
-        handler = _system_log()
+        handler = system_log()
         handler.setFormatter(_Formatter("package-cache[%(process)d]: %(message)s"))
     else:
         handler = logging.StreamHandler()
@@ -67,13 +67,20 @@ def configure(config: Config) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
+def check(config: Config) -> None:
+    """Raise CannotLog where what configures logging would."""
+    if config.syslog:
+        system_log().close()
+
+
 def leave_failures_to_the_command(config: Config) -> None:
     """Do not log why a download failed, unless more is to be logged: a command says it at its end."""
     if not config.verbose:
         logging.getLogger("package_cache.engine").setLevel(logging.ERROR)
 
 
-def _system_log() -> logging.Handler:
+def system_log() -> logging.Handler:
+    """What sends to the system log. Raises CannotLog."""
     address = _SOCKET if Path(_SOCKET).exists() else ("127.0.0.1", logging.handlers.SYSLOG_UDP_PORT)
     try:
         return _SystemLog(address, facility=logging.handlers.SysLogHandler.LOG_DAEMON)

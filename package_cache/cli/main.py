@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from package_cache import compose
-from package_cache.cli import arguments, commands, logs
+from package_cache.cli import arguments, commands, hosts, logs
 from package_cache.cli.command import FAILED, WRONG_OPTIONS
 from package_cache.config import PREFIX, Config, files
 from package_cache.config.files import configured
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
         config = read()
+        hosts.require_gunicorn(config)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # the settings were read a moment ago, and the logs opened
         logs.configure(config)

@@ -56,6 +56,13 @@ def add_name(it: ArgumentParser, *, optional: bool = False) -> None:
     add_kind(it)
 
 
+def add_names(it: ArgumentParser) -> None:
+    """Add NAME..., --accept and --kind."""
+    it.add_argument("name", metavar="NAME", nargs="+", help="/file, URL, uri or ID of items, or a pattern (repeat it)")
+    add_accept(it)
+    add_kind(it)
+
+
 def add_kind(it: ArgumentParser) -> None:
     """Add --kind."""
     it.add_argument("--kind", choices=(PROXY, ITEM), help="only files of the proxy, or only items of the library")
@@ -73,6 +80,16 @@ class Name:
         """The versions of the file of the proxy, newest first: all, or those of a status, or that version."""
         found = held.inventory.versions(self.file.key) if self.file is not None else []
         return [one for one in found if status in (None, one.status) and version in (None, one.version)]
+
+    def matching(self, held: Holdings, status: Status, version: int | None = None) -> list[Entry]:
+        """The versions of the file of the proxy in that status; where there is none, those of all whose paths match."""
+        found = self.entries(held, status, version)
+        if found or self.kind == ITEM or not self.text.startswith("/") or not _PATTERN.search(self.text):
+            return found
+        inventory = held.inventory
+        likes = inventory.trash(self.text) if status is Status.TRASH else inventory.entries(self.text)
+        versions = [one for key in dict.fromkeys(like.key for like in likes) for one in inventory.versions(key)]
+        return [one for one in versions if one.status is status and version in (None, one.version)]
 
     def items(self, held: Holdings, status: Collection[Status] | None = None, version: int | None = None) -> list[ItemRow]:
         """The items, in the order in which they were made: all, or those of a status, or that version."""
@@ -93,14 +110,23 @@ class Name:
 
     def nothing(self, held: Holdings, what: str = "is stored") -> CannotDo:
         """The error that says there is nothing of that name."""
-        if self.file is None:
+        if self.file is None or _PATTERN.search(self.text):
             return CannotDo(f"nothing {what} for {self.text}")
         return paths.nothing(self.file, held.inventory, what)
 
 
 def name_of(given: Namespace, config: Config) -> Name:
     """What NAME, --accept and --kind name. Raises ArgumentError."""
-    text = sound("NAME", given.name)
+    return _named(given.name, given, config)
+
+
+def names_of(given: Namespace, config: Config) -> list[Name]:
+    """What each NAME names, with --accept and --kind. Raises ArgumentError."""
+    return [_named(text, given, config) for text in dict.fromkeys(given.name)]
+
+
+def _named(text: str, given: Namespace, config: Config) -> Name:
+    text = sound("NAME", text)
     if not text:
         raise ArgumentError("NAME is empty; ls lists the names")
     if given.kind == ITEM:

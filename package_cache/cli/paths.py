@@ -48,6 +48,15 @@ def parse(routes: Routes, text: str, accept: str | None) -> Named:
 
 def nothing(name: Named, inventory: Inventory, what: str = "is stored") -> CannotDo:
     """The error that says there is nothing of that name, and under which --accept there is."""
-    variants = [key.partition("#accept=")[2] for key in inventory.variants(key_of(name.target))]
-    hint = f"; there is with --accept {' or '.join(map(repr, variants))}" if variants else ""
-    return CannotDo(f"nothing {what} for {name.key}{hint}")
+    return CannotDo(f"nothing {what} for {name.key}{told(variants(name, inventory))}")
+
+
+def variants(name: Named, inventory: Inventory) -> list[str]:
+    """The other Accept fields under which something is stored for the same path."""
+    keys = inventory.variants(key_of(name.target))
+    return [key.partition("#accept=")[2] for key in keys if key != name.key]
+
+
+def told(variants: list[str]) -> str:
+    """What is said of them behind the news that there is nothing."""
+    return f"; there is with --accept {' or '.join(map(repr, variants))}" if variants else ""

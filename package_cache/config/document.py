@@ -1,18 +1,22 @@
 """The file of configuration, `config.toml`: its text -> settings as text, and repositories."""
 
-import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from package_cache.config.repositories import Secret, read_repositories
+from package_cache.config.nearest import hint
+from package_cache.config.repositories import ABOVE, REPOSITORY_KEYS, Secret, read_repositories
 from package_cache.config.settings import SETTINGS, TIMEOUTS, Setting
 from package_cache.model import Repository
 
 _KEYS = {setting.key: setting for setting in SETTINGS.values()}
 _TIMEOUT_KEYS = {name.removesuffix("_timeout"): setting for name, setting in TIMEOUTS.items()}
 _TABLES = ("timeouts", "repository")
+_BELOW = {key: f"{key} is written below [[repository]]" for key in REPOSITORY_KEYS} | {
+    key: f"{limit} is written below [timeouts]" for limit in _TIMEOUT_KEYS for key in (limit, f"{limit}-timeout")
+}
+_ABOVE = {key: ABOVE.format(key) for key in _KEYS}
 _LARGEST = 10**100
 """Beyond it a number is written in so many digits that it cannot be made a text."""
 
@@ -34,11 +38,12 @@ def read_document(where: str, text: str, secret: Secret) -> Document:
     except (ValueError, RecursionError) as error:  # of numbers with thousands of digits, and brackets within brackets
         return Document(where, {}, (), (f"{where}: {error}",))
     problems: list[str] = []
-    settings = _texts({key: value for key, value in table.items() if key not in _TABLES}, _KEYS, _TABLES, problems)
+    top = {key: value for key, value in table.items() if key not in _TABLES}
+    settings = _texts(top, _KEYS, _TABLES, _BELOW, problems)
     timeouts = table.get("timeouts", {})
     if isinstance(timeouts, dict):
         limits: list[str] = []
-        settings |= _texts(timeouts, _TIMEOUT_KEYS, (), limits)
+        settings |= _texts(timeouts, _TIMEOUT_KEYS, (), _ABOVE, limits)
         problems += [f"timeouts: {problem}" for problem in limits]
     else:
         problems.append("timeouts: it is a table: [timeouts]")
@@ -49,15 +54,22 @@ def read_document(where: str, text: str, secret: Secret) -> Document:
 
 
 def _texts(
-    table: Mapping[str, Any], known: Mapping[str, Setting], tables: Iterable[str], problems: list[str]
+    table: Mapping[str, Any],
+    known: Mapping[str, Setting],
+    tables: Iterable[str],
+    elsewhere: Mapping[str, str],
+    problems: list[str],
 ) -> dict[str, str]:
-    """The settings in a table, as the text that a person would write on a command line."""
+    """The settings in a table, as the text that a person would write on a command line.
+
+    `elsewhere` says of keys that belong to another place of the file which one that is.
+    """
     found = {}
     for key, value in table.items():
         setting = known.get(key)
         if setting is None:
-            [near] = difflib.get_close_matches(key, [*known, *tables], n=1, cutoff=0.0)
-            problems.append(f"{key}: there is no such setting; the nearest is {near}")
+            told = hint(key, (*known, *tables), f"known are {', '.join((*known, *tables))}", elsewhere.get(key))
+            problems.append(f"{key}: there is no such setting; {told}")
             continue
         text = _text(setting, value)
         if text is None:

@@ -4,12 +4,12 @@ Decides which layer wins, and how what is wrong is reported: all of it at once, 
 what would be right. Reads nothing itself: the caller hands over the layers.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from package_cache.config.document import Document
+from package_cache.config.nearest import nearest
 from package_cache.config.repositories import differing
 from package_cache.config.settings import FILE, NAMES, PREFIX, TIMEOUTS, setting_of
 from package_cache.config.values import Config, Timeouts
@@ -85,6 +85,7 @@ def _of_environment(environment: Mapping[str, str], problems: list[str]) -> dict
         if name in NAMES:
             found[name] = text
         elif name != FILE:
-            near = [one for one in NAMES if one.startswith(name)] or difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
-            problems.append(f"{variable}: there is no such setting; the nearest is {PREFIX}{near[0].upper()}")
+            near = nearest(name, NAMES)
+            told = f"the nearest is {PREFIX}{near.upper()}" if near else "package-cache --help lists them"
+            problems.append(f"{variable}: there is no such setting; {told}")
     return found

@@ -1,15 +1,16 @@
 """The tables `[[repository]]` of a file of configuration -> `Repository` values, with all that is wrong with them."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from package_cache.config.globs import glob_pattern
+from package_cache.config.nearest import hint, nearest
 from package_cache.config.parsing import basic, parse_source
+from package_cache.config.settings import SETTINGS
 from package_cache.model import Fields, Fresh, Freshness, Place, Preset, Repository, Rule, Source
-from package_cache.units import parse_duration, parse_size
+from package_cache.units import parse_bound, parse_duration
 
 REPOSITORY_KEYS = {
     "name": "what it is called; letters, digits, '.', '_' and '-'",
@@ -49,6 +50,9 @@ _OURS = re.compile(
     r"(?i)host|range|if-.*|connection|content-.*|transfer-encoding|te|trailer|upgrade|accept-encoding|via|expect|keep-alive"
 )
 _WORDS = {one.value: one for one in Freshness if one is not Freshness.TIMED}
+_SETTINGS = frozenset(setting.key for setting in SETTINGS.values())
+ABOVE = "the setting {} is written above the first table of the file"
+"""What is said of a setting that stands below a table, to which TOML counts it."""
 
 
 class _Problems:
@@ -64,8 +68,9 @@ class _Problems:
     def unknown(self, given: Iterable[str], known: Iterable[str]) -> None:
         for key in given:
             if key not in known:
-                [near] = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-                self.add("", f"there is no key {key}; the nearest is {near}")
+                above = ABOVE.format(key) if key in _SETTINGS else None
+                told = hint(key, known, f"known are {', '.join(known)}", above)
+                self.add("", f"there is no key {key}; {told}")
 
 
 def read_repositories(tables: object, secret: Secret) -> tuple[tuple[Repository, ...], list[str]]:
@@ -92,8 +97,8 @@ def _linked(one: Repository, names: tuple[str, ...], known: list[Repository], pr
     by_name = {other.name: other for other in known}
     for name in names:
         if name not in by_name:
-            [near] = difflib.get_close_matches(name, list(by_name), n=1, cutoff=0.0)
-            problems.append(f"repository {one.name}: links-to: there is no repository {name}; the nearest is {near}")
+            told = hint(name, by_name, f"known are {', '.join(by_name)}")
+            problems.append(f"repository {one.name}: links-to: there is no repository {name}; {told}")
         elif by_name[name].home.startswith("/-/"):
             problems.append(f"repository {one.name}: links-to: {name} has no prefix, so that no link can lead there")
     others = [by_name[name] for name in names if name in by_name]
@@ -132,7 +137,7 @@ class _Reader:
             places,
             self._value("preset", _preset),
             self._rules(),
-            self._value("max-file-size", parse_size),
+            self._value("max-file-size", parse_bound),
             posts=self._list("pass-post", _glob) if "pass-post" in self.table else None,
             # Who says where links lead has said all of it.
             tarballs=self.table.get("preset") == Preset.NPM.value and "links-to" not in self.table,
@@ -235,7 +240,7 @@ class _Reader:
                 "rule", 'it says match and fresh, as in match = "*.iso" and fresh = "immutable"; or max-file-size'
             )
         match = self._value("match", _glob, table)
-        fresh, largest = self._value("fresh", parse_fresh, table), self._value("max-file-size", parse_size, table)
+        fresh, largest = self._value("fresh", parse_fresh, table), self._value("max-file-size", parse_bound, table)
         return None if match is None else Rule(match, fresh, largest)
 
 
@@ -276,8 +281,9 @@ def _preset(text: str) -> Preset:
         return Preset(text)
     except ValueError:
         names = [one.value for one in Preset]
-        [near] = difflib.get_close_matches(text, names, n=1, cutoff=0.0)
-        raise ValueError(f"{text!r} is no preset; the nearest is {near}, known are {', '.join(names)}") from None
+        near = nearest(text, names)
+        near = "" if near is None else f"the nearest is {near}, "
+        raise ValueError(f"{text!r} is no preset; {near}known are {', '.join(names)}") from None
 
 
 def _glob(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from package_cache.config import parsing
 from package_cache.config.values import Config, Timeouts
-from package_cache.units import parse_duration, parse_share, parse_size
+from package_cache.units import parse_bound, parse_duration, parse_share
 
 PREFIX = "PACKAGE_CACHE_"
 FILE = "config"
@@ -99,7 +99,7 @@ _ALL = (
         "form of that line",
         _DEFAULT.access_format,
     ),
-    Setting("max_size", parse_size, "SIZE", "keep at most so many bytes, such as 200G", "no bound"),
+    Setting("max_size", parse_bound, "SIZE", "keep at most so many bytes, such as 200G", "no bound"),
     Setting("min_free", parse_share, "SIZE", "leave so much of the file system free, such as 10G or 5%", "no bound"),
     Setting("max_age", parse_duration, "TIME", "remove what was not used for so long, such as 365d", "no bound"),
     Setting(

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -149,6 +150,16 @@ class FileSink:
         self._descriptor = 2 if self._path is None else _open(self._path)
         self._outlet = Outlet(self._descriptor)
         self._looked = 0.0
+
+    @staticmethod
+    def check(path: str) -> None:
+        """Raise OSError where the file could not be written. Makes none: it might be another user's who is to write it."""
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK))
+        except FileNotFoundError:
+            folder = Path(path).parent.stat()
+            if not os.access(Path(path).parent, os.W_OK | os.X_OK) or not stat.S_ISDIR(folder.st_mode):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
     def write(self, lines: list[str]) -> int:
         """Append the lines in one call, so that those of several processes do not mix, as far as there is room for them.

@@ -1,7 +1,6 @@
 """The commands beside serving, by name, and how one of them is run."""
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from package_cache.cli import arguments, logs, output, owners
 from package_cache.cli.command import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config
 from package_cache.config.files import configured
+from package_cache.config.nearest import nearest
 from package_cache.config.settings import FILE
 from package_cache.errors import ArgumentError, ConfigError, PackageCacheError
 
@@ -69,9 +69,9 @@ def run(words: Sequence[str]) -> int:
     """Run the command that the first word names; the exit code."""
     name, *rest = words
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"the nearest is {near[0]!r}" if near else f"known are {', '.join(COMMANDS)}"
-        return fail(WRONG_OPTIONS, f"{name!r} is not a command; {hint}. Without one, package-cache serves")
+        near = nearest(name, COMMANDS)
+        told = f"the nearest is {near!r}" if near else f"known are {', '.join(COMMANDS)}"
+        return fail(WRONG_OPTIONS, f"{name!r} is not a command; {told}. Without one, package-cache serves")
     try:
         command = load(name)
         namespace, config = _read(command, parser(name, command), rest)

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, output
+from package_cache.cli import arguments, hosts, logs, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.commands.template import template
 from package_cache.config import Config, Layered
 from package_cache.config.files import SYSTEM, configured, places
 from package_cache.config.layers import COMMAND_LINE, ENVIRONMENT
 from package_cache.config.settings import FILE, NAMES, Setting, setting_of
-from package_cache.errors import PackageCacheError
+from package_cache.errors import ConfigError, PackageCacheError
 from package_cache.model import Place, Repository, Rule, Source
 
 _DEFAULT = "default"
@@ -39,21 +39,28 @@ def _run(given: Namespace, _config: Config) -> int:
         texts[FILE] = given.file
     settings = configured(os.environ, texts)
     if given.action == "check":
-        _check(settings)
-    elif given.json:
+        return _check(settings)
+    if given.json:
         output.document({name: {"value": text, "from": where} for name, text, where in _rows(settings)} | _tables(settings))
     else:
         _show(settings)
     return DONE
 
 
-def _check(settings: Layered) -> None:
-    compose.require_ways(settings.config)
-    repositories = settings.config.repositories
-    count = output.count(len(repositories), "repository", "repositories")
+def _check(settings: Layered) -> int:
+    """Say that a server could start with these settings. Raises ConfigError with what would keep it from that."""
+    config, problems = settings.config, []
+    looks = (compose.require_sources, compose.require_ways, hosts.require_gunicorn, compose.check_access_log, logs.check)
+    for check in looks:
+        try:
+            check(config)
+        except PackageCacheError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
+    count = output.count(len(config.repositories), "repository", "repositories")
     output.line(f"{settings.file or 'no file of configuration'}: nothing wrong; {count}")
-    if not repositories:
-        output.line("nothing could be served: name a source, or describe a repository")
+    return DONE
 
 
 def _rows(settings: Layered) -> Iterator[tuple[str, str, str]]:

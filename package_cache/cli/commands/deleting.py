@@ -2,11 +2,12 @@
 
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 
 from package_cache.cli import holdings, output
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.holdings import Holdings
-from package_cache.cli.names import ITEM, NAMES, PROXY, add_name, name_of
+from package_cache.cli.names import ITEM, NAMES, PROXY, Name, add_name, add_names, name_of, names_of
 from package_cache.cli.paths import CannotDo
 from package_cache.config import Config
 from package_cache.errors import ArgumentError
@@ -21,7 +22,7 @@ _TRASH = frozenset((Status.TRASH,))
 
 
 def _add_versions(it: ArgumentParser) -> None:
-    add_name(it)
+    add_names(it)
     it.add_argument("--version", metavar="N", help="this version alone (default: all versions)")
 
 
@@ -35,39 +36,54 @@ def _version(given: Namespace) -> int | None:
 
 
 def _rm(given: Namespace, config: Config) -> int:
-    name, version = name_of(given, config), _version(given)
+    names, version = names_of(given, config), _version(given)
+    missing = "that can be served is stored" if version is None else f"of version {version}"
     with holdings.opened(config) as held:
-        entries, items = name.entries(held, Status.READY, version), name.items(held, _THERE, version)
-        name.check_kind(entries, items)
+        entries, items = _found(names, held, (Status.READY, _THERE), version, missing)
         keys = {entry.key: entry.key for entry in entries} | {item.key: holdings.title(item) for item in items}
-        pinned = next((what for key, what in keys.items() if key in held.inventory.pins()), None)
+        pins = held.inventory.pins()
+        pinned = next((what for key, what in keys.items() if key in pins), None)
         if pinned is not None:
             raise CannotDo(f"{pinned} is pinned; unpin it first")
-        if not entries and not items:
-            raise name.nothing(held, "that can be served is stored" if version is None else f"of version {version}")
-        if entries:
-            entries = held.inventory.discard(entries[0].key, version)
+        changed = _changed(held.inventory.discard, entries, version)
         held.core.set_status(items, Status.TRASH)
-    _say("put into the trash", entries, items)
+    _say("put into the trash", changed, items)
     return DONE
 
 
 def _restore(given: Namespace, config: Config) -> int:
-    name, version = name_of(given, config), _version(given)
+    names, version = names_of(given, config), _version(given)
     with holdings.opened(config) as held:
-        entries, items = name.entries(held, Status.TRASH, version), name.items(held, _TRASH, version)
-        name.check_kind(entries, items)
-        if not entries and not items:
-            raise name.nothing(held, "is in the trash")
-        if entries:
-            entries = held.inventory.restore(entries[0].key, version)
+        entries, items = _found(names, held, (Status.TRASH, _TRASH), version, "is in the trash")
+        changed = _changed(held.inventory.restore, entries, version)
         held.core.restore(items)
-    _say("restored", entries, items)
+    _say("restored", changed, items)
     return DONE
 
 
+def _found(
+    names: list[Name], held: Holdings, status: tuple[Status, frozenset[Status]], version: int | None, missing: str
+) -> tuple[list[Entry], list[ItemRow]]:
+    """All that is to be changed, before anything is. Raises CannotDo where one of the names has nothing."""
+    entries: list[Entry] = []
+    items: dict[int, ItemRow] = {}
+    of_proxy, of_library = status
+    for name in names:
+        files, rows = name.matching(held, of_proxy, version), name.items(held, of_library, version)
+        name.check_kind(files, rows)
+        if not files and not rows:
+            raise name.nothing(held, missing)
+        entries += files
+        items |= {row.id: row for row in rows}
+    return entries, list(items.values())
+
+
+def _changed(change: Callable[[Key, int | None], list[Entry]], entries: list[Entry], version: int | None) -> list[Entry]:
+    return [one for key in dict.fromkeys(entry.key for entry in entries) for one in change(key, version)]
+
+
 def _say(deed: str, entries: list[Entry], items: list[ItemRow]) -> None:
-    for entry in sorted(entries, key=lambda entry: entry.version):
+    for entry in sorted(entries, key=lambda entry: (entry.key, entry.version)):
         output.line(f"{deed}: {entry.key} version {entry.version}, {size_text(entry.size)}")
     for item in items:
         size = "no bytes" if item.size is None else size_text(item.size)
@@ -78,7 +94,7 @@ RM = Command(
     f"""
 Of the proxy: clients do not get it from here any more; the next one has it fetched anew. It can be restored for 7 days,
 unless the space is needed before. Of the library: no search finds it. It stays in the trash until it is purged, or the
-space is needed.
+space is needed. Nothing is changed if one of several names has nothing. A pattern may be one of paths, too: '/debian/*'.
 
 {NAMES}""",
     _add_versions,

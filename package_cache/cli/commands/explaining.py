@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 
 from package_cache import compose
-from package_cache.cli import arguments, holdings, output
+from package_cache.cli import arguments, holdings, output, paths
 from package_cache.cli.command import DONE, Command
 from package_cache.cli.commands.showing import STATES
 from package_cache.cli.names import name_of
@@ -32,13 +32,17 @@ def _add(it: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Explanation:
-    """What there is to say. `asked` are the sources that would be, in this order. What is `nowhere` is in no repository."""
+    """What there is to say. `asked` are the sources that would be, in this order. What is `nowhere` is in no repository.
+
+    `variants` are the other Accept fields under which something is stored.
+    """
 
     name: Named
     policy: Policy
     rule: Fresh
     decided_by: str
     versions: list[Entry]
+    variants: list[str]
     pin: Pin | None
     download: str | None
     asked: list["_Asked"]
@@ -83,6 +87,7 @@ def _explain(name: Named, stores: Stores, config: Config) -> _Explanation:
         policy.freshness(name.target, kind),
         policy.decided_by(name.target, kind),
         versions,
+        paths.variants(name, inventory),
         inventory.pins().get(name.key),
         _download(name, stores),
         _asked(name, stores.reports, policy.repository, versions),
@@ -197,7 +202,7 @@ def _print(it: _Explanation) -> None:
         confirmed = f"confirmed {output.moment(entry.representation.received)}"
         output.line(f"version   {entry.version}: {STATES[entry.status]}, {size_text(entry.size)}, {confirmed}, {used}")
     if not it.versions:
-        output.line("version   none is stored")
+        output.line(f"version   none is stored{paths.told(it.variants)}")
     for one in it.asked:
         output.line(f"source    {one.url}: {one.told}")
     if not it.asked and not it.nowhere:
@@ -225,6 +230,7 @@ def _as_json(it: _Explanation) -> dict[str, object]:
             }
             for entry in it.versions
         ],
+        "variants": it.variants,
         "sources": [
             {"url": one.url, "last": one.told, "report": asdict(one.report) if one.report else None} for one in it.asked
         ],

@@ -4,7 +4,8 @@ import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from tarfile import InvalidHeaderError  # type: ignore[attr-defined]  # typeshed has only its base
+from typing import Any, BinaryIO, Self
 
 from package_cache.errors import ArchiveTooLarge, BrokenArchive
 from package_cache.library.archives.members import Tree
@@ -68,6 +69,17 @@ class _Headers(io.RawIOBase):
         return self._file.tell()
 
 
+class _Info(tarfile.TarInfo):
+    """A header that says what cannot be is an error. Tarfile takes one behind the first for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except InvalidHeaderError as error:
+            raise ValueError(str(error)) from error
+
+
 def is_tar(head: bytes) -> bool:
     """Whether a file begins with the header of a tar: by its magic word, or (v7, which had none) by its checksum."""
     if head[257:262] == b"ustar":
@@ -88,7 +100,8 @@ def list_tar(file: BinaryIO, archive: str) -> Tree:
     """
     tree = Tree(archive)
     try:
-        with tarfile.TarFile(fileobj=_Headers(file, archive), encoding="utf-8", errors="surrogateescape") as tar:
+        headers = _Headers(file, archive)
+        with tarfile.TarFile(fileobj=headers, tarinfo=_Info, encoding="utf-8", errors="surrogateescape") as tar:
             previous = -1
             while (info := tar.next()) is not None:
                 if info.size < 0 or info.offset <= previous:

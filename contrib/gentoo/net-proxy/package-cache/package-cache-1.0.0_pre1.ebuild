@@ -18,7 +18,7 @@ IUSE="curl requests zstd"
 RDEPEND="
 	acct-group/package-cache
 	acct-user/package-cache
-	>=dev-python/platformdirs-3[${PYTHON_USEDEP}]
+	>=dev-python/platformdirs-2.6[${PYTHON_USEDEP}]
 	>=dev-python/tqdm-4.60[${PYTHON_USEDEP}]
 	>=dev-python/urllib3-2.2[${PYTHON_USEDEP}]
 	>=www-servers/gunicorn-25.1[${PYTHON_USEDEP}]
