@@ -21,7 +21,7 @@ INDEXES = (
     "/layout.conf",
     "/os/core.db",
     "/APKINDEX.tar.gz",
-    "/a.tar?query",
+    "/a-1.tar?query",
 )
 NEWER = "Wed, 03 Jan 2024 03:04:05 GMT"
 LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}

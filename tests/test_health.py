@@ -93,8 +93,8 @@ def test_a_host_that_belongs_to_a_repository_has_such_paths_of_its_own(
 
 
 def test_an_old_client_is_not_taken_for_a_new_one_by_a_path_that_only_begins_so(origin: Origin, start: Start) -> None:
-    origin.put("/file.tar", b"body", Serve(length=False, chunked=True))
-    answer = ask(start(origin.url), "/-/../file.tar", version="HTTP/1.0")
+    origin.put("/file-1.tar", b"body", Serve(length=False, chunked=True))
+    answer = ask(start(origin.url), "/-/../file-1.tar", version="HTTP/1.0")
     assert (answer.status, answer.body, answer.get("transfer-encoding")) == (200, b"body", None)
 
 
@@ -125,13 +125,13 @@ def test_a_registry_that_cannot_be_read_is_told_until_it_can(
 
 
 def test_a_registry_that_was_removed_is_made_again_by_the_question(origin: Origin, start: Start, host: str) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     proxy = begin(start, origin, host)
-    proxy.get("/file.tar")
-    until(lambda: stored(proxy.cache) == ["/file.tar"])
+    proxy.get("/file-1.tar")
+    until(lambda: stored(proxy.cache) == ["/file-1.tar"])
     (proxy.cache / "registry-v1.db").unlink()
     assert ask(proxy).status == 200
-    assert stored(proxy.cache) == ["/file.tar"]
+    assert stored(proxy.cache) == ["/file-1.tar"]
 
 
 @contextmanager
@@ -192,15 +192,15 @@ def test_a_client_is_on_this_machine_by_its_address(local: bool, clients: list[s
 def test_this_machine_may_always_ask_how_the_service_fares_and_nothing_else(
     origin: Origin, start: Start, host: str, tmp_path: Path
 ) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     proxy = start(origin.url, host=host, environment={"PACKAGE_CACHE_ALLOW": "10.0.0.0/8"})
     for target in (HEALTH, f"http://127.0.0.1{HEALTH}"):
         assert ask(proxy, target).status == 200
     assert ask(proxy, HEALTH, version="HTTP/1.0").status == 200
-    for target in ("/file.tar", "http://127.0.0.1/file.tar", "/-/../file.tar", "http://other.example/-/health"):
+    for target in ("/file-1.tar", "http://127.0.0.1/file-1.tar", "/-/../file-1.tar", "http://other.example/-/health"):
         answer = ask(proxy, target)
         assert (answer.status, b"--allow" in answer.body) == (403, True), target
-    assert ask(proxy, "/file.tar", version="HTTP/1.0").status == 403
+    assert ask(proxy, "/file-1.tar", version="HTTP/1.0").status == 403
     assert origin.requests() == []
 
 
@@ -210,7 +210,7 @@ def test_a_connection_that_was_used_to_ask_it_may_not_be_used_for_more(origin: O
     with Client(proxy.address) as client:
         for target in (HEALTH, f"http://127.0.0.1{HEALTH}", HEALTH):
             assert client.get(target).status == 200
-        assert client.get("/file.tar").status == 403
+        assert client.get("/file-1.tar").status == 403
         assert client.ended()
 
 
