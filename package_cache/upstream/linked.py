@@ -1,6 +1,5 @@
 """Answers whose links to other sources of this cache are made to lead through it."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -34,6 +33,9 @@ def open_linked(open_url: Open, ask: Ask, links: Links, *, whole: bool = True) -
     """The answer to `ask`; of a document, all of it is read, unless only its head is asked for. Raises UpstreamError."""
     mark = mark_of(links)
     answer = _plain(open_url(replace(ask, condition=unmarked(ask.condition, mark))), ask.url)
+    if answer.head.status == 304 and ask.condition is not None and (ask.condition.etag or "").endswith(mark):
+        confirmed = answer.head.representation
+        answer.head = replace(answer.head, representation=replace(confirmed, fields=marked(confirmed.fields, mark, None)))
     if answer.head.status == 206 and _may_have_links(answer):
         answer.close()  # a part of what the source has is no part of what is here
         answer = _plain(open_url(Ask(ask.url)), ask.url)
@@ -77,6 +79,6 @@ def _read(answer: Answer) -> bytes:
     if size not in (None, have):
         raise UpstreamError(f"sent {have} bytes of {size}", again=True)
     for digest in answer.head.digests:
-        if hashlib.new(digest.algorithm, body, usedforsecurity=False).digest() != digest.value:
+        if not digest.is_of(body):
             raise UpstreamLie("sent bytes that are not those of the digest it declares")
     return body

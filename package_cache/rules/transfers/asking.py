@@ -14,6 +14,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AS_GET = frozenset({301, 302, 303})
 """After these a question is asked again with GET, as every client does (RFC 9110, sections 15.4.2 to 15.4.4)."""
 
+_MADE_OVER = 203
 _OF_CONNECTION = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
@@ -74,7 +75,11 @@ def condition_fields(ask: Ask) -> list[tuple[str, str]]:
 
 
 def head_of(status: int, said: Fields, kept: Fields, url: str, received: float, *, marked: bool) -> Head:
-    """The head of an answer from `url`, of whose fields `kept` are kept. `marked`: the end of the body will be told."""
+    """The head of an answer from `url`, of whose fields `kept` are kept. `marked`: the end of the body will be told.
+
+    What a proxy on the way made over is a whole answer like any other, and may be stored (RFC 9110, section 15.3.4).
+    """
+    status = 200 if status == _MADE_OVER else status
     fields = {name.lower(): value for name, value in reversed(said)}
     whole, coded = status == 200, fields.get("content-encoding", "identity").lower() != "identity"
     return Head(
