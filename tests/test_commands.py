@@ -298,7 +298,7 @@ def test_documents_are_found_by_the_accept_they_were_asked_for_with(origin: Orig
 def test_why_explains_what_a_request_would_lead_to(proxy: Proxy, origin: Origin) -> None:
     source = ("--source", "http://127.0.0.1:9/", "--source", origin.url)
     text = done(proxy.cache, "why", "/1.tar", *source)
-    assert "rule      immutable: its path matches " in text
+    assert "rule      immutable: its name has a version" in text
     assert "request   version 1 is served from the cache; no source is asked" in text
     lines = [line for line in text.splitlines() if line.startswith("source")]
     assert lines[0] == "source    http://127.0.0.1:9/1.tar: no stored version is from there"

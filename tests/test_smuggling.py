@@ -223,7 +223,7 @@ SEGMENTS = st.sampled_from(
         b"",
         b"",
         b"a" * 3000,
-        *rb"""a file.tar %41 %2f %2e%2e .. . + %2B %c3%af a:b @ ;x ~ [ ] | \ " < ^ ` { % %zz %00""".split(),
+        *rb"""a file-1.tar %41 %2f %2e%2e .. . + %2B %c3%af a:b @ ;x ~ [ ] | \ " < ^ ` { % %zz %00""".split(),
     ]
 )
 TAILS = st.sampled_from([b"", b"", b"", *rb"? ?a=b ?? ?%2f ?/../ // ?:// ?a#b #".split(), b"\xc3\xaf"])

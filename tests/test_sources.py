@@ -47,29 +47,29 @@ def shelf(tmp_path: Path) -> Path:
 
 def test_a_directory_is_a_source(shelf: Path, start: Callable[..., Proxy], host: str) -> None:
     (shelf / "sub").mkdir()
-    for name in ("a.tar", "sub/with blank+plus.tar", "empty.tar"):
+    for name in ("a-1.tar", "sub/with blank+plus-1.tar", "empty-1.tar"):
         (shelf / name).write_bytes(b"" if "empty" in name else noise(3_000_000))
     proxy = start(shelf.as_uri() + "/", host=host)
     for target, name in (
-        ("/a-1.tar", "a.tar"),
-        ("/sub/with%20blank+plus.tar", "sub/with blank+plus.tar"),
-        ("/empty-1.tar", "empty.tar"),
+        ("/a-1.tar", "a-1.tar"),
+        ("/sub/with%20blank+plus-1.tar", "sub/with blank+plus-1.tar"),
+        ("/empty-1.tar", "empty-1.tar"),
     ):
         for expected in ("stored", "hit"):
             answer = proxy.get(target)
             assert (answer.status, answer.body) == (200, (shelf / name).read_bytes())
             assert answer.cache_status.endswith(expected)
-    assert proxy.get("/a-1.tar", {"Range": "bytes=5-9"}).body == (shelf / "a.tar").read_bytes()[5:10]
+    assert proxy.get("/a-1.tar", {"Range": "bytes=5-9"}).body == (shelf / "a-1.tar").read_bytes()[5:10]
 
 
 def test_what_is_no_file_of_a_directory_is_not_found(shelf: Path, start: Callable[..., Proxy]) -> None:
     (shelf / "sub").mkdir()
-    (shelf / "sub" / "a.tar").write_bytes(b"in a directory")
-    os.mkfifo(shelf / "pipe.tar")
-    (shelf / "dangling.tar").symlink_to("nowhere")
-    (shelf / "circle.tar").symlink_to("circle.tar")
+    (shelf / "sub" / "a-1.tar").write_bytes(b"in a directory")
+    os.mkfifo(shelf / "pipe-1.tar")
+    (shelf / "dangling-1.tar").symlink_to("nowhere")
+    (shelf / "circle-1.tar").symlink_to("circle-1.tar")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(shelf / "socket.tar"))
+        listener.bind(str(shelf / "socket-1.tar"))
         proxy = start(shelf.as_uri())
         for target in (
             "/missing-1.tar",
@@ -91,14 +91,14 @@ def test_what_is_no_file_of_a_directory_is_not_found(shelf: Path, start: Callabl
 
 def test_a_link_of_a_directory_is_followed(shelf: Path, start: Callable[..., Proxy]) -> None:
     (shelf / "a-1.tar").write_bytes(b"one")
-    (shelf / "link.tar").symlink_to("a-1.tar")
+    (shelf / "link-1.tar").symlink_to("a-1.tar")
     assert start(shelf.as_uri()).get("/link-1.tar").body == b"one"
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
 def test_a_file_of_a_directory_that_may_not_be_read_is_refused(shelf: Path, start: Callable[..., Proxy]) -> None:
-    (shelf / "a.tar").write_bytes(b"secret")
-    (shelf / "a.tar").chmod(0)
+    (shelf / "a-1.tar").write_bytes(b"secret")
+    (shelf / "a-1.tar").chmod(0)
     assert start(shelf.as_uri()).get("/a-1.tar").status == 403
 
 
@@ -118,13 +118,13 @@ def test_a_download_goes_on_in_a_directory_where_a_mirror_broke_off(
     shelf: Path, origin: Origin, start: Callable[..., Proxy]
 ) -> None:
     body = origin.put("/a-1.tar", noise(600_000), Serve(cut=300_000), Say(404))
-    (shelf / "a.tar").write_bytes(body)
+    (shelf / "a-1.tar").write_bytes(body)
     answer = start(origin.url, shelf.as_uri()).get("/a-1.tar")
     assert (answer.body, answer.whole) == (body, True)
 
 
 def test_a_directory_answers_a_range_for_the_version_it_has(shelf: Path) -> None:
-    path = shelf / "a.tar"
+    path = shelf / "a-1.tar"
     path.write_bytes(b"0123456789")
     whole = open_file(Ask(path.as_uri()))
     whole.close()
@@ -141,7 +141,7 @@ def test_a_directory_answers_a_range_for_the_version_it_has(shelf: Path) -> None
 
 @pytest.mark.parametrize("change", ["rewritten", "cut", "lengthened"])
 def test_a_file_of_a_directory_that_changes_while_it_is_read_is_not_taken(shelf: Path, change: str) -> None:
-    path = shelf / "a.tar"
+    path = shelf / "a-1.tar"
     path.write_bytes(bytes(3_000_000))
     os.utime(path, (1, 1))
     answer = open_file(Ask(path.as_uri()))
@@ -164,7 +164,7 @@ def test_a_file_of_a_directory_that_changes_while_it_is_read_is_not_taken(shelf:
 
 @pytest.mark.parametrize("mtime", [2.0**33, -1e9, 1e13])
 def test_a_file_of_a_directory_has_no_date_to_come(shelf: Path, mtime: float) -> None:
-    path = shelf / "a.tar"
+    path = shelf / "a-1.tar"
     path.write_bytes(b"abc")
     try:
         os.utime(path, (mtime, mtime))
@@ -210,10 +210,10 @@ def test_a_redirect_to_another_source_is_followed(origin: Origin, another: Origi
     assert start(origin.url, another.url + "elsewhere/").get("/a-1.tar").body == body
 
 
-@pytest.mark.parametrize("location", ["/pool/für b.tar", "/pool/f%C3%BCr b.tar", "/pool/f%c3%bcr%20b.tar"])
+@pytest.mark.parametrize("location", ["/pool/für b-1.tar", "/pool/f%C3%BCr b-1.tar", "/pool/f%c3%bcr%20b-1.tar"])
 def test_a_redirect_may_name_a_file_by_its_bare_bytes(origin: Origin, start: Callable[..., Proxy], location: str) -> None:
     origin.put("/a-1.tar", b"", see(location.encode().decode("latin-1")))
-    body = origin.put("/pool/f%C3%BCr%20b.tar", noise(1000))
+    body = origin.put("/pool/f%C3%BCr%20b-1.tar", noise(1000))
     assert start(origin.url).get("/a-1.tar").body == body
 
 
@@ -291,7 +291,7 @@ USER = "Basic " + b64encode(b"user:p@ss").decode()
 
 
 def test_credentials_are_for_their_own_source_only(origin: Origin, another: Origin, start: Callable[..., Proxy]) -> None:
-    origin.put("/a-1.tar", b"", see(another.url + "a.tar"))
+    origin.put("/a-1.tar", b"", see(another.url + "a-1.tar"))
     origin.put("/b-1.tar", b"", see("/c-1.tar"))
     origin.put("/c-1.tar", b"c", Serve())
     another.put("/a-1.tar", b"a")
@@ -320,7 +320,7 @@ def test_two_sources_of_one_host_have_credentials_of_their_own(origin: Origin, s
         with_password(origin.url, "second:2") + "two/",
         origin.url + "open",
     )
-    assert [proxy.get(f"/{name}.tar").body for name in "abc"] == [b"1", b"2", b"3"]
+    assert [proxy.get(f"/{name}-1.tar").body for name in "abc"] == [b"1", b"2", b"3"]
     sent = {asked.target: asked.fields.get("authorization") for asked in origin.requests()}
     assert sent["/one/a-1.tar"] == "Basic " + b64encode(b"first:1").decode()
     assert sent["/two/b-1.tar"] == "Basic " + b64encode(b"second:2").decode()
@@ -518,8 +518,8 @@ def test_a_certificate_nobody_vouches_for_is_refused(secure: Origin, origin: Ori
 def test_a_redirect_never_leads_from_https_to_http(
     secure: Origin, origin: Origin, certificate: Path, start: Callable[..., Proxy]
 ) -> None:
-    secure.put("/a-1.tar", b"", see(origin.url + "a.tar"))
-    origin.put("/b-1.tar", b"", see(secure.url + "b.tar"))
+    secure.put("/a-1.tar", b"", see(origin.url + "a-1.tar"))
+    origin.put("/b-1.tar", b"", see(secure.url + "b-1.tar"))
     secure.put("/b-1.tar", b"up")
     origin.put("/a-1.tar", b"down")
     proxy = start(secure.url, origin.url + "none/", environment={"SSL_CERT_FILE": str(certificate)})

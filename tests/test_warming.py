@@ -73,18 +73,19 @@ def test_what_is_listed_is_a_hit_afterwards(tmp_path: Path, start: Callable[...,
     cache, large = tmp_path / "cache", noise(300_000)
     for path, body in (
         ("/a-1.tar", b"a"),
-        ("/x/b%2Bc.tar", b"b"),
-        ("/%C3%A9%20x.tar", b"e"),
+        ("/x/b%2Bc-1.tar", b"b"),
+        ("/%C3%A9%20x-1.tar", b"e"),
         ("/d-1.tar", large),
         ("/dists/x/InRelease", b"i"),
     ):
         origin.put(path, body)
-    text = f"# a list\n/a-1.tar\n{origin.url}x/b+c.tar\n/é x.tar # the last\n\n/d-1.tar\r\n  /dists/x/InRelease\n/a-1.tar\n"
+    text = f"# a list\n/a-1.tar\n{origin.url}x/b+c-1.tar\n/é x-1.tar # the last\n\n/d-1.tar\r\n"
+    text += "  /dists/x/InRelease\n/a-1.tar\n"
     assert warm(cache, text, source=origin.url) == (0, ["5 fetched, 293K, 0 here already"])
     proxy = start(origin.url, cache=cache)
     asked = len(origin.requests())
     assert proxy.get("/d-1.tar").body == large
-    assert [proxy.get(path).body for path in ("/a-1.tar", "/x/b%2Bc.tar", "/%C3%A9%20x.tar")] == [b"a", b"b", b"e"]
+    assert [proxy.get(path).body for path in ("/a-1.tar", "/x/b%2Bc-1.tar", "/%C3%A9%20x-1.tar")] == [b"a", b"b", b"e"]
     assert len(origin.requests()) == asked
     origin.stop()
     assert proxy.get("/dists/x/InRelease").body == b"i"
@@ -118,7 +119,7 @@ def test_what_cannot_be_had_is_named_and_the_rest_is_fetched(tmp_path: Path, ori
     assert "other.example" in failed["http://other.example/a-1.tar"]
     assert "begins with a slash" in failed["a.tar"]
     assert "climbs" in failed["/../x"]
-    assert "page.xz" in failed["/page-1.xz"]
+    assert "page-1.xz" in failed["/page-1.xz"]
 
 
 def test_a_list_may_come_from_another_program(tmp_path: Path, origin: Origin) -> None:

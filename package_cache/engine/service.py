@@ -130,7 +130,7 @@ class Service:
         wanted = self._wanted(request)
         try:
             wanted = self._look(wanted)
-            if wanted.seen is not None and wanted.policy.is_for_all(wanted.target, wanted.seen.representation):
+            if wanted.seen is not None and wanted.is_hot(wanted.seen.representation):
                 with suppress(DamagedBlob):
                     return self._open_hot(wanted, wanted.seen)
             return self.attempt(request, wanted, 1, run)
@@ -300,6 +300,8 @@ class Service:
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
         if error.http_status == 404:
+            if seen is not None and wanted.is_lasting(seen.representation):
+                return None
             if not wanted.is_for_ever:
                 self._absences.note(wanted.key)
             return error

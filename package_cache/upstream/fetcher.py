@@ -1,12 +1,12 @@
 """The one way out: opens a URL of a source, whatever its scheme, and notes how the source fared."""
 
 import time
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Repository, Source, Target
+from package_cache.rules.repositories.addressed import addressed
 from package_cache.rules.repositories.presets import tells_by_suffix
 from package_cache.rules.transfers.disguise import is_doubtful
 from package_cache.rules.transfers.steps import Ask
@@ -114,10 +114,21 @@ class SourceOffer:
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
         named = tells_by_suffix(self.repository.preset, self.target.path)
-        opened = partial(self._fetcher.open, accept=self.accept, method=method, named=named)
+
+        def opened(ask: Ask) -> Answer:
+            return self._addressed(self._fetcher.open(ask, self.accept, method, named=named))
+
         if not self.repository.links:
             return opened(ask)
         return open_linked(opened, ask, self.repository.links, whole=method == "GET")
+
+    def _addressed(self, answer: Answer) -> Answer:
+        """The answer, held to the digest in its URL besides those that the source declares of the whole."""
+        coding = answer.head.representation.get("content-encoding") or "identity"
+        digest = addressed(self.repository.preset, self.target)
+        if digest is not None and coding.lower() == "identity":
+            answer.head = replace(answer.head, digests=(*answer.head.digests, digest))
+        return answer
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""

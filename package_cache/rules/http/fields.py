@@ -17,7 +17,8 @@ _OPAQUE = r'"[\x21\x23-\x7e\x80-\xff]*"'
 _STRONG_TAG = re.compile(_OPAQUE)
 _LISTED_TAG = re.compile(rf"((?:W/)?{_OPAQUE})[ \t]*+(?:,|$)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
-_DOCUMENTS = frozenset({"text/html", "application/xhtml+xml", "application/json"})
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_XML = frozenset({"application/xml", "text/xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +127,14 @@ def media_type(content_type: str | None) -> str:
 
 def is_document(kind: str) -> bool:
     """Whether a media type, as `media_type` gives it, is that of a page or of JSON."""
-    return kind in _DOCUMENTS or kind.endswith("+json")
+    return is_page(kind) or kind == "application/json" or kind.endswith("+json")
+
+
+def is_page(kind: str) -> bool:
+    """Whether a media type is that of a page for people, which may stand under any name."""
+    return kind in _PAGES
+
+
+def is_xml(kind: str) -> bool:
+    """Whether a media type is that of a document in XML."""
+    return kind in _XML or kind.endswith("+xml")
