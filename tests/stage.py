@@ -108,10 +108,10 @@ def store(nursery: Nursery, room: Path, path: str, body: bytes, **how: Any) -> N
 def break_off(nursery: Nursery, room: Path) -> None:
     """Leave half of a download."""
     origin, gate = Origin(), Gate()
-    origin.put("/a.tar", LARGE, Serve(gate=gate, gate_at=HALF))
+    origin.put("/a-1.tar", LARGE, Serve(gate=gate, gate_at=HALF))
     proxy = nursery.start(room / "cache", [origin.url], room)
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(ask, proxy, "/a.tar")
+        pool.submit(ask, proxy, "/a-1.tar")
         assert gate.reached.wait(30)
         until(lambda: [path.stat().st_size for path in parts(proxy.cache) if path.suffix == ".part"] == [HALF])
         proxy.kill()
@@ -119,7 +119,7 @@ def break_off(nursery: Nursery, room: Path) -> None:
     origin.stop()
 
 
-def die_before_storing(nursery: Nursery, room: Path, path: str = "/a.tar", body: bytes = LARGE) -> None:
+def die_before_storing(nursery: Nursery, room: Path, path: str = "/a-1.tar", body: bytes = LARGE) -> None:
     """Leave a download that is verified and not in the store."""
     origin = Origin()
     origin.put(path, body)
@@ -139,7 +139,7 @@ def store_index(nursery: Nursery, room: Path) -> None:
 
 def spoil(nursery: Nursery, room: Path) -> None:
     """Leave a stored file whose bytes are not what they were."""
-    store(nursery, room, "/a.tar", LARGE)
+    store(nursery, room, "/a-1.tar", LARGE)
     [blob] = blobs(room / "cache")
     blob.chmod(0o600)
     blob.write_bytes(bytes(len(LARGE)))
@@ -147,23 +147,23 @@ def spoil(nursery: Nursery, room: Path) -> None:
 
 def lose_registry(nursery: Nursery, room: Path) -> None:
     """Leave a stored file, and a registry that cannot be read."""
-    store(nursery, room, "/a.tar", LARGE)
+    store(nursery, room, "/a-1.tar", LARGE)
     (room / "cache" / "registry-v1.db").write_bytes(noise(10_000, 6))
 
 
 SCENES = {
-    "a start in an empty directory, and a download": Scene("/a.tar", SMALL, from_start=True),
-    "a first download of a small file": Scene("/a.tar", SMALL),
-    "a first download of a large file": Scene("/a.tar", LARGE),
-    "a download that goes on": Scene("/a.tar", LARGE, break_off),
-    "a download begun anew, since the file changed": Scene("/a.tar", OTHER, break_off),
-    "storing what a killed process had verified": Scene("/a.tar", LARGE, die_before_storing),
+    "a start in an empty directory, and a download": Scene("/a-1.tar", SMALL, from_start=True),
+    "a first download of a small file": Scene("/a-1.tar", SMALL),
+    "a first download of a large file": Scene("/a-1.tar", LARGE),
+    "a download that goes on": Scene("/a-1.tar", LARGE, break_off),
+    "a download begun anew, since the file changed": Scene("/a-1.tar", OTHER, break_off),
+    "storing what a killed process had verified": Scene("/a-1.tar", LARGE, die_before_storing),
     "an index that is confirmed": Scene("/layout.conf", OLD, store_index),
     "an index that has changed": Scene("/layout.conf", NEW, store_index),
-    "a damaged file that is fetched again": Scene("/a.tar", LARGE, spoil),
+    "a damaged file that is fetched again": Scene("/a-1.tar", LARGE, spoil),
 }
 
-LOST_REGISTRY = Scene("/a.tar", LARGE, lose_registry, from_start=True)
+LOST_REGISTRY = Scene("/a-1.tar", LARGE, lose_registry, from_start=True)
 
 
 # One run

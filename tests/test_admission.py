@@ -79,7 +79,7 @@ def test_a_client_is_admitted_by_its_address(client: str, admitted: bool) -> Non
 
 
 def run(start: Start, origin: Origin, host: str, allow: str) -> Proxy:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     if host == "gthread":
         return start(origin.url, host=host, environment={"PACKAGE_CACHE_ALLOW": allow})
     return start(origin.url, host=host, arguments=[word for one in allow.split() for word in ("--allow", one)] + ["-v"])
@@ -87,7 +87,7 @@ def run(start: Start, origin: Origin, host: str, allow: str) -> Proxy:
 
 def test_clients_of_other_networks_are_told_that_they_are_not_served(origin: Origin, start: Start, host: str) -> None:
     proxy = run(start, origin, host, "10.0.0.0/8 127.0.0.2")
-    for target in ("/file.tar", "http://127.0.0.1/file.tar"):
+    for target in ("/file-1.tar", "http://127.0.0.1/file-1.tar"):
         with Client(proxy.address, source="127.0.0.2") as client:
             assert client.get(target).body == BODY
         for data in (b"GET " + target.encode() + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"PUT /x HTTP/1.0\r\n\r\n"):
@@ -107,7 +107,7 @@ def test_clients_of_other_networks_are_told_that_they_are_not_served(origin: Ori
 def test_an_address_counts_as_what_it_is_whatever_socket_it_comes_by(
     origin: Origin, start: Start, host: str, tmp_path: Path
 ) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     path = tmp_path / "socket"
     listen = ["127.0.0.1:0", f"unix:{path}"]
     if socket.has_dualstack_ipv6():
@@ -116,10 +116,10 @@ def test_an_address_counts_as_what_it_is_whatever_socket_it_comes_by(
     ports = [int(place.rpartition(":")[2].rstrip("/")) for place in proxy.places if place.startswith("http")]
     for port in ports:
         with Client(("127.0.0.1", port)) as stranger:
-            assert stranger.get("/file.tar").status == 403
+            assert stranger.get("/file-1.tar").status == 403
         with Client(("127.0.0.1", port), source="127.0.0.3") as client:
-            assert client.get("/file.tar").body == BODY
+            assert client.get("/file-1.tar").body == BODY
     with socket.socket(socket.AF_UNIX) as local:
         local.connect(str(path))
-        local.sendall(b"GET /file.tar HTTP/1.0\r\n\r\n")
+        local.sendall(b"GET /file-1.tar HTTP/1.0\r\n\r\n")
         assert b" 200 OK\r\n" in local.recv(1000)

@@ -362,8 +362,20 @@ def test_age_counts_what_earlier_caches_counted() -> None:
     assert age(replace(STORED, fields=(("Age", "old"),)), NOON + 30) == 30
 
 
+def test_age_counts_from_the_date_of_the_source_or_what_earlier_caches_say_if_that_is_more() -> None:
+    old = replace(STORED, received=NOON + 500.5)
+    assert age(old, NOON + 510) == 510
+    assert age(replace(old, fields=(*FIELDS, ("Age", "600"))), NOON + 510) == 609
+    assert age(replace(old, fields=(*FIELDS, ("Age", "60"))), NOON + 510) == 510
+    assert age(replace(old, fields=(("Date", "then"),)), NOON + 510) == 9
+    # A date has no fractions: what was made just now is not old, though the second has passed.
+    assert age(replace(STORED, received=NOON + 1.2), NOON + 1.3) == 0
+    assert values(answer(old, replace(SERVING, now=NOON + 700)))["Age"] == "700"
+
+
 def test_age_is_never_below_zero() -> None:
     assert age(STORED, NOON - 3600) == 0
+    assert age(replace(STORED, received=NOON - 3600), NOON - 3600) == 0
 
 
 def test_of_a_sources_answer_only_what_describes_the_file_is_kept() -> None:

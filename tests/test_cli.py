@@ -205,16 +205,16 @@ def test_gunicorn_is_needed_only_to_serve_under_it(tmp_path: Path, module: str, 
 def test_a_signal_ends_it_in_good_order_with_transfers_running(
     origin: Origin, start_program: Start, server: str, number: signal.Signals, everyone: bool
 ) -> None:
-    origin.put("/small.tar", b"small")
+    origin.put("/small-1.tar", b"small")
     gates = [Gate(), Gate()]
-    origin.put("/large.tar", bytes(1_000_000), Serve(gate=gates[0], gate_at=300_000))
-    origin.put("/waiting.tar", bytes(1000), Serve(gate=gates[1]))
+    origin.put("/large-1.tar", bytes(1_000_000), Serve(gate=gates[0], gate_at=300_000))
+    origin.put("/waiting-1.tar", bytes(1000), Serve(gate=gates[1]))
     proxy = start_program(origin.url, host=server, environment={"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
     with ExitStack() as stack:
         large, waiting, silent, idle = (stack.enter_context(Client(proxy.address)) for _ in range(4))
-        large.ask("/large.tar")
-        waiting.ask("/waiting.tar")
-        assert idle.get("/small.tar").body == b"small"
+        large.ask("/large-1.tar")
+        waiting.ask("/waiting-1.tar")
+        assert idle.get("/small-1.tar").body == b"small"
         head = large.head()
         assert all(gate.reached.wait(30) for gate in gates)
         processes = [proxy.process.pid, *(proxy.workers() if everyone else [])]
@@ -257,15 +257,15 @@ def test_more_signals_change_nothing_for_the_worse(start_program: Start, server:
 
 @servers
 def test_nothing_is_written_to_standard_output(origin: Origin, tmp_path: Path, server: str) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     command = [*MODULE, "--source", origin.url, "--server", server, "--port", "0", "--cache", str(tmp_path), "-vv"]
     with running(command, environment()) as process:
         url = ready(process)
         with Client(url) as client:
-            assert client.get("/file.tar").body == b"body"
-            assert client.get("/none.tar").status == 404
-        assert '"GET /file.tar HTTP/1.1" 200' in line_of(process, '"GET /file.tar ')
-        assert '"GET /none.tar HTTP/1.1" 404' in line_of(process, '"GET /none.tar ')
+            assert client.get("/file-1.tar").body == b"body"
+            assert client.get("/none-1.tar").status == 404
+        assert '"GET /file-1.tar HTTP/1.1" 200' in line_of(process, '"GET /file-1.tar ')
+        assert '"GET /none-1.tar HTTP/1.1" 404' in line_of(process, '"GET /none-1.tar ')
         process.terminate()
         out, _ = process.communicate(timeout=15)
     assert out == ""
@@ -298,7 +298,7 @@ def address(url: str) -> tuple[str, int]:
 
 @servers
 def test_every_option_can_be_set_in_the_environment(origin: Origin, tmp_path: Path, server: str) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     variables = {
         "SOURCE": f"http://127.0.0.1:9/ {origin.url}",
         "CACHE": str(tmp_path / "cache"),
@@ -313,13 +313,13 @@ def test_every_option_can_be_set_in_the_environment(origin: Origin, tmp_path: Pa
     named = {f"PACKAGE_CACHE_{name}": value for name, value in variables.items()}
     with running(SCRIPT, environment(**named, GUNICORN_CMD_ARGS="--bind 127.0.0.1:1")) as process:
         with Client(ready(process)) as client:
-            assert client.get("/file.tar").body == b"body"
-        assert '"GET /file.tar HTTP/1.1" 200' in line_of(process, "GET")
+            assert client.get("/file-1.tar").body == b"body"
+        assert '"GET /file-1.tar HTTP/1.1" 200' in line_of(process, "GET")
     assert (tmp_path / "cache" / "CACHEDIR.TAG").exists()
 
 
 def test_the_command_line_wins_over_the_environment(origin: Origin, tmp_path: Path) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     variables = {
         "PACKAGE_CACHE_SOURCE": "http://127.0.0.1:9/",
         "PACKAGE_CACHE_SERVER": "gunicorn",
@@ -327,7 +327,7 @@ def test_the_command_line_wins_over_the_environment(origin: Origin, tmp_path: Pa
     }
     command = [*MODULE, "--source", origin.url, "--server", "wsgiref", "--port", "0", "--cache", str(tmp_path)]
     with running(command, environment(**variables)) as process, Client(ready(process)) as client:
-        answer = client.get("/file.tar")
+        answer = client.get("/file-1.tar")
         assert (answer.body, str(answer.get("server")).partition("/")[0]) == (b"body", "package-cache")
 
 
@@ -344,12 +344,12 @@ def test_it_listens_on_an_ipv6_address(origin: Origin, start_program: Start, ser
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"this machine has no ::1: {error}")
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     proxy = start_program(origin.url, host=server, arguments=["--host", "::1"])
     assert proxy.url.startswith("http://[::1]:")
     with Client(proxy.address) as client:
-        assert client.get("/file.tar").body == b"body"
-        assert client.get(f"{proxy.url}file.tar").body == b"body"
+        assert client.get("/file-1.tar").body == b"body"
+        assert client.get(f"{proxy.url}file-1.tar").body == b"body"
 
 
 # The path of the system's own log is the one thing a test must not use.
@@ -364,7 +364,7 @@ sys.exit(main())
 
 @servers
 def test_syslog_gets_what_standard_error_would(origin: Origin, tmp_path: Path, server: str) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     path = str(tmp_path / "log")
     command = [sys.executable, "-c", WITH_ANOTHER_LOG, path, "--source", origin.url, "--server", server, "--port", "0"]
     command += ["--cache", str(tmp_path / "cache"), "-v", "--syslog"]
@@ -385,8 +385,8 @@ def test_syslog_gets_what_standard_error_would(origin: Origin, tmp_path: Path, s
             serving = wait_for(r"serving \S+ at (http://\S+/) .*")
             assert int(serving[1]) == process.pid
             with Client(address(serving[2])) as client:
-                assert client.get("/file.tar", "User-Agent: \x9b").body == b"body"
-            request = wait_for(r'127\.0\.0\.1 - - \[[^]]+\] "GET /file.tar HTTP/1.1" 200 4 .* miss .*')
+                assert client.get("/file-1.tar", "User-Agent: \x9b").body == b"body"
+            request = wait_for(r'127\.0\.0\.1 - - \[[^]]+\] "GET /file-1.tar HTTP/1.1" 200 4 .* miss .*')
             assert (int(request[1]) == process.pid) == (server == "wsgiref")
             process.terminate()
             assert process.communicate(timeout=15) == ("", "")

@@ -238,14 +238,14 @@ runpy.run_module("package_cache", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize("words", ["get {url}", "get {url} -o out", "warm --source {url} list", "ls"])
 def test_who_interrupts_a_command_twice_sees_no_traceback(origin: Origin, tmp_path: Path, words: str) -> None:
     gate = Gate()
-    origin.put("/a.tar", b"a" * 2_000_000, Serve(gate=gate, gate_at=1_000_000))
-    (tmp_path / "list").write_text("/a.tar\n")
+    origin.put("/a-1.tar", b"a" * 2_000_000, Serve(gate=gate, gate_at=1_000_000))
+    (tmp_path / "list").write_text("/a-1.tar\n")
     slow = tmp_path / "config.toml"
     if words == "ls":
         os.mkfifo(slow)
     else:
         slow.write_text("")
-    url = origin.url if "warm" in words else f"{origin.url}a.tar"
+    url = origin.url if "warm" in words else f"{origin.url}a-1.tar"
     with (
         contextlib.ExitStack() as held,
         subprocess.Popen(
@@ -358,7 +358,7 @@ def test_several_names_and_patterns_are_removed_and_restored_or_none_of_them(ori
     for name in names:
         assert proxy.get(name).status == 200
     until(lambda: len(stored(proxy.cache)) == len(names))
-    for missing in ("/none.tar", "/none/*"):
+    for missing in ("/none-1.tar", "/none/*"):
         assert failed(1, run(proxy.cache, "rm", "/a/*", missing)).endswith(f"stored for {missing}")
     assert len(done(proxy.cache, "ls").splitlines()) == len(names)
     assert done(proxy.cache, "rm", "/a/*", "/b/1.tar", "/b/1.tar", "/a/1.tar").splitlines() == [
@@ -376,7 +376,7 @@ def test_several_names_and_patterns_are_removed_and_restored_or_none_of_them(ori
 def test_why_explains_what_a_request_would_lead_to(proxy: Proxy, origin: Origin) -> None:
     source = ("--source", "http://127.0.0.1:9/", "--source", origin.url)
     text = done(proxy.cache, "why", "/1.tar", *source)
-    assert "rule      immutable: its path matches " in text
+    assert "rule      immutable: its name has a version" in text
     assert "request   version 1 is served from the cache; no source is asked" in text
     lines = [line for line in text.splitlines() if line.startswith("source")]
     assert lines[0] == "source    http://127.0.0.1:9/1.tar: no stored version is from there"
@@ -395,34 +395,34 @@ def test_why_explains_what_a_request_would_lead_to(proxy: Proxy, origin: Origin)
 
 def test_why_knows_a_running_download(origin: Origin, start: Start) -> None:
     gate = Gate()
-    origin.put("/large.tar", bytes(1_000_000), Serve(gate=gate, gate_at=600_000))
+    origin.put("/large-1.tar", bytes(1_000_000), Serve(gate=gate, gate_at=600_000))
     proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
     with proxy.connect() as client:
-        client.sendall(b"GET /large.tar HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /large-1.tar HTTP/1.1\r\nHost: x\r\n\r\n")
         assert client.recv(10)
-        until(lambda: "is running: 586K of 977K are here" in str(told(proxy.cache, "why", "/large.tar")["download"]))
-        assert told(proxy.cache, "why", "/large.tar")["request"] == "the client gets what the running download brings"
+        until(lambda: "is running: 586K of 977K are here" in str(told(proxy.cache, "why", "/large-1.tar")["download"]))
+        assert told(proxy.cache, "why", "/large-1.tar")["request"] == "the client gets what the running download brings"
         gate.open()
-        until(lambda: told(proxy.cache, "why", "/large.tar")["download"] is None)
+        until(lambda: told(proxy.cache, "why", "/large-1.tar")["download"] is None)
 
 
 def test_why_tells_what_each_source_answered_last_and_which_one_is_asked_last(
     origin: Origin, another: Origin, start: Start
 ) -> None:
-    origin.put("/a.xz", b"<html>", content_type="text/html")
-    for name in ("/a.xz", "/b.xz"):
+    origin.put("/a-1.xz", b"<html>", content_type="text/html")
+    for name in ("/a-1.xz", "/b-1.xz"):
         another.put(name, b"\xfd7zXZ\0 and so on")
     proxy = start(origin.url, another.url)
-    for name in ("/a.xz", "/b.xz"):
+    for name in ("/a-1.xz", "/b-1.xz"):
         assert proxy.get(name).status == 200
     source = ("--source", origin.url, "--source", another.url)
-    until(lambda: stored(proxy.cache) == ["/a.xz", "/b.xz"])
-    lines = [line for line in done(proxy.cache, "why", "/b.xz", *source).splitlines() if line.startswith("source")]
-    assert lines[0].startswith(f"source    {another.url}b.xz: gave version 1 on ")
+    until(lambda: stored(proxy.cache) == ["/a-1.xz", "/b-1.xz"])
+    lines = [line for line in done(proxy.cache, "why", "/b-1.xz", *source).splitlines() if line.startswith("source")]
+    assert lines[0].startswith(f"source    {another.url}b-1.xz: gave version 1 on ")
     assert " s ago it answered 200" in lines[0]
-    assert lines[1].startswith(f"source    {origin.url}b.xz: no stored version is from there; ")
-    assert f"it sent text in the place of a .xz file ({origin.url}a.xz), so it is asked last for another " in lines[1]
-    sources = told(proxy.cache, "why", "/a.xz", *source)["sources"]
+    assert lines[1].startswith(f"source    {origin.url}b-1.xz: no stored version is from there; ")
+    assert f"it sent text in the place of a .xz file ({origin.url}a-1.xz), so it is asked last for another " in lines[1]
+    sources = told(proxy.cache, "why", "/a-1.xz", *source)["sources"]
     assert isinstance(sources, list)
     assert [one["report"]["base"] for one in sources] == [another.url[:-1], origin.url[:-1]]
 
@@ -432,35 +432,35 @@ def test_why_tells_what_each_source_answered_last_and_which_one_is_asked_last(
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_name_in_the_trash_is_fetched_anew_and_can_be_restored(origin: Origin, start: Start, host: str) -> None:
-    origin.put("/a.tar", b"a" * 100)
+    origin.put("/a-1.tar", b"a" * 100)
     proxy = start(origin.url, host=host)
     for _ in range(4):
-        assert proxy.get("/a.tar").body == b"a" * 100
+        assert proxy.get("/a-1.tar").body == b"a" * 100
     until(lambda: stored(proxy.cache))
-    assert len(origin.requests("/a.tar")) == 1
-    assert done(proxy.cache, "rm", "/a.tar") == "put into the trash: /a.tar version 1, 100\n"
+    assert len(origin.requests("/a-1.tar")) == 1
+    assert done(proxy.cache, "rm", "/a-1.tar") == "put into the trash: /a-1.tar version 1, 100\n"
     assert stored(proxy.cache) == []
-    assert done(proxy.cache, "ls", "--trash").split()[-1] == "/a.tar"
-    assert "/a.tar" in failed(1, run(proxy.cache, "rm", "/a.tar"))
-    assert done(proxy.cache, "restore", "/a.tar") == "restored: /a.tar version 1, 100\n"
-    assert proxy.get("/a.tar").cache_status == "package-cache; hit"
-    done(proxy.cache, "rm", "/a.tar", "--version", "1")
-    origin.put("/a.tar", b"b" * 100)
-    assert proxy.get("/a.tar").body == b"b" * 100
-    assert proxy.get("/a.tar").body == b"b" * 100
-    assert len(origin.requests("/a.tar")) == 2
-    until(lambda: told_versions(proxy, "/a.tar") == [100, 100])
+    assert done(proxy.cache, "ls", "--trash").split()[-1] == "/a-1.tar"
+    assert "/a-1.tar" in failed(1, run(proxy.cache, "rm", "/a-1.tar"))
+    assert done(proxy.cache, "restore", "/a-1.tar") == "restored: /a-1.tar version 1, 100\n"
+    assert proxy.get("/a-1.tar").cache_status == "package-cache; hit"
+    done(proxy.cache, "rm", "/a-1.tar", "--version", "1")
+    origin.put("/a-1.tar", b"b" * 100)
+    assert proxy.get("/a-1.tar").body == b"b" * 100
+    assert proxy.get("/a-1.tar").body == b"b" * 100
+    assert len(origin.requests("/a-1.tar")) == 2
+    until(lambda: told_versions(proxy, "/a-1.tar") == [100, 100])
     assert done(proxy.cache, "purge", "--older", "1h") == "purged: 0 versions, 0 freed\n"
     assert len(blobs(proxy.cache)) == 2
-    assert done(proxy.cache, "purge", "/a.tar") == "purged: 1 version, 100 freed\n"
+    assert done(proxy.cache, "purge", "/a-1.tar") == "purged: 1 version, 100 freed\n"
     assert len(blobs(proxy.cache)) == 1
-    assert "is in the trash" in failed(1, run(proxy.cache, "restore", "/a.tar"))
-    done(proxy.cache, "rm", "/a.tar")
+    assert "is in the trash" in failed(1, run(proxy.cache, "restore", "/a-1.tar"))
+    done(proxy.cache, "rm", "/a-1.tar")
     assert done(proxy.cache, "purge", "--all") == "purged: 1 version, 100 freed\n"
     assert blobs(proxy.cache) == []
-    assert proxy.get("/a.tar").body == b"b" * 100
-    until(lambda: told_versions(proxy, "/a.tar") == [100])
-    assert "version 3: ready" in done(proxy.cache, "show", "/a.tar")
+    assert proxy.get("/a-1.tar").body == b"b" * 100
+    until(lambda: told_versions(proxy, "/a-1.tar") == [100])
+    assert "version 3: ready" in done(proxy.cache, "show", "/a-1.tar")
 
 
 @pytest.mark.parametrize("words", [(), ("/a", "--all"), ("--all", "--older", "1d")])
@@ -476,7 +476,7 @@ def test_a_wrong_version_or_time_is_told(tmp_path: Path) -> None:
 def test_what_is_pinned_is_neither_removed_nor_culled(proxy: Proxy) -> None:
     assert done(proxy.cache, "pin", "/3.tar") == "pinned: /3.tar\n"
     assert done(proxy.cache, "pin", "/3.tar") == "pinned already: /3.tar\n"
-    assert done(proxy.cache, "pin", "/none.tar") == "pinned: /none.tar (nothing is stored for it yet)\n"
+    assert done(proxy.cache, "pin", "/none-1.tar") == "pinned: /none-1.tar (nothing is stored for it yet)\n"
     assert failed(1, run(proxy.cache, "rm", "/3.tar")) == "/3.tar is pinned; unpin it first"
     done(proxy.cache, "gc", "--max-age", "1h")
     assert stored(proxy.cache) == ["/3.tar"]

@@ -985,18 +985,20 @@ def test_the_example_in_the_readme_is_right() -> None:
     assert (config.max_size, config.timeouts.stall, config.addresses) == (200 << 30, 6, (TcpAddress(None, 4000),))
     routes = Routes(config.repositories)
     for target, host, name, path in (
-        ("/distfiles/a.tar", "cache.example", "gentoo", "/distfiles/a.tar"),
+        ("/distfiles/a-1.tar", "cache.example", "gentoo", "/distfiles/a-1.tar"),
         ("/debian/dists/x", "cache.example", "debian", "/dists/x"),
         ("/debian/dists/x", "deb.example", "debian", "/dists/x"),
         ("http://mirror.example/debian/dists/x", None, "debian", "/dists/x"),
-        ("/a.tar", "packages.example", "house", "/a.tar"),
+        ("/a-1.tar", "packages.example", "house", "/a-1.tar"),
     ):
         assert (routes.repository(routes.find(target, host)).name, routes.find(target, host).path) == (name, path)
     house = routes.policy(routes.find("/", "packages.example"))
     assert house.repository.sources[0].fields == (("Authorization", basic("file:store.password")),)
-    fresh = {path: house.freshness(Target(path, home="/-/house")).text for path in ("/status/a.json", "/x.iso", "/a.tar")}
-    assert fresh == {"/status/a.json": "5m", "/x.iso": "never", "/a.tar": "immutable"}
-    assert house.largest(Target("/a.tar")) == 2 << 30
+    fresh = {
+        path: house.freshness(Target(path, home="/-/house")).text for path in ("/status/a.json", "/x-1.iso", "/a-1.tar")
+    }
+    assert fresh == {"/status/a.json": "5m", "/x-1.iso": "never", "/a-1.tar": "immutable"}
+    assert house.largest(Target("/a-1.tar")) == 2 << 30
 
 
 def test_the_words_in_the_readme_are_those_that_there_are() -> None:

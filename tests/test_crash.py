@@ -78,15 +78,15 @@ def assert_sound(cache: Path) -> None:
 def break_off(origin: Origin, start: Callable[..., Proxy], cache: Path, **options: object) -> int:
     """Kill a server in the middle of a download; how many bytes it has of it."""
     gate = Gate()
-    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF))
+    origin.put("/a-1.tar", BODY, Serve(gate=gate, gate_at=HALF))
     proxy = start(origin.url, cache=cache, **options)
-    with streaming(proxy, "/a.tar") as response:
+    with streaming(proxy, "/a-1.tar") as response:
         response.read(200_000)
         assert gate.reached.wait(30)
         until(lambda: size_of_part(cache) == HALF)
         proxy.kill()
     gate.open()
-    origin.script("/a.tar", Serve())
+    origin.script("/a-1.tar", Serve())
     return HALF
 
 
@@ -99,11 +99,11 @@ def test_a_download_goes_on_where_the_killed_server_stopped(
 ) -> None:
     have = break_off(origin, start, tmp_path / "cache", host=host)
     proxy = start(origin.url, host=host)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
     _, asked = origin.requests()
     assert asked.fields["range"] == f"bytes={have - OVERLAP}-"
-    assert asked.fields["if-range"] == origin.things["/a.tar"].etag
+    assert asked.fields["if-range"] == origin.things["/a-1.tar"].etag
     until(lambda: not parts(proxy.cache))
     assert_sound(proxy.cache)
 
@@ -112,14 +112,14 @@ def test_a_download_goes_on_where_the_server_was_told_to_end(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path
 ) -> None:
     gate = Gate()
-    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF), Serve())
+    origin.put("/a-1.tar", BODY, Serve(gate=gate, gate_at=HALF), Serve())
     proxy = start(origin.url)
-    with streaming(proxy, "/a.tar") as response:
+    with streaming(proxy, "/a-1.tar") as response:
         response.read(200_000)
         until(lambda: size_of_part(proxy.cache) == HALF)
         assert proxy.stop() == 0
     gate.open()
-    assert start(origin.url).get("/a.tar").body == BODY
+    assert start(origin.url).get("/a-1.tar").body == BODY
     assert origin.requests()[1].fields["range"] == f"bytes={HALF - OVERLAP}-"
 
 
@@ -127,9 +127,9 @@ def test_a_download_that_was_killed_goes_on_with_another_mirror(
     origin: Origin, another: Origin, start: Callable[..., Proxy], tmp_path: Path
 ) -> None:
     break_off(origin, start, tmp_path / "cache")
-    origin.script("/a.tar", Say(404))
-    another.put("/a.tar", BODY)
-    assert start(origin.url, another.url).get("/a.tar").body == BODY
+    origin.script("/a-1.tar", Say(404))
+    another.put("/a-1.tar", BODY)
+    assert start(origin.url, another.url).get("/a-1.tar").body == BODY
     assert another.requests()[0].fields["range"] == f"bytes={HALF - OVERLAP}-"
 
 
@@ -138,10 +138,10 @@ def test_a_file_that_changed_since_the_server_was_killed_is_fetched_anew(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path, etag: str
 ) -> None:
     break_off(origin, start, tmp_path / "cache")
-    origin.things["/a.tar"].etag = etag
-    origin.put("/a.tar", OTHER, etag=etag)
+    origin.things["/a-1.tar"].etag = etag
+    origin.put("/a-1.tar", OTHER, etag=etag)
     proxy = start(origin.url)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, OTHER)
     until(lambda: not parts(proxy.cache))
     assert_sound(proxy.cache)
@@ -255,7 +255,7 @@ def test_a_broken_download_is_used_as_far_as_it_can_be_trusted(
 ) -> None:
     asked = len(left.origin.requests())
     proxy = start_on_damaged(left, start, damage, tmp_path)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
     until(lambda: not parts(proxy.cache))
     assert_sound(proxy.cache)
@@ -267,10 +267,10 @@ def test_bytes_that_are_not_of_the_file_are_found_out(
     left: Left, start: Callable[..., Proxy], tmp_path: Path, damage: Callable[[Path, Path], None]
 ) -> None:
     proxy = start_on_damaged(left, start, damage, tmp_path)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert not answer.whole or answer.body == BODY
     until(lambda: not parts(proxy.cache))
-    assert proxy.get("/a.tar").body == BODY
+    assert proxy.get("/a-1.tar").body == BODY
     assert_sound(proxy.cache)
 
 
@@ -282,16 +282,16 @@ def test_a_torn_line_is_mended_so_that_the_next_crash_is_survived_too(
     for further in range(2):
         tear(journal, journal)
         gate = Gate()
-        origin.script("/a.tar", Serve(gate=gate, gate_at=400_000 + further))
+        origin.script("/a-1.tar", Serve(gate=gate, gate_at=400_000 + further))
         proxy = start(origin.url)
-        with streaming(proxy, "/a.tar") as response:
+        with streaming(proxy, "/a-1.tar") as response:
             response.read(HALF)
             until(lambda: size_of_part(tmp_path / "cache") >= 400_000)
             assert all(json.loads(line) for line in journal.read_bytes().splitlines())
             proxy.kill()
         gate.open()
-    origin.script("/a.tar", Serve())
-    assert start(origin.url).get("/a.tar").body == BODY
+    origin.script("/a-1.tar", Serve())
+    assert start(origin.url).get("/a-1.tar").body == BODY
     assert all("range" in asked.fields for asked in origin.requests()[1:])
 
 
@@ -322,17 +322,17 @@ def test_clients_of_the_other_worker_notice_nothing_when_the_leader_is_killed(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:
     gate = Gate()
-    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF), Serve())
+    origin.put("/a-1.tar", BODY, Serve(gate=gate, gate_at=HALF), Serve())
     proxy = start(origin.url, host="gunicorn")
     until(lambda: len(proxy.workers()) == 2 and have_opened_the_registry(proxy.workers()))
     with ExitStack() as stack:
-        clients = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(12)]
+        clients = [stack.enter_context(streaming(proxy, "/a-1.tar")) for _ in range(12)]
         got = [client.read(HALF) for client in clients]
         until(lambda: size_of_part(proxy.cache) == HALF)
         leader = leader_among(proxy.workers())
         # Which worker accepts is the kernel's choice; while the leader is stopped, the other one does.
         os.kill(leader, signal.SIGSTOP)
-        others = [stack.enter_context(streaming(proxy, "/a.tar")) for _ in range(12)]
+        others = [stack.enter_context(streaming(proxy, "/a-1.tar")) for _ in range(12)]
         got += [client.read(HALF) for client in others]
         clients += others
         os.kill(leader, signal.SIGKILL)
@@ -345,22 +345,22 @@ def test_clients_of_the_other_worker_notice_nothing_when_the_leader_is_killed(
     assert [asked.fields.get("range") for asked in origin.requests()] == [None, f"bytes={HALF - OVERLAP}-"]
     until(lambda: not parts(proxy.cache))
     assert_sound(proxy.cache)
-    assert proxy.get("/a.tar").body == BODY
+    assert proxy.get("/a-1.tar").body == BODY
 
 
 def test_two_servers_on_one_directory_share_a_download(origin: Origin, start: Callable[..., Proxy]) -> None:
     gate = Gate()
-    origin.put("/a.tar", BODY, Serve(gate=gate, gate_at=HALF))
+    origin.put("/a-1.tar", BODY, Serve(gate=gate, gate_at=HALF))
     servers = [start(origin.url), start(origin.url, host="gunicorn")]
     with ExitStack() as stack:
-        clients = [stack.enter_context(streaming(server, "/a.tar")) for server in servers * 3]
+        clients = [stack.enter_context(streaming(server, "/a-1.tar")) for server in servers * 3]
         got = [client.read(HALF) for client in clients]
         assert not gate.opened.is_set()
         gate.open()
         assert all(first + client.read() == BODY for first, client in zip(got, clients, strict=True))
     assert len(origin.requests()) == 1
     for server in servers:
-        answer = server.get("/a.tar")
+        answer = server.get("/a-1.tar")
         assert answer.body == BODY
     assert len(origin.requests()) == 1
 
@@ -370,12 +370,12 @@ def test_the_other_server_takes_a_download_over_whenever_the_leader_is_killed(
 ) -> None:
     places = (100_000, 200_000, 300_000, 400_000)
     gates = [Gate() for _ in places]
-    origin.put("/a.tar", BODY, *(Serve(gate=gate, gate_at=at) for gate, at in zip(gates, places, strict=True)), Serve())
+    origin.put("/a-1.tar", BODY, *(Serve(gate=gate, gate_at=at) for gate, at in zip(gates, places, strict=True)), Serve())
     servers = [start(origin.url) for _ in range(len(places) + 1)]
     with ExitStack() as stack:
-        leading = stack.enter_context(streaming(servers[0], "/a.tar"))
+        leading = stack.enter_context(streaming(servers[0], "/a-1.tar"))
         leading.read(1)
-        clients = [stack.enter_context(streaming(server, "/a.tar")) for server in servers[1:]]
+        clients = [stack.enter_context(streaming(server, "/a-1.tar")) for server in servers[1:]]
         got = [client.read(1) for client in clients]
         for gate, at in zip(gates, places, strict=True):
             assert gate.reached.wait(30)
@@ -406,17 +406,17 @@ def test_a_verified_file_reaches_clients_elsewhere_though_its_leader_dies_at_the
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path, event: str, place: str
 ) -> None:
     body, gate = noise(20_000_000), Gate()
-    origin.put("/a.tar", body, Serve(gate=gate, gate_at=1_000_000), Serve())
+    origin.put("/a-1.tar", body, Serve(gate=gate, gate_at=1_000_000), Serve())
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIE.format(event=event, place=place))
     doomed = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})
     other = start(origin.url)
-    with streaming(doomed, "/a.tar") as leading, streaming(other, "/a.tar") as slow:
+    with streaming(doomed, "/a-1.tar") as leading, streaming(other, "/a-1.tar") as slow:
         leading.read(1)
         got = slow.read(1)
         gate.open()
         doomed.process.wait(30)
         doomed.kill()
-        until(lambda: other.get("/a.tar").body == body and not parts(other.cache))
+        until(lambda: other.get("/a-1.tar").body == body and not parts(other.cache))
         assert got + rest(slow) == body
     assert_sound(other.cache)

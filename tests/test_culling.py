@@ -293,13 +293,13 @@ def test_files_used_longest_ago_go_until_the_bound_is_kept(shelf: Shelf) -> None
 
 
 def test_a_file_counts_as_used_when_any_of_its_names_was(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"same", NOW - 9 * DAY)
-    shelf.put("/b.tar", b"same", NOW - 2 * DAY)
-    shelf.put("/c.tar", b"else", NOW - 5 * DAY)
+    shelf.put("/a-1.tar", b"same", NOW - 9 * DAY)
+    shelf.put("/b-1.tar", b"same", NOW - 2 * DAY)
+    shelf.put("/c-1.tar", b"else", NOW - 5 * DAY)
     culled(shelf.bounded(max_size=7))
-    assert shelf.ready() == {"/a.tar", "/b.tar"}
+    assert shelf.ready() == {"/a-1.tar", "/b-1.tar"}
     culled(shelf.bounded(max_age=3 * DAY))
-    assert shelf.ready() == {"/a.tar", "/b.tar"}
+    assert shelf.ready() == {"/a-1.tar", "/b-1.tar"}
     report = culled(shelf.bounded(max_size=3))
     assert (report.total.entries, report.total.files, report.total.bytes) == (2, 1, 4)
     assert shelf.ready() == set()
@@ -307,48 +307,48 @@ def test_a_file_counts_as_used_when_any_of_its_names_was(shelf: Shelf) -> None:
 
 
 def test_what_was_not_used_for_too_long_goes(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a", NOW - 366 * DAY)
-    shelf.put("/b.tar", b"b", NOW - 364 * DAY)
+    shelf.put("/a-1.tar", b"a", NOW - 366 * DAY)
+    shelf.put("/b-1.tar", b"b", NOW - 364 * DAY)
     report = culled(shelf.bounded(max_age=365 * DAY))
     assert list(report.tallies) == [Reason.MAX_AGE]
-    assert shelf.ready() == {"/b.tar"}
+    assert shelf.ready() == {"/b-1.tar"}
     shelf.check()
 
 
 def test_a_pinned_name_stays_and_the_report_says_what_is_lacking(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a" * 100, NOW - 9 * DAY)
-    shelf.put("/b.tar", b"b" * 100, NOW - 8 * DAY)
-    shelf.inventory.pin(Key("/a.tar"), "somebody")
+    shelf.put("/a-1.tar", b"a" * 100, NOW - 9 * DAY)
+    shelf.put("/b-1.tar", b"b" * 100, NOW - 8 * DAY)
+    shelf.inventory.pin(Key("/a-1.tar"), "somebody")
     report = culled(shelf.bounded(max_size=50, max_age=DAY))
-    assert shelf.ready() == {"/a.tar"}
+    assert shelf.ready() == {"/a-1.tar"}
     assert report.lacking == 50
     shelf.check()
 
 
 def test_a_pin_that_comes_after_the_look_holds(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a")
+    shelf.put("/a-1.tar", b"a")
     page = shelf.removal.by_use(Kind.READY, Place())
-    shelf.inventory.pin(Key("/a.tar"), "somebody")
+    shelf.inventory.pin(Key("/a-1.tar"), "somebody")
     assert shelf.removal.remove(page)[0].entries == 0
-    assert shelf.ready() == {"/a.tar"}
+    assert shelf.ready() == {"/a-1.tar"}
 
 
 def test_a_use_that_comes_after_the_look_holds(shelf: Shelf) -> None:
-    entry = shelf.put("/a.tar", b"a")
+    entry = shelf.put("/a-1.tar", b"a")
     page = shelf.removal.by_use(Kind.READY, Place())
     shelf.registry.touch({entry.id: NOW})
     assert shelf.removal.remove(page)[0].entries == 0
-    assert shelf.ready() == {"/a.tar"}
+    assert shelf.ready() == {"/a-1.tar"}
 
 
 def test_a_version_number_is_never_used_twice(shelf: Shelf) -> None:
     for expected in (1, 2, 3):
-        assert shelf.put("/a.tar", b"a").version == expected
+        assert shelf.put("/a-1.tar", b"a").version == expected
         culled(shelf.bounded(max_age=1.0))
         assert shelf.ready() == set()
-    shelf.put("/a.tar", b"a")
-    shelf.put("/a.tar", b"b")
-    assert [entry.version for entry in shelf.inventory.versions(Key("/a.tar"))] == [5, 4]
+    shelf.put("/a-1.tar", b"a")
+    shelf.put("/a-1.tar", b"b")
+    assert [entry.version for entry in shelf.inventory.versions(Key("/a-1.tar"))] == [5, 4]
 
 
 def test_old_versions_go_by_number_and_by_age(shelf: Shelf) -> None:
@@ -368,37 +368,37 @@ def test_old_versions_go_by_number_and_by_age(shelf: Shelf) -> None:
 
 
 def test_what_is_in_the_trash_is_hidden_can_be_restored_and_goes_after_a_week(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a")
-    shelf.put("/b.tar", b"b")
-    mark = shelf.registry.mark(Key("/a.tar"))
-    assert [entry.version for entry in shelf.inventory.discard(Key("/a.tar"))] == [1]
-    assert shelf.registry.mark(Key("/a.tar")) != mark
-    assert shelf.registry.best(Key("/a.tar")) is None
+    shelf.put("/a-1.tar", b"a")
+    shelf.put("/b-1.tar", b"b")
+    mark = shelf.registry.mark(Key("/a-1.tar"))
+    assert [entry.version for entry in shelf.inventory.discard(Key("/a-1.tar"))] == [1]
+    assert shelf.registry.mark(Key("/a-1.tar")) != mark
+    assert shelf.registry.best(Key("/a-1.tar")) is None
     assert len(blobs(shelf.root)) == 2
     shelf.now = time.time()
     assert culled(shelf.bounded()).tallies == {}
-    assert [entry.status for entry in shelf.inventory.restore(Key("/a.tar"))] == [Status.READY]
-    assert shelf.registry.best(Key("/a.tar")) is not None
-    shelf.inventory.discard(Key("/a.tar"))
+    assert [entry.status for entry in shelf.inventory.restore(Key("/a-1.tar"))] == [Status.READY]
+    assert shelf.registry.best(Key("/a-1.tar")) is not None
+    shelf.inventory.discard(Key("/a-1.tar"))
     shelf.now += 7 * DAY + 1
     assert culled(shelf.bounded()).tallies.keys() == {Reason.TRASH}
-    assert shelf.inventory.versions(Key("/a.tar")) == []
-    assert shelf.ready() == {"/b.tar"}
+    assert shelf.inventory.versions(Key("/a-1.tar")) == []
+    assert shelf.ready() == {"/b-1.tar"}
     shelf.check()
 
 
 def test_the_trash_goes_before_what_is_served(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a" * 10, NOW - 300 * DAY)
-    shelf.put("/b.tar", b"b" * 10)
-    shelf.inventory.discard(Key("/b.tar"))
+    shelf.put("/a-1.tar", b"a" * 10, NOW - 300 * DAY)
+    shelf.put("/b-1.tar", b"b" * 10)
+    shelf.inventory.discard(Key("/b-1.tar"))
     report = culled(shelf.bounded(max_size=11))
     assert report.tallies.keys() == {Reason.TRASH}
-    assert shelf.ready() == {"/a.tar"}
+    assert shelf.ready() == {"/a-1.tar"}
     shelf.check()
 
 
 def test_a_damaged_version_is_forgotten_after_a_week_and_counts_no_more(shelf: Shelf) -> None:
-    entry = shelf.put("/a.tar", b"a" * 10)
+    entry = shelf.put("/a-1.tar", b"a" * 10)
     shelf.registry.condemn(entry.digest)
     shelf.blobs.remove(entry.digest)
     shelf.now = time.time() + TRASH_SECONDS + 1
@@ -407,11 +407,11 @@ def test_a_damaged_version_is_forgotten_after_a_week_and_counts_no_more(shelf: S
 
 
 def test_a_blob_that_is_about_to_be_committed_is_not_removed(shelf: Shelf, other: Shelf) -> None:
-    entry = shelf.put("/a.tar", b"a")
+    entry = shelf.put("/a-1.tar", b"a")
     page = shelf.removal.by_use(Kind.READY, Place())
     with other.blobs.holding([entry.digest]), other.blobs.holding([entry.digest]):
         assert shelf.removal.remove(page)[0].entries == 0
-    assert shelf.ready() == {"/a.tar"}
+    assert shelf.ready() == {"/a-1.tar"}
     assert shelf.removal.remove(page)[0].files == 1
     shelf.check()
 
@@ -421,7 +421,7 @@ def test_who_commits_waits_for_who_removes(shelf: Shelf, other: Shelf) -> None:
     with ThreadPoolExecutor(1) as pool:
         with other.blobs.claiming([digest]) as claimed:
             assert claimed == [digest]
-            put = pool.submit(shelf.put, "/a.tar", b"a")
+            put = pool.submit(shelf.put, "/a-1.tar", b"a")
             with pytest.raises(TimeoutError):
                 put.result(0.1)
         put.result(30)
@@ -429,7 +429,7 @@ def test_who_commits_waits_for_who_removes(shelf: Shelf, other: Shelf) -> None:
 
 
 def test_one_process_culls_at_a_time(shelf: Shelf, other: Shelf) -> None:
-    shelf.put("/a.tar", b"a")
+    shelf.put("/a-1.tar", b"a")
     assert other.blobs.locks.take("cull")
     assert shelf.bounded(max_age=1.0).cull() is None
     assert culled(shelf.bounded(max_age=1.0), dry=True).total.entries == 1
@@ -462,14 +462,14 @@ def test_files_that_a_killed_process_was_about_to_remove_are_removed_later(shelf
     assert subprocess.run(command, timeout=60, check=False).returncode == 9
     assert shelf.ready() == set()
     assert len(blobs(shelf.root)) == 3 - survived
-    shelf.put("/again.tar", bytes([2]))  # one of them is stored anew meanwhile
+    shelf.put("/again-1.tar", bytes([2]))  # one of them is stored anew meanwhile
     culled(shelf.bounded())
-    assert shelf.ready() == {"/again.tar"}
+    assert shelf.ready() == {"/again-1.tar"}
     shelf.check()
 
 
 def test_a_file_that_cannot_be_removed_is_removed_later(shelf: Shelf) -> None:
-    entry = shelf.put("/a.tar", b"a")
+    entry = shelf.put("/a-1.tar", b"a")
     path = shelf.blobs.path(entry.digest)
     path.unlink()
     path.mkdir()
@@ -532,12 +532,12 @@ def look(shelf: Shelf) -> None:
 
 
 def test_what_took_the_place_of_a_purged_version_stays(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a" * 10)
-    shelf.inventory.discard(Key("/a.tar"))
+    shelf.put("/a-1.tar", b"a" * 10)
+    shelf.inventory.discard(Key("/a-1.tar"))
     (found,) = shelf.removal.trashed(Place(), time.time())
     shelf.removal.remove([found])
-    shelf.put("/b.tar", b"b" * 10)
-    shelf.inventory.discard(Key("/b.tar"))
+    shelf.put("/b-1.tar", b"b" * 10)
+    shelf.inventory.discard(Key("/b-1.tar"))
     (other,) = shelf.removal.trashed(Place(), time.time())
     assert other.id == found.id, "the place of the one is that of the other"
     (fate,) = shelf.removal.remove([found])
@@ -580,11 +580,11 @@ def refused(answer: Reservation | Refusal | None) -> Refusal:
 
 
 def test_a_file_larger_than_the_cache_never_fits(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a" * 10)
+    shelf.put("/a-1.tar", b"a" * 10)
     refusal = refused(room(shelf, 1000).reserve(1001))
     assert "1001" in refusal.reason
     assert "--max-size" in refusal.reason
-    assert shelf.ready() == {"/a.tar"}, "nothing goes for what cannot fit"
+    assert shelf.ready() == {"/a-1.tar"}, "nothing goes for what cannot fit"
     granted(room(shelf, 1001).reserve(1001))
 
 
@@ -598,9 +598,9 @@ def test_room_is_made_by_removing_what_was_used_longest_ago(shelf: Shelf) -> Non
 
 
 def test_where_nothing_may_go_there_is_no_room_now(shelf: Shelf) -> None:
-    shelf.put("/a.tar", b"a" * 500)
-    shelf.put("/b.tar", b"b" * 500, NOW)
-    shelf.inventory.pin(Key("/a.tar"), "somebody")
+    shelf.put("/a-1.tar", b"a" * 500)
+    shelf.put("/b-1.tar", b"b" * 500, NOW)
+    shelf.inventory.pin(Key("/a-1.tar"), "somebody")
     refusal = refused(room(shelf, 1000).reserve(1))
     assert "--max-size" in refusal.reason
     assert len(shelf.ready()) == 2
@@ -657,11 +657,11 @@ def test_room_is_made_at_once_for_who_found_the_disk_full(shelf: Shelf) -> None:
 
 
 def test_a_file_with_a_name_outside_of_the_cache_does_not_go_for_want_of_disk(shelf: Shelf) -> None:
-    entry = shelf.put("/linked.tar", b"x" * 100, NOW - 2 * DAY)
-    shelf.put("/file.tar", b"y" * 100)
+    entry = shelf.put("/linked-1.tar", b"x" * 100, NOW - 2 * DAY)
+    shelf.put("/file-1.tar", b"y" * 100)
     (shelf.root / "elsewhere").hardlink_to(shelf.blobs.path(entry.digest))
     assert not shelf.bounded().make_room(150)
-    assert shelf.ready() == {"/linked.tar"}
+    assert shelf.ready() == {"/linked-1.tar"}
     culled(shelf.bounded(max_size=10))
     assert shelf.ready() == set()
     assert (shelf.root / "elsewhere").read_bytes() == b"x" * 100
@@ -714,18 +714,18 @@ def test_a_file_that_can_never_fit_is_passed_on_and_the_log_says_why_once(
     origin: Origin, start: Callable[..., Proxy], host: str, chunked: bool
 ) -> None:
     body = random.Random(1).randbytes(1_000_000)
-    origin.put("/large.tar", body, Serve(chunked=chunked, length=not chunked))
-    origin.put("/small.tar", b"small")
+    origin.put("/large-1.tar", body, Serve(chunked=chunked, length=not chunked))
+    origin.put("/small-1.tar", b"small")
     proxy = start(origin.url, host=host, environment={"PACKAGE_CACHE_MAX_SIZE": "200K"})
     for _ in range(3):
-        answer = proxy.get("/large.tar")
+        answer = proxy.get("/large-1.tar")
         assert (answer.status, answer.whole) == (200, True)
         assert answer.body == body
-    assert proxy.get("/small.tar").body == b"small"
+    assert proxy.get("/small-1.tar").body == b"small"
     until(lambda: [path.stat().st_size for path in blobs(proxy.cache)] == [5])
     workers = max(1, len(proxy.workers()))
     proxy.stop()
-    said = [line for line in proxy.log if "/large.tar is passed on without being stored: " in line]
+    said = [line for line in proxy.log if "/large-1.tar is passed on without being stored: " in line]
     assert 1 <= len(said) <= workers
     assert all("200K (--max-size)" in line for line in said)
 

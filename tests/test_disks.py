@@ -87,7 +87,7 @@ LACKING = {
 
 
 def test_a_file_system_without_what_is_only_convenient_will_do(nursery: Nursery, origin: Origin, tmp_path: Path) -> None:
-    bodies = {"/small.tar": SMALL, "/large.tar": noise(3_000_000, 9)}
+    bodies = {"/small-1.tar": SMALL, "/large-1.tar": noise(3_000_000, 9)}
     plan = Plan(str(tmp_path / "cache"), str(tmp_path / "report"), lacks=LACKING)
     for path, body in bodies.items():
         origin.put(path, body)
@@ -218,7 +218,7 @@ class Sick:
 @pytest.fixture
 def sick(nursery: Nursery, origin: Origin, tmp_path: Path) -> Iterator[Sick]:
     cache, broken, report = tmp_path / "cache", tmp_path / "broken", tmp_path / "report"
-    origin.put("/stored.tar", SMALL)
+    origin.put("/stored-1.tar", SMALL)
     origin.put("/layout.conf", OLD)
     for path, body in FILES.items():
         origin.put(path, body)
@@ -226,7 +226,7 @@ def sick(nursery: Nursery, origin: Origin, tmp_path: Path) -> Iterator[Sick]:
     proxy = nursery.start(cache, [origin.url], tmp_path, plan)
     assert proxy.wait_until_it_serves()
     for _ in range(2):  # the second time it is opened, and kept at hand
-        assert proxy.get("/stored.tar").body == SMALL
+        assert proxy.get("/stored-1.tar").body == SMALL
         until(lambda: is_settled(report))
     assert proxy.get("/layout.conf").body == OLD
     until(lambda: is_settled(report))
@@ -241,7 +241,7 @@ each_error = pytest.mark.parametrize("number", list(DISK_ERRORS), ids=lambda num
 def test_what_is_stored_is_served_from_a_disk_that_refuses(sick: Sick, number: int) -> None:
     sick.fail(number)
     for _ in range(3):
-        assert sick.proxy.get("/stored.tar").body == SMALL
+        assert sick.proxy.get("/stored-1.tar").body == SMALL
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
@@ -251,7 +251,7 @@ def test_a_disk_that_refused_is_used_again_when_it_does_not(sick: Sick, number: 
     for path, body in {**FILES, "/layout.conf": NEW}.items():
         assert is_right(ask(sick.proxy, path), body)
     sick.heal()
-    for path, body in {**FILES, "/layout.conf": NEW, "/stored.tar": SMALL}.items():
+    for path, body in {**FILES, "/layout.conf": NEW, "/stored-1.tar": SMALL}.items():
         until(lambda path=path, body=body: is_stored_again(sick, path, body))  # type: ignore[misc]
     until(lambda: is_settled(sick.report))
     assert not parts(sick.proxy.cache)

@@ -183,12 +183,12 @@ def test_a_layout_that_cannot_be_understood_is_not_guessed(tmp_path: Path) -> No
 
 
 def test_packages_are_hard_links_and_indexes_have_their_dates(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar", "InRelease"), tmp_path / "tree"
+    cache, tree = a_cache(tmp_path, "x-1.tar", "InRelease"), tmp_path / "tree"
     said = exported(cache, tree)
-    package, index = (tree / "x.tar").stat(), (tree / "InRelease").stat()
+    package, index = (tree / "x-1.tar").stat(), (tree / "InRelease").stat()
     if "reflinked" in said:
         pytest.skip("files share their bytes here: the directory for temporary files is on Btrfs, XFS or the like")
-    assert said == "/: 1 linked, 1 copied, 14 bytes\n"
+    assert said == "/: 1 linked, 1 copied, 16 bytes\n"
     assert (package.st_nlink, package.st_mode & 0o777, is_seal(package.st_mtime_ns)) == (2, 0o444, True)
     assert (index.st_nlink, index.st_mtime) == (1, STAMP)
 
@@ -196,34 +196,34 @@ def test_packages_are_hard_links_and_indexes_have_their_dates(tmp_path: Path) ->
 @pytest.mark.parametrize("way", ["--copy", "--reflink"])
 def test_files_of_their_own_have_their_dates(sharing: Path, tmp_path: Path, way: str) -> None:
     del tmp_path
-    imported(grown(sharing / "before", "x.tar", "InRelease"), sharing / "cache")
+    imported(grown(sharing / "before", "x-1.tar", "InRelease"), sharing / "cache")
     assert ("2 copied" if way == "--copy" else "2 reflinked") in exported(sharing / "cache", sharing / "tree", way)
-    for name in ("x.tar", "InRelease"):
+    for name in ("x-1.tar", "InRelease"):
         status = (sharing / "tree" / name).stat()
         assert (status.st_nlink, status.st_mode & 0o777, status.st_mtime) == (1, 0o644, STAMP)
-    with (sharing / "tree" / "x.tar").open("ab") as file:
+    with (sharing / "tree" / "x-1.tar").open("ab") as file:
         file.write(b"more")
-    assert {path.read_text() for path in blobs(sharing / "cache")} == {"x.tar", "InRelease"}
+    assert {path.read_text() for path in blobs(sharing / "cache")} == {"x-1.tar", "InRelease"}
 
 
 def test_files_share_their_bytes_where_that_can_be(sharing: Path) -> None:
     data = os.urandom(100 << 20)
     (sharing / "before").mkdir()
-    (sharing / "before" / "x.tar").write_bytes(data)
+    (sharing / "before" / "x-1.tar").write_bytes(data)
     imported(sharing / "before", sharing / "cache")
     free = shutil.disk_usage(sharing).free
     assert exported(sharing / "cache", sharing / "tree").startswith("/: 1 reflinked")
-    assert (sharing / "tree" / "x.tar").read_bytes() == data
+    assert (sharing / "tree" / "x-1.tar").read_bytes() == data
     assert free - shutil.disk_usage(sharing).free < 10 << 20
 
 
 def test_a_copy_takes_the_place_of_a_link_of_before(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar"), tmp_path / "tree"
+    cache, tree = a_cache(tmp_path, "x-1.tar"), tmp_path / "tree"
     exported(cache, tree, "--link")
-    assert (tree / "x.tar").stat().st_nlink == 2
+    assert (tree / "x-1.tar").stat().st_nlink == 2
     assert "1 there already" in exported(cache, tree, "--link")
     assert "1 copied" in exported(cache, tree, "--copy")
-    assert ((tree / "x.tar").stat().st_nlink, (tree / "x.tar").stat().st_mtime) == (1, STAMP)
+    assert ((tree / "x-1.tar").stat().st_nlink, (tree / "x-1.tar").stat().st_mtime) == (1, STAMP)
     assert "1 there already" in exported(cache, tree)
 
 
@@ -237,7 +237,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_another_file_system_everything_is_copied(tmp_path: Path) -> None:
-    cache = a_cache(tmp_path, "x.tar", "InRelease")
+    cache = a_cache(tmp_path, "x-1.tar", "InRelease")
     with elsewhere(tmp_path) as tree:
         assert "2 copied" in exported(cache, tree)
         assert [path.stat().st_mtime for path in tree.iterdir()] == [STAMP, STAMP]
@@ -245,7 +245,7 @@ def test_on_another_file_system_everything_is_copied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["--link", "--reflink"])
 def test_a_way_that_cannot_be_is_said_once(tmp_path: Path, way: str) -> None:
-    cache = a_cache(tmp_path, "x.tar", "y.tar")
+    cache = a_cache(tmp_path, "x-1.tar", "y-1.tar")
     with elsewhere(tmp_path) as tree:
         run = export(cache, tree, way)
         assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
@@ -259,13 +259,13 @@ def test_a_way_that_cannot_be_is_said_once(tmp_path: Path, way: str) -> None:
 def test_what_is_right_is_left_alone_and_a_changed_index_is_replaced(
     tmp_path: Path, start: Callable[..., Proxy], origin: Origin
 ) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar", "y.tar", "InRelease"), grown(tmp_path / "tree", "y.tar")
-    os.utime(tree / "y.tar", (1, 1))
+    cache, tree = a_cache(tmp_path, "x-1.tar", "y-1.tar", "InRelease"), grown(tmp_path / "tree", "y-1.tar")
+    os.utime(tree / "y-1.tar", (1, 1))
     exported(cache, tree, "--copy")
     before = snapshot(tree)
     assert "nothing new, 3 there already" in exported(cache, tree, "--copy")
     assert snapshot(tree) == before
-    assert before["y.tar"][1] == 10**9
+    assert before["y-1.tar"][1] == 10**9
     origin.put("/InRelease", b"changed!!")  # as many bytes as before
     assert start(origin.url, cache=cache).get("/InRelease").body == b"changed!!"
     until(lambda: len({digest for _, digest in contents(cache)} & {hashlib.sha256(b"changed!!").hexdigest()}))
@@ -285,13 +285,13 @@ def test_an_index_that_kept_its_size_and_date_is_replaced_all_the_same(tmp_path:
 
 
 def test_a_package_file_with_other_bytes_is_left_and_named(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar", "y.tar"), tmp_path / "tree"
+    cache, tree = a_cache(tmp_path, "x-1.tar", "y-1.tar"), tmp_path / "tree"
     tree.mkdir()
-    (tree / "x.tar").write_text("mine!")
+    (tree / "x-1.tar").write_text("mine!")
     run = export(cache, tree)
     assert run.returncode == 1
-    assert "refused /x.tar: it is there with other bytes" in run.stdout
-    assert files(tree) == {"x.tar": "mine!", "y.tar": "y.tar"}
+    assert "refused /x-1.tar: it is there with other bytes" in run.stdout
+    assert files(tree) == {"x-1.tar": "mine!", "y-1.tar": "y-1.tar"}
 
 
 def test_of_a_file_and_a_folder_of_one_name_the_folder_is_there(
@@ -309,35 +309,35 @@ def test_of_a_file_and_a_folder_of_one_name_the_folder_is_there(
 
 
 def test_nothing_is_put_where_symbolic_links_lead(tmp_path: Path) -> None:
-    cache, tree, outside = a_cache(tmp_path, "a/x.tar", "y.tar"), tmp_path / "tree", tmp_path / "outside"
+    cache, tree, outside = a_cache(tmp_path, "a/x-1.tar", "y-1.tar"), tmp_path / "tree", tmp_path / "outside"
     tree.mkdir()
     outside.mkdir()
     (tree / "a").symlink_to(outside)
-    (tree / "y.tar").symlink_to(outside / "y.tar")
+    (tree / "y-1.tar").symlink_to(outside / "y-1.tar")
     run = export(cache, tree)
     assert run.returncode == 1
-    assert "refused /a/x.tar: a is no folder there" in run.stdout
-    assert "refused /y.tar: what has its name there is no plain file" in run.stdout
+    assert "refused /a/x-1.tar: a is no folder there" in run.stdout
+    assert "refused /y-1.tar: what has its name there is no plain file" in run.stdout
     assert list(outside.iterdir()) == []
 
 
 def test_nothing_is_put_into_the_cache_itself(tmp_path: Path) -> None:
-    cache = a_cache(tmp_path, "cache/x.tar", "x.tar")
+    cache = a_cache(tmp_path, "cache/x-1.tar", "x-1.tar")
     run = export(cache, cache / "tree")
     assert (run.returncode, run.stderr) == (2, f"package-cache: {cache}/tree is within the cache: give another directory\n")
     run = export(cache, tmp_path)
-    assert "refused /cache/x.tar: its folder is the cache itself" in run.stdout
-    assert (tmp_path / "x.tar").exists()
+    assert "refused /cache/x-1.tar: its folder is the cache itself" in run.stdout
+    assert (tmp_path / "x-1.tar").exists()
 
 
 def test_a_damaged_file_is_not_exported(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar", "y.tar"), tmp_path / "tree"
-    blob = cache / "blobs-v1" / (digest := hashlib.sha256(b"x.tar").hexdigest())[:2] / digest
+    cache, tree = a_cache(tmp_path, "x-1.tar", "y-1.tar"), tmp_path / "tree"
+    blob = cache / "blobs-v1" / (digest := hashlib.sha256(b"x-1.tar").hexdigest())[:2] / digest
     blob.chmod(0o644)
-    blob.write_bytes(b"z.tar")
+    blob.write_bytes(b"z-1.tar")
     run = export(cache, tree)
-    assert (run.returncode, files(tree)) == (1, {"y.tar": "y.tar"})
-    assert "refused /x.tar: blob" in run.stdout
+    assert (run.returncode, files(tree)) == (1, {"y-1.tar": "y-1.tar"})
+    assert "refused /x-1.tar: blob" in run.stdout
 
 
 def test_a_cache_that_is_not_there_is_not_made(tmp_path: Path) -> None:
@@ -419,7 +419,7 @@ def waiting(cache: Path, tree: Path, name: str) -> Iterator[tuple[subprocess.Pop
     command = [sys.executable, "-m", "package_cache", "export", str(tree), "--cache", str(cache)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            until(lambda: (tree / "a.tar").exists())
+            until(lambda: (tree / "a-1.tar").exists())
             yield process, lambda: locks.free(lock)
         finally:
             locks.free(lock)
@@ -428,30 +428,30 @@ def waiting(cache: Path, tree: Path, name: str) -> Iterator[tuple[subprocess.Pop
 
 
 def test_an_interrupted_export_goes_on_where_it_was(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "a.tar", "b.tar", "c.tar"), tmp_path / "tree"
-    with waiting(cache, tree, "b.tar") as (process, _):
+    cache, tree = a_cache(tmp_path, "a-1.tar", "b-1.tar", "c-1.tar"), tmp_path / "tree"
+    with waiting(cache, tree, "b-1.tar") as (process, _):
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert said.endswith("interrupted: run it again to go on from here\n")
-    assert sorted(files(tree)) == ["a.tar"]
+    assert sorted(files(tree)) == ["a-1.tar"]
     assert "1 there already" in exported(cache, tree)
 
 
 def test_a_killed_export_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "a.tar", "b.tar", "c.tar"), tmp_path / "tree"
-    with waiting(cache, tree, "b.tar") as (process, _):
+    cache, tree = a_cache(tmp_path, "a-1.tar", "b-1.tar", "c-1.tar"), tmp_path / "tree"
+    with waiting(cache, tree, "b-1.tar") as (process, _):
         process.kill()
         process.wait()
     (tree / ".package-cache-export").write_bytes(b"half")
     assert "1 there already" in exported(cache, tree)
-    assert files(tree) == {name: name for name in ("a.tar", "b.tar", "c.tar")}
+    assert files(tree) == {name: name for name in ("a-1.tar", "b-1.tar", "c-1.tar")}
 
 
 @pytest.mark.parametrize("at", range(1, 9))
 def test_an_export_that_dies_at_any_step_leaves_whole_files_only(tmp_path: Path, at: int) -> None:
     """Killed before its n-th file is made, linked or renamed."""
-    cache, tree = a_cache(tmp_path, "a.tar", "distfiles/b.tar", "InRelease"), tmp_path / "tree"
+    cache, tree = a_cache(tmp_path, "a-1.tar", "distfiles/b-1.tar", "InRelease"), tmp_path / "tree"
     program = f"""
 import os, signal, sys
 from package_cache.cli import commands
@@ -468,7 +468,7 @@ commands.run(["export", {str(tree)!r}, "--copy", "--cache", {str(cache)!r}])
 """
     died = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert died.returncode == -signal.SIGKILL
-    whole = {"a.tar": "a.tar", "distfiles/b.tar": "distfiles/b.tar", "InRelease": "InRelease"}
+    whole = {"a-1.tar": "a-1.tar", "distfiles/b-1.tar": "distfiles/b-1.tar", "InRelease": "InRelease"}
     whole["distfiles/layout.conf"] = FLAT_LAYOUT
     found = {name: text for name, text in files(tree).items() if name != ".package-cache-export"}
     assert found.items() <= whole.items()
@@ -477,7 +477,7 @@ commands.run(["export", {str(tree)!r}, "--copy", "--cache", {str(cache)!r}])
 
 
 def test_one_export_to_a_place_at_a_time(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar"), tmp_path / "tree"
+    cache, tree = a_cache(tmp_path, "x-1.tar"), tmp_path / "tree"
     tree.mkdir()
     descriptor = os.open(tree, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -489,18 +489,18 @@ def test_one_export_to_a_place_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_report_of_an_export_is_one_json_object(tmp_path: Path) -> None:
-    cache, tree = a_cache(tmp_path, "x.tar", "y.tar"), tmp_path / "tree"
+    cache, tree = a_cache(tmp_path, "x-1.tar", "y-1.tar"), tmp_path / "tree"
     tree.mkdir()
-    (tree / "x.tar").write_text("mine!")
+    (tree / "x-1.tar").write_text("mine!")
     report = json.loads(export(cache, tree, "--copy", "--json").stdout)
-    assert [one["path"] for one in report.pop("refused")] == ["/x.tar"]
+    assert [one["path"] for one in report.pop("refused")] == ["/x-1.tar"]
     assert report == {
         "whole": True,
         "prefix": "",
         "reflinked": 0,
         "linked": 0,
         "copied": 1,
-        "bytes": 5,
+        "bytes": 7,
         "here": 0,
         "skipped": [],
     }
@@ -509,8 +509,8 @@ def test_the_report_of_an_export_is_one_json_object(tmp_path: Path) -> None:
 def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
     section = README.read_text(encoding="utf-8").partition("### Trees of files\n")[2].partition("\n### ")[0]
     lines = re.findall(r"^    package-cache ((?:import|export) .*)$", section, re.MULTILINE)
-    grown(tmp_path / "var/cache/distfiles", "a.tar")
-    grown(tmp_path / "srv/debian", "pool/b.tar")
+    grown(tmp_path / "var/cache/distfiles", "a-1.tar")
+    grown(tmp_path / "srv/debian", "pool/b-1.tar")
     here = tmp_path / "srv/mirror"
     trees = []
     for line in lines:
@@ -519,12 +519,12 @@ def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
         trees.append(files(here))
         if line.startswith("export /srv"):
             shutil.rmtree(here)
-    assert stored(tmp_path / "cache") == ["/debian/pool/b.tar", "/distfiles/a.tar"]
+    assert stored(tmp_path / "cache") == ["/debian/pool/b-1.tar", "/distfiles/a-1.tar"]
     assert trees == [
         {},
         {},
-        {"debian/pool/b.tar": "pool/b.tar", "distfiles/a.tar": "a.tar", "distfiles/layout.conf": FLAT_LAYOUT},
+        {"debian/pool/b-1.tar": "pool/b-1.tar", "distfiles/a-1.tar": "a-1.tar", "distfiles/layout.conf": FLAT_LAYOUT},
         {},
-        {f"distfiles/{HASHED.path('a.tar')}": "a.tar", "distfiles/layout.conf": layout_text([HASHED])},
+        {f"distfiles/{HASHED.path('a-1.tar')}": "a-1.tar", "distfiles/layout.conf": layout_text([HASHED])},
     ]
-    assert files(tmp_path / "var/cache/distfiles") == {"a.tar": "a.tar", "layout.conf": FLAT_LAYOUT}
+    assert files(tmp_path / "var/cache/distfiles") == {"a-1.tar": "a-1.tar", "layout.conf": FLAT_LAYOUT}

@@ -55,7 +55,7 @@ def assert_unmixed(answer: Response, told: bytes, true: bytes) -> None:
         assert told.startswith(answer.body)
 
 
-def ranges(origin: Origin, path: str = "/a.tar") -> list[str | None]:
+def ranges(origin: Origin, path: str = "/a-1.tar") -> list[str | None]:
     return [asked.fields.get("range") for asked in origin.requests(path)]
 
 
@@ -83,21 +83,21 @@ FAILURES: dict[str, Behaviour] = {
 def test_the_second_mirror_delivers_where_the_first_fails(
     origin: Origin, another: Origin, start: Callable[..., Proxy], name: str
 ) -> None:
-    origin.put("/a.tar", BODY, FAILURES[name])
-    another.put("/a.tar", BODY)
+    origin.put("/a-1.tar", BODY, FAILURES[name])
+    another.put("/a-1.tar", BODY)
     proxy = start(origin.url, another.url, environment=LIMITS)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
     assert origin.requests()
     assert len(another.requests()) == 1
-    assert proxy.get("/a.tar").cache_status == "package-cache; hit"
+    assert proxy.get("/a-1.tar").cache_status == "package-cache; hit"
 
 
 @pytest.mark.parametrize("kind", ["name", "port", "tls"])
 def test_the_second_mirror_delivers_where_the_first_cannot_be_reached(
     origin: Origin, another: Origin, start: Callable[..., Proxy], kind: str
 ) -> None:
-    another.put("/a.tar", BODY)
+    another.put("/a-1.tar", BODY)
     with refused_port() as port:
         first = {
             "name": "http://does-not-exist.invalid/",
@@ -105,15 +105,15 @@ def test_the_second_mirror_delivers_where_the_first_cannot_be_reached(
             "tls": origin.url.replace("http", "https"),
         }[kind]
         proxy = start(first, another.url, environment=LIMITS)
-        answer = proxy.get("/a.tar")
+        answer = proxy.get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
 
 
 def test_silence_within_a_body_has_a_limit_of_its_own(origin: Origin, another: Origin, start: Callable[..., Proxy]) -> None:
-    origin.put("/a.tar", BODY, Serve(stall=HALF), Say(404))
-    another.put("/a.tar", BODY)
+    origin.put("/a-1.tar", BODY, Serve(stall=HALF), Say(404))
+    another.put("/a-1.tar", BODY)
     proxy = start(origin.url, another.url, environment={**LIMITS, "PACKAGE_CACHE_HEAD_TIMEOUT": "300"})
-    assert proxy.get("/a.tar").body == BODY
+    assert proxy.get("/a-1.tar").body == BODY
 
 
 @pytest.mark.parametrize("declared", [-1000, 1000])
@@ -121,17 +121,17 @@ def test_a_file_of_the_wrong_length_is_never_mixed_with_the_right_one(
     origin: Origin, another: Origin, start: Callable[..., Proxy], declared: int
 ) -> None:
     small = noise(50_000)
-    origin.put("/small.tar", small, Serve(declared=len(small) + declared, leave=True, ranges=False))
-    origin.put("/big.tar", BODY, Serve(declared=len(BODY) + declared, leave=True, ranges=False))
-    another.put("/small.tar", small)
-    another.put("/big.tar", BODY)
+    origin.put("/small-1.tar", small, Serve(declared=len(small) + declared, leave=True, ranges=False))
+    origin.put("/big-1.tar", BODY, Serve(declared=len(BODY) + declared, leave=True, ranges=False))
+    another.put("/small-1.tar", small)
+    another.put("/big-1.tar", BODY)
     proxy = start(origin.url, another.url, environment=LIMITS)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(proxy.get, ("/small.tar", "/big.tar"))
+        first, second = pool.map(proxy.get, ("/small-1.tar", "/big-1.tar"))
     assert (first.status, first.body) == (200, small)
     assert_unmixed(second, BODY, BODY)
     until(lambda: not parts(proxy.cache) or declared > 0)
-    answer = proxy.get("/big.tar")
+    answer = proxy.get("/big-1.tar")
     assert (answer.body, answer.whole) == (BODY, True)
 
 
@@ -152,26 +152,26 @@ def test_a_file_of_the_wrong_length_is_never_mixed_with_the_right_one(
 def test_what_a_client_is_told_where_no_source_delivers(
     origin: Origin, another: Origin, start: Callable[..., Proxy], first: Behaviour, second: Behaviour, status: int
 ) -> None:
-    origin.put("/a.tar", BODY, first)
-    another.put("/a.tar", BODY, second)
+    origin.put("/a-1.tar", BODY, first)
+    another.put("/a-1.tar", BODY, second)
     proxy = start(origin.url, another.url, environment=LIMITS)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert answer.status == status
     assert answer.fields["Content-Type"].startswith("text/plain")
     until(lambda: not parts(proxy.cache))
     # It is not remembered: what a source has now is given now.
-    another.script("/a.tar", Serve())
-    assert proxy.get("/a.tar").body == BODY
+    another.script("/a-1.tar", Serve())
+    assert proxy.get("/a-1.tar").body == BODY
 
 
 def test_a_client_is_told_that_no_source_can_be_reached(start: Callable[..., Proxy]) -> None:
     with refused_port() as port:
         sources = {"http://does-not-exist.invalid/": "does not resolve", f"http://127.0.0.1:{port}/": "refused"}
         for source, reason in sources.items():
-            answer = start(source, environment=LIMITS).get("/a.tar")
+            answer = start(source, environment=LIMITS).get("/a-1.tar")
             assert answer.status == 502
             assert reason in answer.body.decode()
-        answer = start(*sources, environment=LIMITS).get("/a.tar")
+        answer = start(*sources, environment=LIMITS).get("/a-1.tar")
         assert answer.status == 502
         assert all(reason in answer.body.decode() for reason in sources.values())
 
@@ -179,16 +179,16 @@ def test_a_client_is_told_that_no_source_can_be_reached(start: Callable[..., Pro
 def test_a_mirror_that_does_not_answer_is_asked_last_for_a_while(
     origin: Origin, another: Origin, start: Callable[..., Proxy]
 ) -> None:
-    origin.put("/a.tar", BODY, Hang())
-    origin.put("/b.tar", OTHER)
-    origin.put("/c.tar", b"only here")
-    another.put("/a.tar", BODY)
-    another.put("/b.tar", OTHER)
+    origin.put("/a-1.tar", BODY, Hang())
+    origin.put("/b-1.tar", OTHER)
+    origin.put("/c-1.tar", b"only here")
+    another.put("/a-1.tar", BODY)
+    another.put("/b-1.tar", OTHER)
     proxy = start(origin.url, another.url, environment=LIMITS)
-    assert proxy.get("/a.tar").body == BODY
-    assert proxy.get("/b.tar").body == OTHER
-    assert not origin.requests("/b.tar")
-    assert proxy.get("/c.tar").body == b"only here"
+    assert proxy.get("/a-1.tar").body == BODY
+    assert proxy.get("/b-1.tar").body == OTHER
+    assert not origin.requests("/b-1.tar")
+    assert proxy.get("/c-1.tar").body == b"only here"
 
 
 def test_a_download_that_waits_for_its_sources_shows_that_it_lives(start: Callable[..., Proxy]) -> None:
@@ -196,11 +196,11 @@ def test_a_download_that_waits_for_its_sources_shows_that_it_lives(start: Callab
     origins = [Origin() for _ in range(3)]
     try:
         for origin in origins:
-            origin.put("/a.tar", BODY, Hang())
+            origin.put("/a-1.tar", BODY, Hang())
         proxy = start(*(origin.url for origin in origins), environment=LIMITS)
         signs = set()
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(proxy.get, "/a.tar")
+            waiting = pool.submit(proxy.get, "/a-1.tar")
             for origin in origins:
                 until(origin.requests)
                 signs |= {path.stat().st_mtime_ns for path in parts(proxy.cache)}
@@ -219,48 +219,48 @@ def test_a_download_that_waits_for_its_sources_shows_that_it_lives(start: Callab
 def test_a_broken_download_goes_on_where_it_broke_off(
     origin: Origin, start: Callable[..., Proxy], host: str, how: str
 ) -> None:
-    origin.put("/a.tar", BODY, Serve(**{how: HALF}), Serve())
+    origin.put("/a-1.tar", BODY, Serve(**{how: HALF}), Serve())
     proxy = start(origin.url, host=host, environment=LIMITS)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
     first, second = origin.requests()
     assert "range" not in first.fields
     at = int(second.fields["range"].removeprefix("bytes=").removesuffix("-"))
     assert 0 < at <= HALF - OVERLAP
     assert how == "reset" or at == HALF - OVERLAP
-    assert second.fields["if-range"] == origin.things["/a.tar"].etag
+    assert second.fields["if-range"] == origin.things["/a-1.tar"].etag
     until(lambda: len(blobs(proxy.cache)) == 1)
 
 
 def test_a_date_proves_a_version_where_there_is_no_tag(origin: Origin, start: Callable[..., Proxy]) -> None:
-    origin.put("/a.tar", BODY, Serve(cut=HALF), Serve(), etag=None)
-    assert start(origin.url).get("/a.tar").body == BODY
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), Serve(), etag=None)
+    assert start(origin.url).get("/a-1.tar").body == BODY
     assert origin.requests()[1].fields["range"] == f"bytes={HALF - OVERLAP}-"
-    assert origin.requests()[1].fields["if-range"] == origin.things["/a.tar"].modified
+    assert origin.requests()[1].fields["if-range"] == origin.things["/a-1.tar"].modified
 
 
 @pytest.mark.parametrize("tag", [None, 'W/"weak"'])
 def test_without_proof_of_the_version_the_whole_is_read_again_and_compared(
     origin: Origin, start: Callable[..., Proxy], tag: str | None
 ) -> None:
-    origin.put("/a.tar", BODY, Serve(cut=HALF), Serve(), etag=tag, modified=None)
-    answer = start(origin.url).get("/a.tar")
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), Serve(), etag=tag, modified=None)
+    answer = start(origin.url).get("/a-1.tar")
     assert (answer.body, answer.whole) == (BODY, True)
     assert ranges(origin) == [None, None]
 
 
 def test_a_download_that_breaks_off_again_and_again_ends_well(origin: Origin, start: Callable[..., Proxy]) -> None:
-    origin.put("/a.tar", BODY, *(Serve(cut=place) for place in range(100_000, 600_000, 100_000)), Serve())
-    assert start(origin.url).get("/a.tar").body == BODY
+    origin.put("/a-1.tar", BODY, *(Serve(cut=place) for place in range(100_000, 600_000, 100_000)), Serve())
+    assert start(origin.url).get("/a-1.tar").body == BODY
     assert ranges(origin)[1:] == [f"bytes={place - OVERLAP}-" for place in range(100_000, 600_000, 100_000)]
 
 
 def test_a_mirror_with_the_same_tag_goes_on_where_the_other_broke_off(
     origin: Origin, another: Origin, start: Callable[..., Proxy]
 ) -> None:
-    origin.put("/a.tar", BODY, Serve(cut=HALF), Say(503))
-    another.put("/a.tar", BODY)
-    answer = start(origin.url, another.url).get("/a.tar")
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), Say(503))
+    another.put("/a-1.tar", BODY)
+    answer = start(origin.url, another.url).get("/a-1.tar")
     assert (answer.body, answer.whole) == (BODY, True)
     assert ranges(another) == [f"bytes={HALF - OVERLAP}-"]
 
@@ -269,9 +269,9 @@ def test_a_mirror_with_the_same_tag_goes_on_where_the_other_broke_off(
 def test_a_mirror_that_proves_nothing_is_compared_from_its_first_byte(
     origin: Origin, another: Origin, start: Callable[..., Proxy], tag: str | None
 ) -> None:
-    origin.put("/a.tar", BODY, Serve(cut=HALF), Say(503))
-    another.put("/a.tar", BODY, etag=tag)
-    answer = start(origin.url, another.url).get("/a.tar")
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), Say(503))
+    another.put("/a-1.tar", BODY, etag=tag)
+    answer = start(origin.url, another.url).get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
     assert len(another.requests()) == 1
 
@@ -282,24 +282,24 @@ def test_bytes_of_two_files_are_never_mixed(
     origin: Origin, another: Origin, start: Callable[..., Proxy], differs_at: int, chunked: bool
 ) -> None:
     theirs = BODY[:differs_at] + bytes([BODY[differs_at] ^ 1]) + BODY[differs_at + 1 :]
-    origin.put("/a.tar", BODY, Serve(cut=HALF, chunked=chunked), Say(404))
-    another.put("/a.tar", theirs, Serve(chunked=chunked))
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF, chunked=chunked), Say(404))
+    another.put("/a-1.tar", theirs, Serve(chunked=chunked))
     proxy = start(origin.url, another.url)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     if differs_at >= HALF:
         # What came from the first one is also the beginning of the second one's file.
         assert (answer.body, answer.whole) == (theirs, True)
     assert_unmixed(answer, BODY, theirs)
-    again = proxy.get("/a.tar")
+    again = proxy.get("/a-1.tar")
     assert (again.body, again.whole) == (theirs, True)
 
 
 def test_a_tag_that_lies_is_found_out_at_the_joint(origin: Origin, another: Origin, start: Callable[..., Proxy]) -> None:
-    origin.put("/a.tar", BODY, Serve(cut=HALF), Say(404), etag='"same"')
-    another.put("/a.tar", OTHER, etag='"same"')
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), Say(404), etag='"same"')
+    another.put("/a-1.tar", OTHER, etag='"same"')
     proxy = start(origin.url, another.url)
-    assert_unmixed(proxy.get("/a.tar"), BODY, OTHER)
-    again = proxy.get("/a.tar")
+    assert_unmixed(proxy.get("/a-1.tar"), BODY, OTHER)
+    again = proxy.get("/a-1.tar")
     assert (again.body, again.whole) == (OTHER, True)
 
 
@@ -322,19 +322,19 @@ def test_a_tag_that_lies_is_found_out_at_the_joint(origin: Origin, another: Orig
 def test_a_source_that_is_at_odds_with_ranges_is_still_read_to_the_end(
     origin: Origin, start: Callable[..., Proxy], resumed: Behaviour
 ) -> None:
-    origin.put("/a.tar", BODY, Serve(cut=HALF), resumed, Serve(ranges=False))
-    answer = start(origin.url).get("/a.tar")
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), resumed, Serve(ranges=False))
+    answer = start(origin.url).get("/a-1.tar")
     assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
 
 
 def change_half_way(origin: Origin, proxy: Proxy, new: bytes, etag: str | None) -> Response:
     """The answer to a client who reads while the file changes at its source."""
     gate = Gate()
-    origin.script("/a.tar", Serve(gate=gate, gate_at=HALF, cut=HALF))
+    origin.script("/a-1.tar", Serve(gate=gate, gate_at=HALF, cut=HALF))
     with ThreadPoolExecutor(1) as pool:
-        client = pool.submit(proxy.get, "/a.tar")
+        client = pool.submit(proxy.get, "/a-1.tar")
         assert gate.reached.wait(30)
-        origin.put("/a.tar", new, etag=etag)
+        origin.put("/a-1.tar", new, etag=etag)
         gate.open()
         return client.result()
 
@@ -344,12 +344,12 @@ def change_half_way(origin: Origin, proxy: Proxy, new: bytes, etag: str | None) 
 def test_a_file_that_changes_while_it_is_fetched_is_cut_and_then_right(
     origin: Origin, start: Callable[..., Proxy], new: bytes, etag: str | None
 ) -> None:
-    origin.put("/a.tar", BODY, etag=etag)
+    origin.put("/a-1.tar", BODY, etag=etag)
     proxy = start(origin.url)
     assert_unmixed(change_half_way(origin, proxy, new, etag), BODY, new)
-    again = proxy.get("/a.tar")
+    again = proxy.get("/a-1.tar")
     assert (again.status, again.whole, again.body) == (200, True, new)
-    assert proxy.get("/a.tar").body == new
+    assert proxy.get("/a-1.tar").body == new
     until(lambda: not parts(proxy.cache))
     assert len(blobs(proxy.cache)) == 1
 
@@ -358,21 +358,21 @@ def test_a_body_that_outgrows_the_length_clients_were_told_is_not_theirs(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:
     longer = BODY + b"more"
-    origin.put("/a.tar", BODY, Serve(cut=HALF), Serve(body=longer, chunked=True, ranges=False, validators=False))
+    origin.put("/a-1.tar", BODY, Serve(cut=HALF), Serve(body=longer, chunked=True, ranges=False, validators=False))
     proxy = start(origin.url)
-    assert_unmixed(proxy.get("/a.tar"), BODY, longer)
-    again = proxy.get("/a.tar")
+    assert_unmixed(proxy.get("/a-1.tar"), BODY, longer)
+    again = proxy.get("/a-1.tar")
     assert (again.body, again.whole) == (longer, True)
 
 
 def test_a_client_that_has_no_byte_of_a_changed_file_gets_the_new_one(origin: Origin, start: Callable[..., Proxy]) -> None:
     old, new, gate = noise(60_000, 1), noise(50_000, 2), Gate()
-    origin.put("/a.tar", old, Serve(gate=gate, gate_at=30_000, cut=30_000))
+    origin.put("/a-1.tar", old, Serve(gate=gate, gate_at=30_000, cut=30_000))
     proxy = start(origin.url)
     with ThreadPoolExecutor(1) as pool:
-        client = pool.submit(proxy.get, "/a.tar")
+        client = pool.submit(proxy.get, "/a-1.tar")
         assert gate.reached.wait(30)
-        origin.put("/a.tar", new)
+        origin.put("/a-1.tar", new)
         gate.open()
         answer = client.result()
     assert (answer.status, answer.whole, answer.body) == (200, True, new)
@@ -382,11 +382,11 @@ def test_what_a_given_up_download_has_is_kept_for_the_next_request(
     origin: Origin, another: Origin, start: Callable[..., Proxy]
 ) -> None:
     """Giving up with bytes in hand takes some seconds; three endings share them."""
-    origin.put("/same.tar", BODY, Serve(cut=HALF), Say(503))
-    origin.put("/new.tar", BODY, Serve(cut=HALF), Say(503))
-    origin.put("/gone.tar", BODY, Serve(cut=HALF), Say(503))
+    origin.put("/same-1.tar", BODY, Serve(cut=HALF), Say(503))
+    origin.put("/new-1.tar", BODY, Serve(cut=HALF), Say(503))
+    origin.put("/gone-1.tar", BODY, Serve(cut=HALF), Say(503))
     proxy = start(origin.url)
-    paths = ("/same.tar", "/new.tar", "/gone.tar")
+    paths = ("/same-1.tar", "/new-1.tar", "/gone-1.tar")
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(proxy.get, paths))
     for answer in answers:
@@ -394,16 +394,16 @@ def test_what_a_given_up_download_has_is_kept_for_the_next_request(
         assert BODY.startswith(answer.body)
     until(lambda: len(parts(proxy.cache)) == 6)
     asked = len(origin.requests())
-    origin.script("/same.tar", Serve())
-    origin.put("/new.tar", OTHER)
-    origin.script("/gone.tar", Say(404))
-    assert proxy.get("/same.tar").body == BODY
-    assert proxy.get("/new.tar").body == OTHER
+    origin.script("/same-1.tar", Serve())
+    origin.put("/new-1.tar", OTHER)
+    origin.script("/gone-1.tar", Say(404))
+    assert proxy.get("/same-1.tar").body == BODY
+    assert proxy.get("/new-1.tar").body == OTHER
     with ThreadPoolExecutor(1) as pool:
-        gone = pool.submit(proxy.get, "/gone.tar").result()
+        gone = pool.submit(proxy.get, "/gone-1.tar").result()
     assert gone.status == 404
     assert origin.requests()[asked].fields["range"] == f"bytes={HALF - OVERLAP}-"
-    assert len(ranges(origin, "/same.tar")) == asked // 3 + 1
+    assert len(ranges(origin, "/same-1.tar")) == asked // 3 + 1
 
 
 def test_an_index_that_was_nowhere_is_absent_still_when_no_source_can_be_asked(
@@ -463,7 +463,7 @@ def test_while_one_source_has_too_much_to_do_another_one_delivers(
     for number in range(3):
         assert proxy.get(f"/{number}.tar").body == BODY
     assert len(origin.requests()) == 1
-    answer = proxy.get("/none.tar")
+    answer = proxy.get("/none-1.tar")
     assert (answer.status, len(origin.requests())) == (503, 1)
     assert int(answer.fields["Retry-After"]) > 50
 
@@ -517,15 +517,15 @@ def test_clients_that_are_cut_cost_the_log_one_line(origin: Origin, start: Calla
 
 
 def test_two_places_at_once_are_no_redirect(origin: Origin, another: Origin, start: Callable[..., Proxy]) -> None:
-    places = (("Location", "/b.tar"), ("Location", "/c.tar"))
-    origin.put("/a.tar", b"", Say(302, fields=places))
-    origin.put("/b.tar", b"wrong")
-    another.put("/a.tar", b"right")
+    places = (("Location", "/b-1.tar"), ("Location", "/c-1.tar"))
+    origin.put("/a-1.tar", b"", Say(302, fields=places))
+    origin.put("/b-1.tar", b"wrong")
+    another.put("/a-1.tar", b"right")
     proxy = start(origin.url, another.url)
-    assert proxy.get("/a.tar").body == b"right"
+    assert proxy.get("/a-1.tar").body == b"right"
     assert len(origin.requests()) == 1
-    origin.put("/same.tar", b"", Say(302, fields=(("Location", "/b.tar"),) * 2))
-    assert proxy.get("/same.tar").status in (200, 404)
+    origin.put("/same-1.tar", b"", Say(302, fields=(("Location", "/b-1.tar"),) * 2))
+    assert proxy.get("/same-1.tar").status in (200, 404)
 
 
 @pytest.mark.parametrize(
@@ -534,9 +534,9 @@ def test_two_places_at_once_are_no_redirect(origin: Origin, another: Origin, sta
 def test_a_part_that_is_called_the_whole_is_no_file(
     origin: Origin, start: Callable[..., Proxy], place: str, taken: bool
 ) -> None:
-    origin.put("/a.bin", b"0123456789", Serve(fields=(("Content-Range", place),)))
+    origin.put("/a-1.bin", b"0123456789", Serve(fields=(("Content-Range", place),)))
     proxy = start(origin.url)
-    assert proxy.get("/a.bin").status == (200 if taken else 502)
+    assert proxy.get("/a-1.bin").status == (200 if taken else 502)
     until(lambda: len(blobs(proxy.cache)) == taken)
 
 
@@ -561,12 +561,12 @@ def test_caches_that_are_each_others_sources_find_that_out_at_once(
     there = start(f"http://127.0.0.1:{port}/", origin.url, cache=tmp_path / "there")
     here = start(there.url, arguments=["--port", str(port)], cache=tmp_path / "here")
     begun = time.monotonic()
-    answer = here.get("/a.tar", {"Via": "1.1 somebody"})
+    answer = here.get("/a-1.tar", {"Via": "1.1 somebody"})
     assert answer.status == 404
     assert time.monotonic() - begun < 5
     assert re.fullmatch(
         r"1\.1 somebody, 1\.1 package-cache-\S+, 1\.1 package-cache-\S+", origin.requests()[0].fields["via"]
     )
-    body = origin.put("/b.tar", BODY)
-    assert here.get("/b.tar").body == body
+    body = origin.put("/b-1.tar", BODY)
+    assert here.get("/b-1.tar").body == body
     assert not [line for line in there.log if "is asked last" in line]

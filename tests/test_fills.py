@@ -62,9 +62,9 @@ def test_first_bytes_arrive_before_the_source_has_sent_the_rest(
     origin: Origin, start: Callable[..., Proxy], host: str
 ) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=200_000))
+    body = origin.put("/big-1.tar", noise(1_000_000), Serve(gate=gate, gate_at=200_000))
     proxy = start(origin.url, host=host)
-    with streaming(proxy, "/big.tar") as response:
+    with streaming(proxy, "/big-1.tar") as response:
         assert response.status == 200
         assert response.headers["Content-Length"] == "1000000"
         assert "fwd=uri-miss" in response.headers["Cache-Status"]
@@ -77,11 +77,11 @@ def test_first_bytes_arrive_before_the_source_has_sent_the_rest(
 @both
 def test_all_clients_of_a_cold_file_share_one_request(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
     gate, ready = Gate(), threading.Barrier(25)
-    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
+    body = origin.put("/big-1.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
     proxy = start(origin.url, host=host)
 
     def client(_: int) -> Response:
-        with streaming(proxy, "/big.tar") as response:
+        with streaming(proxy, "/big-1.tar") as response:
             first = response.read(400_000)
             ready.wait(60)
             return Response(response.status, response.headers, first + response.read(), True)
@@ -99,12 +99,12 @@ def test_all_clients_of_a_cold_file_share_one_request(origin: Origin, start: Cal
 @both
 def test_who_joins_half_way_has_the_first_half_at_once(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(2_000_000), Serve(gate=gate, gate_at=1_000_000))
+    body = origin.put("/big-1.tar", noise(2_000_000), Serve(gate=gate, gate_at=1_000_000))
     proxy = start(origin.url, host=host)
-    with streaming(proxy, "/big.tar") as first:
+    with streaming(proxy, "/big-1.tar") as first:
         assert first.read(1_000_000) == body[:1_000_000]
         for _ in range(4):  # enough to meet either worker
-            with streaming(proxy, "/big.tar") as second:
+            with streaming(proxy, "/big-1.tar") as second:
                 assert second.read(1_000_000) == body[:1_000_000]
         assert not gate.opened.is_set()
         gate.open()
@@ -115,13 +115,13 @@ def test_who_joins_half_way_has_the_first_half_at_once(origin: Origin, start: Ca
 @both
 def test_a_fill_goes_on_when_its_only_client_leaves(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=300_000))
+    body = origin.put("/big-1.tar", noise(1_000_000), Serve(gate=gate, gate_at=300_000))
     proxy = start(origin.url, host=host)
-    with streaming(proxy, "/big.tar") as response:
+    with streaming(proxy, "/big-1.tar") as response:
         response.read(100_000)
     gate.open()
     until(lambda: blobs(proxy.cache) and not parts(proxy.cache))
-    answer = proxy.get("/big.tar")
+    answer = proxy.get("/big-1.tar")
     assert answer.body == body
     assert answer.cache_status == "package-cache; hit"
     assert len(origin.requests()) == 1
@@ -129,10 +129,10 @@ def test_a_fill_goes_on_when_its_only_client_leaves(origin: Origin, start: Calla
 
 def test_a_client_that_leaves_takes_nothing_from_the_others(origin: Origin, start: Callable[..., Proxy]) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=300_000))
+    body = origin.put("/big-1.tar", noise(1_000_000), Serve(gate=gate, gate_at=300_000))
     proxy = start(origin.url)
-    with streaming(proxy, "/big.tar") as stays:
-        with streaming(proxy, "/big.tar") as leaves:
+    with streaming(proxy, "/big-1.tar") as stays:
+        with streaming(proxy, "/big-1.tar") as leaves:
             leaves.read(100_000)
         stays.read(300_000)
         gate.open()
@@ -142,12 +142,12 @@ def test_a_client_that_leaves_takes_nothing_from_the_others(origin: Origin, star
 
 def test_a_client_that_does_not_read_holds_nobody_up(origin: Origin, start: Callable[..., Proxy]) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(20_000_000), Serve(gate=gate, gate_at=100_000))
+    body = origin.put("/big-1.tar", noise(20_000_000), Serve(gate=gate, gate_at=100_000))
     proxy = start(origin.url)
-    with streaming(proxy, "/big.tar") as slow:
+    with streaming(proxy, "/big-1.tar") as slow:
         slow.read(1)
         gate.open()
-        assert proxy.get("/big.tar").body == body
+        assert proxy.get("/big-1.tar").body == body
         assert slow.read() == body[1:]
     assert len(origin.requests()) == 1
 
@@ -155,16 +155,16 @@ def test_a_client_that_does_not_read_holds_nobody_up(origin: Origin, start: Call
 @both
 def test_a_range_waits_for_its_own_bytes_only(origin: Origin, start: Callable[..., Proxy], host: str) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
+    body = origin.put("/big-1.tar", noise(1_000_000), Serve(gate=gate, gate_at=500_000))
     proxy = start(origin.url, host=host)
-    with streaming(proxy, "/big.tar") as whole, ThreadPoolExecutor(3) as pool:
+    with streaming(proxy, "/big-1.tar") as whole, ThreadPoolExecutor(3) as pool:
         whole.read(500_000)
-        here = proxy.get("/big.tar", {"Range": "bytes=1000-499999"})
+        here = proxy.get("/big-1.tar", {"Range": "bytes=1000-499999"})
         assert (here.status, here.body) == (206, body[1000:500_000])
         assert here.fields["Content-Range"] == "bytes 1000-499999/1000000"
         assert not gate.opened.is_set()
         wanted = {"bytes=499990-500009": body[499_990:500_010], "bytes=700000-": body[700_000:], "bytes=-9": body[-9:]}
-        ahead = [pool.submit(proxy.get, "/big.tar", {"Range": text}) for text in wanted]
+        ahead = [pool.submit(proxy.get, "/big-1.tar", {"Range": text}) for text in wanted]
         gate.open()
         for running, part in zip(ahead, wanted.values(), strict=True):
             assert (running.result().status, running.result().body) == (206, part)
@@ -172,7 +172,7 @@ def test_a_range_waits_for_its_own_bytes_only(origin: Origin, start: Callable[..
     assert len(origin.requests()) == 1
 
 
-@pytest.mark.parametrize("path", ["/big.tar", "/dists/stable/Packages"])
+@pytest.mark.parametrize("path", ["/big-1.tar", "/dists/stable/Packages"])
 def test_a_look_at_a_file_that_is_being_downloaded_is_answered_from_the_download(
     origin: Origin, start: Callable[..., Proxy], path: str
 ) -> None:
@@ -195,23 +195,23 @@ def test_a_look_at_a_file_of_which_nothing_has_come_yet_waits_for_no_download(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:
     gate = Gate()
-    body = origin.put("/a.tar", noise(1000), Serve(before=gate), Serve())
+    body = origin.put("/a-1.tar", noise(1000), Serve(before=gate), Serve())
     proxy = start(origin.url)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(proxy.get, "/a.tar")
+        waiting = pool.submit(proxy.get, "/a-1.tar")
         assert gate.reached.wait(30)
-        assert proxy.get("/a.tar", method="HEAD").fields["Content-Length"] == "1000"
+        assert proxy.get("/a-1.tar", method="HEAD").fields["Content-Length"] == "1000"
         gate.open()
         assert waiting.result().body == body
 
 
 def test_a_range_outside_the_file_is_refused_during_its_fill(origin: Origin, start: Callable[..., Proxy]) -> None:
     gate = Gate()
-    origin.put("/big.tar", noise(200_000), Serve(gate=gate, gate_at=100_000))
+    origin.put("/big-1.tar", noise(200_000), Serve(gate=gate, gate_at=100_000))
     proxy = start(origin.url)
-    with streaming(proxy, "/big.tar") as whole:
+    with streaming(proxy, "/big-1.tar") as whole:
         whole.read(1000)
-        answer = proxy.get("/big.tar", {"Range": "bytes=200000-"})
+        answer = proxy.get("/big-1.tar", {"Range": "bytes=200000-"})
         assert answer.status == 416
         assert answer.fields["Content-Range"] == "bytes */200000"
         gate.open()
@@ -223,14 +223,14 @@ def test_a_chunked_file_is_passed_on_while_it_arrives_and_stored(
     origin: Origin, start: Callable[..., Proxy], host: str
 ) -> None:
     gate = Gate()
-    body = origin.put("/big.tar", noise(1_000_000), Serve(chunked=True, gate=gate, gate_at=500_000))
+    body = origin.put("/big-1.tar", noise(1_000_000), Serve(chunked=True, gate=gate, gate_at=500_000))
     proxy = start(origin.url, host=host)
-    with streaming(proxy, "/big.tar") as response:
+    with streaming(proxy, "/big-1.tar") as response:
         assert "Content-Length" not in response.headers
         assert response.read(500_000 - HELD_BACK) == body[: 500_000 - HELD_BACK]
         gate.open()
         assert response.read() == body[500_000 - HELD_BACK :]
-    answer = proxy.get("/big.tar")
+    answer = proxy.get("/big-1.tar")
     assert answer.fields["Content-Length"] == "1000000"
     assert (answer.body, answer.cache_status) == (body, "package-cache; hit")
     assert len(origin.requests()) == 1
@@ -239,17 +239,17 @@ def test_a_chunked_file_is_passed_on_while_it_arrives_and_stored(
 def test_a_chunked_file_is_whole_for_a_client_that_sent_content(
     origin: Origin, start: Callable[..., Proxy], host: str
 ) -> None:
-    body = origin.put("/a.tar", noise(300_000), Serve(chunked=True))
+    body = origin.put("/a-1.tar", noise(300_000), Serve(chunked=True))
     with Client(start(origin.url, host=host).address) as client:
-        client.ask("/a.tar", "Content-Length: 3")
+        client.ask("/a-1.tar", "Content-Length: 3")
         client.send(b"abc")
         answer = client.answer()
     assert (answer.status, answer.whole, answer.body == body) == (200, True, True)
 
 
 def test_a_range_of_a_chunked_file_waits_for_the_length(origin: Origin, start: Callable[..., Proxy]) -> None:
-    body = origin.put("/a.tar", noise(300_000), Serve(chunked=True))
-    answer = start(origin.url).get("/a.tar", {"Range": "bytes=-1000"})
+    body = origin.put("/a-1.tar", noise(300_000), Serve(chunked=True))
+    answer = start(origin.url).get("/a-1.tar", {"Range": "bytes=-1000"})
     assert (answer.status, answer.body) == (206, body[-1000:])
     assert answer.fields["Content-Range"] == "bytes 299000-299999/300000"
 
@@ -257,10 +257,10 @@ def test_a_range_of_a_chunked_file_waits_for_the_length(origin: Origin, start: C
 def test_a_client_that_could_not_see_a_cut_gets_a_chunked_file_with_its_length(
     origin: Origin, start: Callable[..., Proxy]
 ) -> None:
-    body = origin.put("/a.tar", noise(300_000), Serve(chunked=True))
+    body = origin.put("/a-1.tar", noise(300_000), Serve(chunked=True))
     proxy = start(origin.url)
     with proxy.connect() as connection:
-        connection.sendall(b"GET /a.tar HTTP/1.0\r\n\r\n")
+        connection.sendall(b"GET /a-1.tar HTTP/1.0\r\n\r\n")
         head, _, got = connection.makefile("rb").read().partition(b"\r\n\r\n")
     assert b"Content-Length: 300000" in head
     assert got == body
@@ -291,7 +291,7 @@ SPOILED: dict[str, tuple[bytes, Serve | Raw]] = {
 
 
 def place(name: str) -> str:
-    return "/" + re.sub(r"\W+", "-", name) + ".tar"
+    return "/" + re.sub(r"\W+", "-", name) + "-1.tar"
 
 
 @pytest.fixture(scope="module")
@@ -345,9 +345,9 @@ def test_what_was_broken_once_is_fetched_when_it_is_whole(
 
 def test_the_end_is_held_back_until_the_file_is_verified(origin: Origin, start: Callable[..., Proxy]) -> None:
     gate = Gate()
-    body = origin.put("/a.tar", noise(300_000), Serve(gate=gate, gate_at=299_999))
+    body = origin.put("/a-1.tar", noise(300_000), Serve(gate=gate, gate_at=299_999))
     proxy = start(origin.url)
-    with streaming(proxy, "/a.tar") as response:
+    with streaming(proxy, "/a-1.tar") as response:
         assert response.read(300_000 - HELD_BACK) == body[:-HELD_BACK]
         assert gate.reached.wait(30)
         response.fp.raw._sock.settimeout(0.3)  # type: ignore[union-attr]
@@ -377,10 +377,10 @@ def test_every_size_is_served_and_stored(origin: Origin, start: Callable[..., Pr
 
 def test_equal_bytes_of_two_keys_are_stored_once(origin: Origin, start: Callable[..., Proxy]) -> None:
     body = noise(100_000)
-    for path in ("/a.tar", "/mirrored/a.tar", "/a.tar?x=1"):
+    for path in ("/a-1.tar", "/mirrored/a-1.tar", "/a-1.tar?x=1"):
         origin.put(path, body)
     proxy = start(origin.url)
-    for path in ("/a.tar", "/mirrored/a.tar", "/a.tar?x=1"):
+    for path in ("/a-1.tar", "/mirrored/a-1.tar", "/a-1.tar?x=1"):
         assert proxy.get(path).body == body
     until(lambda: [path.name for path in blobs(proxy.cache)] == [hashlib.sha256(body).hexdigest()])
     assert len(origin.requests()) == 3
@@ -416,16 +416,16 @@ def test_who_comes_between_the_last_byte_and_the_commit_waits_for_it(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path
 ) -> None:
     """One server is held where the file has its final name and the registry does not know it yet; another one is asked."""
-    body = origin.put("/a.tar", noise(200_000))
+    body = origin.put("/a-1.tar", noise(200_000))
     reached, opened = tmp_path / "reached", tmp_path / "opened"
     (tmp_path / "hold").mkdir()
     (tmp_path / "hold" / "sitecustomize.py").write_text(_HOLD.format(reached=str(reached), opened=str(opened)))
     held = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "hold")})
     other = start(origin.url)
     with ThreadPoolExecutor(6) as pool:
-        leading = pool.submit(held.get, "/a.tar")
+        leading = pool.submit(held.get, "/a-1.tar")
         until(reached.exists)
-        coming = [pool.submit(other.get, "/a.tar") for _ in range(4)]
+        coming = [pool.submit(other.get, "/a-1.tar") for _ in range(4)]
         wait(coming, timeout=0.4)  # one that does not wait as it should is answered at once
         opened.touch()
         answers = [leading.result(), *(one.result() for one in coming)]
@@ -442,38 +442,38 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 def test_a_file_the_disk_refuses_reaches_its_client_and_does_not_block_its_key(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path
 ) -> None:
-    large = origin.put("/big.tar", noise(2_000_000))
-    body = origin.put("/small.tar", noise(200_000))
+    large = origin.put("/big-1.tar", noise(2_000_000))
+    body = origin.put("/small-1.tar", noise(200_000))
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_SMALL_DISK)
     proxy = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})
     for _ in range(2):
-        assert proxy.get("/big.tar").body == large
+        assert proxy.get("/big-1.tar").body == large
         until(lambda: not parts(proxy.cache))
-    until(lambda: proxy.get("/small.tar").body == body and len(blobs(proxy.cache)) == 1)
+    until(lambda: proxy.get("/small-1.tar").body == body and len(blobs(proxy.cache)) == 1)
 
 
 def test_a_registry_that_is_busy_holds_no_client_up(origin: Origin, start: Callable[..., Proxy]) -> None:
-    body = origin.put("/a.tar", noise(300_000))
+    body = origin.put("/a-1.tar", noise(300_000))
     proxy = start(origin.url)
     with closing(sqlite3.connect(proxy.cache / "registry-v1.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for _ in range(2):
-            answer = proxy.get("/a.tar")
+            answer = proxy.get("/a-1.tar")
             assert (answer.status, answer.whole, answer.body) == (200, True, body)
         assert parts(proxy.cache)
         connection.execute("ROLLBACK")
     until(lambda: not parts(proxy.cache))
-    assert proxy.get("/a.tar").cache_status == "package-cache; hit"
+    assert proxy.get("/a-1.tar").cache_status == "package-cache; hit"
     assert len(origin.requests()) == 1
 
 
 # Fills by themselves
 
 
-KEY = Key("/a.tar")
+KEY = Key("/a-1.tar")
 BODY = noise(600_000)
-HEAD = Representation((), len(BODY), "http://mirror.example/a.tar", 1.0)
+HEAD = Representation((), len(BODY), "http://mirror.example/a-1.tar", 1.0)
 
 
 @pytest.fixture
@@ -588,7 +588,7 @@ def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(sh
     fills.leave(fill)
 
 
-OTHER = Key("/b.tar")
+OTHER = Key("/b-1.tar")
 
 
 def test_what_is_here_by_now_needs_no_place_in_the_line(shelf: PartStore) -> None:

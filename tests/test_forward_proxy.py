@@ -100,7 +100,7 @@ def test_another_host_is_refused_with_a_text_that_says_what_there_is(
 ) -> None:
     needs(client)
     proxy = serve(mirror.url, host=host)
-    done = fetch(client, proxy, "http://elsewhere.example/file.tar", tmp_path / "file")
+    done = fetch(client, proxy, "http://elsewhere.example/file-1.tar", tmp_path / "file")
     assert done.returncode != 0
     assert "403" in done.stderr + done.stdout
     if client == "curl":

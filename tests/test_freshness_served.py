@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -12,6 +13,7 @@ from origin import Behaviour, Gate, Hang, Origin, Raw, Say, Serve, until
 from product import Proxy, Response, blobs, parts
 
 from package_cache.model import Entry, Key
+from package_cache.rules.http.fields import format_date
 from package_cache.storage.registry import Registry
 
 INDEXES = (
@@ -21,7 +23,7 @@ INDEXES = (
     "/layout.conf",
     "/os/core.db",
     "/APKINDEX.tar.gz",
-    "/a.tar?query",
+    "/a-1.tar?query",
 )
 NEWER = "Wed, 03 Jan 2024 03:04:05 GMT"
 LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}
@@ -46,7 +48,7 @@ def test_a_package_file_is_never_asked_for_again(origin: Origin, start: Callable
     proxy = start(origin.url, host=host)
     assert proxy.get("/foo-1.0.dat").body == body
     origin.put("/foo-1.0.dat", b"other")
-    for fields in ({}, {"Accept": "text/html"}, {"Range": "bytes=0-"}, {"Cache-Control": "no-cache"}):
+    for fields in ({}, {"Accept": "text/html"}, {"Range": "bytes=0-"}, {"Cache-Control": "max-age=60"}):
         answer = proxy.get("/foo-1.0.dat", fields)
         assert answer.body == body
         assert answer.cache_status == "package-cache; hit"
@@ -102,6 +104,34 @@ def test_a_confirmation_renews_what_it_says_and_no_more(origin: Origin, start: C
     assert answer.fields["Cache-Control"] == "max-age=2"
     assert answer.fields["Content-Language"] == "en"
     assert answer.fields["Age"] == "0"
+
+
+def test_a_confirmation_of_another_version_confirms_nothing(origin: Origin, start: Callable[..., Proxy]) -> None:
+    """A source behind which several servers are may answer with the tag of what only one of them has."""
+    origin.put("/layout.conf", b"first")
+    proxy = start(origin.url)
+    proxy.get("/layout.conf")
+    origin.put("/layout.conf", b"second", Say(304, fields=(("ETag", '"other"'),)), Serve())
+    assert proxy.get("/layout.conf").body == b"second"
+    assert ["if-none-match" in asked.fields for asked in origin.requests()] == [False, True, False]
+
+
+def test_what_a_proxy_on_the_way_made_over_is_stored(origin: Origin, start: Callable[..., Proxy]) -> None:
+    origin.put("/foo-1.0.dat", b"", Say(203, b"bytes"))
+    proxy = start(origin.url)
+    assert [proxy.get("/foo-1.0.dat").body for _ in range(2)] == [b"bytes"] * 2
+    assert proxy.get("/foo-1.0.dat").cache_status == "package-cache; hit"
+    assert len(origin.requests()) == 1
+
+
+def test_an_answer_is_as_old_as_its_date_says(origin: Origin, start: Callable[..., Proxy]) -> None:
+    made = format_date(time.time() - 100)
+    origin.put("/foo-1.0.dat", b"", Raw(f"HTTP/1.1 200 OK\r\nDate: {made}\r\nContent-Length: 5\r\n\r\nfirst".encode()))
+    proxy = start(origin.url)
+    for _ in range(3):
+        answer = proxy.get("/foo-1.0.dat")
+        assert 100 <= int(answer.fields["Age"]) < 160
+    assert answer.cache_status == "package-cache; hit"
 
 
 def test_a_client_that_has_the_index_is_told_so(origin: Origin, start: Callable[..., Proxy]) -> None:

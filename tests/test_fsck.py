@@ -164,12 +164,12 @@ def test_every_name_of_a_mended_file_is_served_again(stock: Stock, start: Callab
     registry = Registry(stock.cache / "registry-v1.db")
     entry = registry.best(Key(A))
     assert entry is not None
-    registry.commit(Key("/gone-from-the-source.tar"), entry.digest, entry.representation)
+    registry.commit(Key("/gone-from-the-source-1.tar"), entry.digest, entry.representation)
     registry.close()
     spoil(stock.cache)
     code, [problem] = report(stock, "--repair")
-    assert (code, problem["keys"], problem["mended"]) == (0, [A, "/gone-from-the-source.tar"], "fetched again")
-    assert start(stock.origin.url, cache=stock.cache).get("/gone-from-the-source.tar").body == BODIES[A]
+    assert (code, problem["keys"], problem["mended"]) == (0, [A, "/gone-from-the-source-1.tar"], "fetched again")
+    assert start(stock.origin.url, cache=stock.cache).get("/gone-from-the-source-1.tar").body == BODIES[A]
 
 
 def test_wrong_totals_are_found_and_counted_anew(stock: Stock) -> None:

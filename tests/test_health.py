@@ -94,8 +94,8 @@ def test_a_host_that_belongs_to_a_repository_has_such_paths_of_its_own(
 
 
 def test_an_old_client_is_not_taken_for_a_new_one_by_a_path_that_only_begins_so(origin: Origin, start: Start) -> None:
-    origin.put("/file.tar", b"body", Serve(length=False, chunked=True))
-    answer = ask(start(origin.url), "/-/../file.tar", version="HTTP/1.0")
+    origin.put("/file-1.tar", b"body", Serve(length=False, chunked=True))
+    answer = ask(start(origin.url), "/-/../file-1.tar", version="HTTP/1.0")
     assert (answer.status, answer.body, answer.get("transfer-encoding")) == (200, b"body", None)
 
 
@@ -126,13 +126,13 @@ def test_a_registry_that_cannot_be_read_is_told_until_it_can(
 
 
 def test_a_registry_that_was_removed_is_made_again_by_the_question(origin: Origin, start: Start, host: str) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     proxy = begin(start, origin, host)
-    proxy.get("/file.tar")
-    until(lambda: stored(proxy.cache) == ["/file.tar"])
+    proxy.get("/file-1.tar")
+    until(lambda: stored(proxy.cache) == ["/file-1.tar"])
     (proxy.cache / "registry-v1.db").unlink()
     assert ask(proxy).status == 200
-    assert stored(proxy.cache) == ["/file.tar"]
+    assert stored(proxy.cache) == ["/file-1.tar"]
 
 
 def as_json(proxy: Proxy) -> tuple[int, dict[str, object]]:
@@ -156,16 +156,16 @@ def test_what_room_there_is_is_told_as_json(origin: Origin, start: Start, host: 
 def test_a_cache_whose_sources_are_all_down_is_not_well_and_with_one_of_them_it_can_serve(
     origin: Origin, another: Origin, start: Start
 ) -> None:
-    another.put("/a.tar", b"a")
+    another.put("/a-1.tar", b"a")
     proxy = start(origin.url, another.url)
     origin.stop()
-    assert proxy.get("/a.tar").body == b"a"
+    assert proxy.get("/a-1.tar").body == b"a"
     status, found = as_json(proxy)
     assert (status, found["status"]) == (200, "degraded")
     assert str(found["reason"]).startswith(f"not every source answers: {origin.url.rstrip('/')} ")
     assert ask(proxy).body.startswith(b"degraded: not every source")
     another.stop()
-    assert proxy.get("/b.tar").status == 502
+    assert proxy.get("/b-1.tar").status == 502
     status, found = as_json(proxy)
     assert (status, found["status"]) == (503, "failed")
     assert str(found["reason"]).startswith("no source answers: ")
@@ -230,15 +230,15 @@ def test_a_client_is_on_this_machine_by_its_address(local: bool, clients: list[s
 def test_this_machine_may_always_ask_how_the_service_fares_and_nothing_else(
     origin: Origin, start: Start, host: str, tmp_path: Path
 ) -> None:
-    origin.put("/file.tar", b"body")
+    origin.put("/file-1.tar", b"body")
     proxy = start(origin.url, host=host, environment={"PACKAGE_CACHE_ALLOW": "10.0.0.0/8"})
     for target in (HEALTH, f"http://127.0.0.1{HEALTH}"):
         assert ask(proxy, target).status == 200
     assert ask(proxy, HEALTH, version="HTTP/1.0").status == 200
-    for target in ("/file.tar", "http://127.0.0.1/file.tar", "/-/../file.tar", "http://other.example/-/health"):
+    for target in ("/file-1.tar", "http://127.0.0.1/file-1.tar", "/-/../file-1.tar", "http://other.example/-/health"):
         answer = ask(proxy, target)
         assert (answer.status, b"--allow" in answer.body) == (403, True), target
-    assert ask(proxy, "/file.tar", version="HTTP/1.0").status == 403
+    assert ask(proxy, "/file-1.tar", version="HTTP/1.0").status == 403
     assert origin.requests() == []
 
 
@@ -248,7 +248,7 @@ def test_a_connection_that_was_used_to_ask_it_may_not_be_used_for_more(origin: O
     with Client(proxy.address) as client:
         for target in (HEALTH, f"http://127.0.0.1{HEALTH}", HEALTH):
             assert client.get(target).status == 200
-        assert client.get("/file.tar").status == 403
+        assert client.get("/file-1.tar").status == 403
         assert client.ended()
 
 

@@ -56,7 +56,7 @@ class Site:
 @pytest.fixture(scope="module", params=HOSTS)
 def site(request: pytest.FixtureRequest, cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     origin = Origin()
-    for path in (FILE, "/smuggled.tar"):
+    for path in (FILE, "/smuggled-1.tar"):
         origin.put(path, BODY)
     # Else it would part with the one who looks on after two seconds.
     arguments = ["--keep-alive", "60"] if request.param == "gthread" else ["-v"]
@@ -163,7 +163,12 @@ def test_what_does_not_begin_as_a_request_is_refused_at_its_first_line(site: Sit
     """RFC 9112, 3: there is nothing to wait for, and a client that sent its all would wait in vain."""
     if site.proxy.host == "gthread":
         pytest.skip("Gunicorn's own parser waits for the rest")
-    lines = {b"GET /file.tar": 400, b"GET /file.tar HTTP/-1.1": 400, b"GET /file.tar HTTP/2.0": 505, b"EHLO elsewhere": 400}
+    lines = {
+        b"GET /file-1.tar": 400,
+        b"GET /file-1.tar HTTP/-1.1": 400,
+        b"GET /file-1.tar HTTP/2.0": 505,
+        b"EHLO elsewhere": 400,
+    }
     for line, status in lines.items():
         with Client(site.proxy.address, PATIENCE) as client:
             client.send(line + b"\r\n")
@@ -203,7 +208,7 @@ def test_an_odd_name_is_asked_for_once_in_one_spelling(site: Site, target: bytes
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 def test_other_methods_with_a_bad_target_are_answered_too(site: Site, method: str) -> None:
     with Client(site.proxy.address, PATIENCE) as client:
-        client.ask("/../file.tar", method=method)
+        client.ask("/../file-1.tar", method=method)
         assert client.answer(method).status == (400 if method == "HEAD" else 405)
         if method == "HEAD":
             assert client.ended()
@@ -219,7 +224,7 @@ def test_an_empty_line_behind_a_request_is_ignored(site: Site) -> None:
 def test_nothing_that_a_client_wrote_is_raw_in_the_log(site: Site) -> None:
     """Whatever was asked before: the log is of lines that can be printed."""
     with Client(site.proxy.address, PATIENCE) as client:
-        client.send(b'GET /none.tar HTTP/1.1\r\nHost: a\r\nUser-Agent: \x9b2J\xff"\\\r\nAccept: json\x9b31m\r\n\r\n')
+        client.send(b'GET /none-1.tar HTTP/1.1\r\nHost: a\r\nUser-Agent: \x9b2J\xff"\\\r\nAccept: json\x9b31m\r\n\r\n')
         assert client.answer().status == 404
     for line in list(site.proxy.log):
         assert line.endswith("\n")
@@ -231,16 +236,16 @@ ACCESS = re.compile(r'\S+ \S+ INFO 127\.0\.0\.1 - - \[[^]]+\] "(\S+ [\x21-\x7e]+
 
 @pytest.mark.parametrize("host", LOOPS)
 def test_each_request_is_one_line_of_the_log_and_nothing_in_it_is_raw(origin: Origin, start: Start, host: str) -> None:
-    for path in ("/file.tar", "/%C3%AF.tar", "/index/"):
+    for path in ("/file-1.tar", "/%C3%AF.tar", "/index/"):
         origin.put(path, BODY)
     proxy = start(origin.url, host=host, arguments=["-v", "--workers", "1"])
     requests = [
         (asking(b'/"quoted"\\n.tar'), 404),
         (asking(b"/%C3%AF.tar"), 200),
         (asking(b"/%1b[2J"), 400),
-        (asking(b"/file.tar?%22"), 404),
+        (asking(b"/file-1.tar?%22"), 404),
         (asking(b"http://elsewhere.example/%0a"), 400),
-        (head(b"Accept: json\x9b31m\x85", b"User-Agent: \x9b").replace(b"/file.tar", b"/index/"), 200),
+        (head(b"Accept: json\x9b31m\x85", b"User-Agent: \x9b").replace(b"/file-1.tar", b"/index/"), 200),
         (head(b"X: \x1b[31mred"), 400),
         (head(*(b"X-%d: " % number + b"a" * 1000 for number in range(90))), 431),
         (b"GET /\x9b HTTP/1.1\r\n\r\n", 400),
@@ -313,7 +318,7 @@ def test_content_that_does_not_come_is_waited_for_so_long_and_no_longer(launch: 
     """RFC 9110, 15.5.9; and RFC 9112, 8: a request that ends too early is not whole."""
     proxy = launch(request_timeout="1")
     begun = [
-        head(fields, start=method + b" /file.tar HTTP/1.1") + content
+        head(fields, start=method + b" /file-1.tar HTTP/1.1") + content
         for method in (b"GET", b"POST")
         for fields, content in ((FIVE, b"hell"), (CHUNKED, b"5\r\nhello\r\n"), (CHUNKED, b""))
     ]
@@ -331,12 +336,12 @@ def test_content_that_does_not_come_is_waited_for_so_long_and_no_longer(launch: 
 
 
 def test_resets_and_half_closed_connections_leave_nothing_behind(launch: Callable[..., Proxy], origin: Origin) -> None:
-    large = origin.put("/large.tar", random.Random(2).randbytes(16 << 20))
+    large = origin.put("/large-1.tar", random.Random(2).randbytes(16 << 20))
     proxy = launch()
-    assert proxy.get("/large.tar").body == large
+    assert proxy.get("/large-1.tar").body == large
     assert_serves(proxy)
     before = descriptors(proxy)
-    for data in (b"", b"GET", FOLLOWING[:-2], FOLLOWING, FOLLOWING * 20, FOLLOWING.replace(FILE.encode(), b"/large.tar")):
+    for data in (b"", b"GET", FOLLOWING[:-2], FOLLOWING, FOLLOWING * 20, FOLLOWING.replace(FILE.encode(), b"/large-1.tar")):
         for _ in range(10):
             reset_one = Client(proxy.address, PATIENCE)
             reset_one.send(data)
@@ -348,7 +353,7 @@ def test_resets_and_half_closed_connections_leave_nothing_behind(launch: Callabl
                 assert half.answer().body == BODY
             half.socket.close()
     with Client(proxy.address, PATIENCE) as client:
-        client.ask("/large.tar")
+        client.ask("/large-1.tar")
         assert client.head().status == 200
         client.socket.recv(1000)
         reset(client)
@@ -476,8 +481,8 @@ def test_no_more_downloads_run_at_once_than_may_and_the_others_wait(launch: Call
         assert_serves(proxy)
         assert len(asked_for(origin)) == 3
         with Client(proxy.address, PATIENCE, "127.0.0.2") as another:
-            origin.put("/cold-x.tar", BODY)
-            assert another.get("/cold-x.tar").body == BODY
+            origin.put("/cold-x-1.tar", BODY)
+            assert another.get("/cold-x-1.tar").body == BODY
         gate.open()
         for path, client in clients.items():
             assert client.answer().body == bodies[path]
@@ -506,18 +511,18 @@ def test_what_nobody_waits_for_any_more_is_not_begun(launch: Callable[..., Proxy
 
 def test_heads_that_wait_for_a_source_hold_up_no_other_request(launch: Callable[..., Proxy], origin: Origin) -> None:
     """RFC 9110, 9.3.2: HEAD of what is not here is passed on. However many wait for a silent source, a GET need not."""
-    stored = origin.put("/stored.tar", BODY * 2)
+    stored = origin.put("/stored-1.tar", BODY * 2)
     for number in range(300):
         origin.put(f"/cold-{number}.tar", b"", Hang())
     proxy = launch(head_timeout="100")
-    assert proxy.get("/stored.tar").body == stored
+    assert proxy.get("/stored-1.tar").body == stored
     with ExitStack() as stack:
         for number in range(300):
             stack.enter_context(Client(proxy.address, PATIENCE)).ask(f"/cold-{number}.tar", method="HEAD")
         until(lambda: len(asked_for(origin)) >= 100)
         assert_serves(proxy)
         with Client(proxy.address, PATIENCE) as client:
-            assert client.get("/stored.tar").body == stored
+            assert client.get("/stored-1.tar").body == stored
 
 
 def test_a_source_that_says_no_hundreds_of_times_leaves_nothing_behind(
@@ -527,7 +532,7 @@ def test_a_source_that_says_no_hundreds_of_times_leaves_nothing_behind(
     # Only then does the process have open what it keeps open: the file itself, the ledger, the locks.
     until(lambda: any(f"stored {FILE}" in line for line in proxy.log))
     assert_serves(proxy)
-    assert proxy.get("/cold-none.tar").status == 404
+    assert proxy.get("/cold-none-1.tar").status == 404
     before = descriptors(proxy)
     with Client(proxy.address, PATIENCE) as client:
         for number in range(300):

@@ -127,7 +127,7 @@ def open_blobs(proxy: Proxy) -> list[bool]:
 
 def test_a_key_has_a_word_and_every_process_that_maps_it_sees_it_change(tmp_path: Path) -> None:
     ours, theirs = Generation(tmp_path / "words"), Generation(tmp_path / "words")
-    key = Key("/a.tar")
+    key = Key("/a-1.tar")
     word = ours.word(key)
     seen = {ours.words[word]}
     for _ in range(100):

@@ -80,22 +80,22 @@ RANGES = [
 
 
 def test_a_hit_answers_single_ranges(site: Site) -> None:
-    site.store("/ranges.tar")
+    site.store("/ranges-1.tar")
     with site.connect() as client:
         for value, status, first, last in RANGES:
-            answer = client.get("/ranges.tar", f"Range: {value}")
+            answer = client.get("/ranges-1.tar", f"Range: {value}")
             expected = {206: f"bytes {first}-{last - 1}/1000", 416: "bytes */1000"}.get(status)
             assert (answer.status, answer.get("content-range")) == (status, expected), value
             assert answer.whole
             if status != 416:
                 assert answer.body == BODY[first:last], value
                 assert answer.get("content-length") == str(last - first)
-    assert site.fetched("/ranges.tar") == 1
+    assert site.fetched("/ranges-1.tar") == 1
 
 
 def test_several_ranges_are_answered_in_one_body_that_arrives_whole(site: Site) -> None:
     large = random.Random(2).randbytes(3_000_000)
-    for path, body in (("/several.tar", BODY), ("/several-large.tar", large)):
+    for path, body in (("/several-1.tar", BODY), ("/several-large-1.tar", large)):
         site.store(path, body)
         for _ in ("after another range", "again"):
             with site.connect() as client:
@@ -107,10 +107,10 @@ def test_several_ranges_are_answered_in_one_body_that_arrives_whole(site: Site) 
                 head = client.get(path, "Range: bytes=0-9,100-109", method="HEAD")
                 assert (head.status, head.get("content-length")) == (200, str(len(body)))
     far = ",".join(f"{at}-{at + 999}" for at in range(2_000_000, 2_200_000, 2000))
-    found = parts_of(site.ask("/several-large.tar", f"Range: bytes={far}"))
+    found = parts_of(site.ask("/several-large-1.tar", f"Range: bytes={far}"))
     assert [(at, len(data)) for at, data, _ in found] == [(at, 1000) for at in range(2_000_000, 2_200_000, 2000)]
     assert all(large[at:].startswith(data) for at, data, _ in found)
-    assert site.fetched("/several-large.tar") == 1
+    assert site.fetched("/several-large-1.tar") == 1
 
 
 def parts_of(answer: Answer) -> list[tuple[int, bytes, int]]:
@@ -134,27 +134,27 @@ def parts_of(answer: Answer) -> list[tuple[int, bytes, int]]:
 
 def test_several_ranges_of_a_file_that_still_arrives_come_with_it(site: Site) -> None:
     body, gate = random.Random(3).randbytes(2_000_000), Gate()
-    site.origin.put("/several-growing.tar", body, Serve(gate=gate, gate_at=1_000_000), etag='"tag"')
+    site.origin.put("/several-growing-1.tar", body, Serve(gate=gate, gate_at=1_000_000), etag='"tag"')
     with site.connect() as client, site.connect() as other:
-        client.ask("/several-growing.tar")
+        client.ask("/several-growing-1.tar")
         assert gate.reached.wait(30)
-        other.ask("/several-growing.tar", "Range: bytes=10-19,1500000-1500009")
+        other.ask("/several-growing-1.tar", "Range: bytes=10-19,1500000-1500009")
         head = other.head()
         gate.open()
         parts = parts_of(other.rest(head))
         assert parts == [(10, body[10:20], len(body)), (1_500_000, body[1_500_000:1_500_010], len(body))]
         assert client.answer().body == body
-    assert site.fetched("/several-growing.tar") == 1
+    assert site.fetched("/several-growing-1.tar") == 1
 
 
 def test_curl_gets_several_ranges(site: Site, tmp_path: Path) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("curl is not installed")
-    site.store("/several-curl.tar")
+    site.store("/several-curl-1.tar")
     options = ["--silent", "--show-error", "--fail", "--include", "--noproxy", "*", "--max-time", "30"]
     done = subprocess.run(
-        [curl, *options, "-r", "0-9,100-109", f"{site.proxy.url}several-curl.tar"], capture_output=True, check=True
+        [curl, *options, "-r", "0-9,100-109", f"{site.proxy.url}several-curl-1.tar"], capture_output=True, check=True
     )
     head, _, got = done.stdout.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 206 ")
@@ -163,7 +163,7 @@ def test_curl_gets_several_ranges(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_range_is_served_where_if_range_still_holds_and_the_whole_file_where_not(site: Site) -> None:
-    site.store("/if-range.tar")
+    site.store("/if-range-1.tar")
     earlier = formatdate(parsedate_to_datetime(MODIFIED).timestamp() - 60, usegmt=True)
     with site.connect() as client:
         for condition, status in (
@@ -174,12 +174,12 @@ def test_a_range_is_served_where_if_range_still_holds_and_the_whole_file_where_n
             (earlier, 200),
             ("nonsense", 200),
         ):
-            answer = client.get("/if-range.tar", "Range: bytes=10-19", f"If-Range: {condition}")
+            answer = client.get("/if-range-1.tar", "Range: bytes=10-19", f"If-Range: {condition}")
             assert (answer.status, answer.body) == (status, BODY[10:20] if status == 206 else BODY), condition
 
 
 def test_a_client_that_has_the_file_is_told_so(site: Site) -> None:
-    site.store("/conditional.tar")
+    site.store("/conditional-1.tar")
     modified = parsedate_to_datetime(MODIFIED).timestamp()
     later, earlier = formatdate(modified + 60, usegmt=True), formatdate(modified - 60, usegmt=True)
     with site.connect() as client:
@@ -195,7 +195,7 @@ def test_a_client_that_has_the_file_is_told_so(site: Site) -> None:
             ([f"If-Modified-Since: {earlier}"], 200),
             (["If-Modified-Since: nonsense"], 200),
         ):
-            answer = client.get("/conditional.tar", *lines)
+            answer = client.get("/conditional-1.tar", *lines)
             assert answer.status == status, lines
             assert answer.body == (BODY if status == 200 else b"")
             assert answer.get("etag") == '"tag"'
@@ -206,9 +206,9 @@ def test_a_client_that_has_the_file_is_told_so(site: Site) -> None:
 
 
 def test_head_of_a_hit_has_the_fields_of_get_and_no_body(site: Site) -> None:
-    site.store("/head.tar")
+    site.store("/head-1.tar")
     with site.connect() as client:
-        head, get = client.get("/head.tar", method="HEAD"), client.get("/head.tar")
+        head, get = client.get("/head-1.tar", method="HEAD"), client.get("/head-1.tar")
     varying = {"date", "age"}
     assert [pair for pair in head.fields if pair[0] not in varying] == [
         pair for pair in get.fields if pair[0] not in varying
@@ -218,16 +218,16 @@ def test_head_of_a_hit_has_the_fields_of_get_and_no_body(site: Site) -> None:
 
 
 def test_head_of_what_is_not_here_is_asked_of_the_source_and_fetches_nothing(site: Site) -> None:
-    site.origin.put("/relayed.tar", BODY, etag='"tag"')
+    site.origin.put("/relayed-1.tar", BODY, etag='"tag"')
     before = len(blobs(site.proxy.cache)), parts(site.proxy.cache)
-    answer = site.ask("/relayed.tar", method="HEAD")
+    answer = site.ask("/relayed-1.tar", method="HEAD")
     assert (answer.status, answer.get("content-length"), answer.get("etag")) == (200, "1000", '"tag"')
     assert "fwd=uri-miss" in str(answer.get("cache-status"))
     assert "stored" not in str(answer.get("cache-status"))
-    assert [asked.method for asked in site.origin.requests("/relayed.tar")] == ["HEAD"]
+    assert [asked.method for asked in site.origin.requests("/relayed-1.tar")] == ["HEAD"]
     assert (len(blobs(site.proxy.cache)), parts(site.proxy.cache)) == before
-    assert "fwd=uri-miss" in str(site.ask("/relayed.tar").get("cache-status"))
-    assert [asked.method for asked in site.origin.requests("/relayed.tar")] == ["HEAD", "GET"]
+    assert "fwd=uri-miss" in str(site.ask("/relayed-1.tar").get("cache-status"))
+    assert [asked.method for asked in site.origin.requests("/relayed-1.tar")] == ["HEAD", "GET"]
 
 
 @pytest.mark.parametrize("status", [405, 501])
@@ -242,28 +242,28 @@ def test_head_is_answered_from_a_source_that_does_not_know_the_method(site: Site
 def test_head_of_what_no_source_has_is_404_and_the_connection_goes_on(site: Site) -> None:
     site.store("/after-404.tar")
     with site.connect() as client:
-        assert client.get("/nowhere.tar", method="HEAD").status == 404
+        assert client.get("/nowhere-1.tar", method="HEAD").status == 404
         assert client.get("/after-404.tar").body == BODY
 
 
 def test_other_methods_are_refused_and_named(site: Site) -> None:
-    site.store("/methods.tar")
+    site.store("/methods-1.tar")
     with site.connect() as client:
         for method in ("POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND", "OPTIONS"):
-            answer = client.get("/methods.tar", method=method)
+            answer = client.get("/methods-1.tar", method=method)
             assert (answer.status, answer.get("allow")) == (405, "GET, HEAD"), method
         answer = client.get("*", method="OPTIONS")
         assert (answer.status, answer.get("allow")) == (405, "GET, HEAD")
-        assert client.get("/methods.tar").body == BODY
+        assert client.get("/methods-1.tar").body == BODY
     assert {asked.method for asked in site.origin.requests()} <= {"GET", "HEAD"}
-    assert site.fetched("/methods.tar") == 1
+    assert site.fetched("/methods-1.tar") == 1
 
 
 @pytest.mark.parametrize("line", ["X: y", "Expect: 100-continue"])
 def test_the_answer_to_a_target_that_names_nothing_says_that_the_connection_ends(site: Site, line: str) -> None:
     if site.proxy.host == "gthread":
         pytest.skip("Gunicorn says it before it asks the application")
-    for target in ("/%zz", "/../a.tar", "/a.tar#x", "http:///a.tar", "*", "/" + "a" * 8100):
+    for target in ("/%zz", "/../a-1.tar", "/a-1.tar#x", "http:///a-1.tar", "*", "/" + "a" * 8100):
         for method in ("GET", "HEAD"):
             with site.connect() as client:
                 answer = client.get(target, line, method=method)
@@ -273,15 +273,15 @@ def test_the_answer_to_a_target_that_names_nothing_says_that_the_connection_ends
                 assert client.ended()
 
 
-SMUGGLED = b"GET /smuggled.tar HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
+SMUGGLED = b"GET /smuggled-1.tar HTTP/1.1\r\nHost: mirror.example\r\n\r\n"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "GET", "HEAD"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_body_is_never_read_as_the_next_request(site: Site, method: str, framing: str) -> None:
-    path = f"/body-{method}-{framing}.tar"
+    path = f"/body-{method}-{framing}-1.tar"
     site.store(path)
-    site.origin.put("/smuggled.tar", BODY)
+    site.origin.put("/smuggled-1.tar", BODY)
     body = SMUGGLED if framing == "length" else b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
     line = f"Content-Length: {len(body)}" if framing == "length" else "Transfer-Encoding: chunked"
     with site.connect() as client:
@@ -293,12 +293,12 @@ def test_a_body_is_never_read_as_the_next_request(site: Site, method: str, frami
         if site.proxy.host != "gthread":
             assert answer.get("connection") == "close"
         assert client.ended()
-    assert site.origin.requests("/smuggled.tar") == []
+    assert site.origin.requests("/smuggled-1.tar") == []
 
 
 def test_a_client_that_waits_for_100_continue_gets_an_answer(site: Site) -> None:
     with site.connect() as client:
-        client.ask("/expect.tar", "Content-Length: 5", "Expect: 100-continue", method="POST")
+        client.ask("/expect-1.tar", "Content-Length: 5", "Expect: 100-continue", method="POST")
         answer = client.answer()
         if answer.status == 100:  # Gunicorn asks for the content before it asks the application (RFC 9110, 10.1.1)
             assert site.proxy.host == "gthread"
@@ -319,11 +319,11 @@ def test_a_hit_says_what_the_source_said(site: Site) -> None:
         ("Upgrade", "h2c"),
         ("Public-Key-Pins", "x"),
     )
-    site.store("/fields.tar", BODY, Serve(fields=(*unwanted, ("Content-Language", "en"), ("Age", "100"))))
+    site.store("/fields-1.tar", BODY, Serve(fields=(*unwanted, ("Content-Language", "en"), ("Age", "100"))))
     for answer in (
-        site.ask("/fields.tar"),
-        site.ask("/fields.tar", "Range: bytes=0-1"),
-        site.ask("/fields.tar", method="HEAD"),
+        site.ask("/fields-1.tar"),
+        site.ask("/fields-1.tar", "Range: bytes=0-1"),
+        site.ask("/fields-1.tar", method="HEAD"),
     ):
         names = [name for name, _ in answer.fields]
         assert len(names) == len(set(names))
@@ -346,8 +346,8 @@ def test_a_hit_says_what_the_source_said(site: Site) -> None:
 
 
 def test_a_miss_says_that_it_is_one(site: Site) -> None:
-    site.origin.put("/miss.tar", BODY)
-    answer = site.ask("/miss.tar")
+    site.origin.put("/miss-1.tar", BODY)
+    answer = site.ask("/miss-1.tar")
     assert answer.get("cache-status") == "package-cache; fwd=uri-miss; fwd-status=200; stored"
     assert int(str(answer.get("age"))) < 100
     assert answer.get("via")
@@ -355,7 +355,7 @@ def test_a_miss_says_that_it_is_one(site: Site) -> None:
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"', "unquoted"])
 def test_a_hit_has_a_tag_of_its_digest_where_the_source_has_no_strong_one(site: Site, etag: str | None) -> None:
-    path = f"/tag-{etag and etag.strip('W/')}.tar".replace('"', "")
+    path = f"/tag-{etag and etag.strip('W/')}-1.tar".replace('"', "")
     site.store(path, BODY, etag=etag)
     answer = site.ask(path)
     tag = f'"{hashlib.sha256(BODY).hexdigest()}"'
@@ -365,22 +365,22 @@ def test_a_hit_has_a_tag_of_its_digest_where_the_source_has_no_strong_one(site: 
 
 
 def test_an_empty_file_is_served(site: Site) -> None:
-    site.store("/empty.tar", b"")
+    site.store("/empty-1.tar", b"")
     with site.connect() as client:
         for _ in range(2):
-            answer = client.get("/empty.tar")
+            answer = client.get("/empty-1.tar")
             assert (answer.status, answer.get("content-length"), answer.whole) == (200, "0", True)
-        assert client.get("/empty.tar", "Range: bytes=0-").status == 416
+        assert client.get("/empty-1.tar", "Range: bytes=0-").status == 416
 
 
 def test_what_no_source_has_is_404_each_time(site: Site) -> None:
-    site.origin.put("/gone.tar", BODY, Say(404))
+    site.origin.put("/gone-1.tar", BODY, Say(404))
     with site.connect() as client:
         for count in (1, 2):
-            answer = client.get("/gone.tar")
+            answer = client.get("/gone-1.tar")
             assert answer.status == 404
             assert answer.whole
-            assert len(site.origin.requests("/gone.tar")) == count
+            assert len(site.origin.requests("/gone-1.tar")) == count
 
 
 def test_plus_and_its_escape_are_one_file(site: Site) -> None:
@@ -391,7 +391,7 @@ def test_plus_and_its_escape_are_one_file(site: Site) -> None:
 
 
 def test_an_escaped_percent_sign_stays_one(site: Site) -> None:
-    bodies = {"/a%253a.tar": b"one", "/a%3A.tar": b"two", "/b%2Fc.tar": b"three", "/b/c.tar": b"four"}
+    bodies = {"/a%253a.tar": b"one", "/a%3A.tar": b"two", "/b%2Fc.tar": b"three", "/b/c-1.tar": b"four"}
     for path, body in bodies.items():
         site.origin.put(path.replace("%3A", ":"), body)
     for path, body in bodies.items():
@@ -399,7 +399,7 @@ def test_an_escaped_percent_sign_stays_one(site: Site) -> None:
 
 
 def test_the_query_is_part_of_the_name(site: Site) -> None:
-    bodies = {"/q.tar": b"none", "/q.tar?v=1": b"one", "/q.tar?v=2": b"two", "/q.tar?v=1&w=2": b"three"}
+    bodies = {"/q-1.tar": b"none", "/q-1.tar?v=1": b"one", "/q-1.tar?v=2": b"two", "/q-1.tar?v=1&w=2": b"three"}
     for path, body in bodies.items():
         site.origin.put(path, body)
     for _ in range(2):
@@ -408,7 +408,7 @@ def test_the_query_is_part_of_the_name(site: Site) -> None:
 
 
 def test_a_file_may_stand_beside_a_folder_of_its_name(site: Site) -> None:
-    bodies = {"/pkg": b"file", "/pkg/": b"listing", "/pkg/x.tar": b"member", "//pkg": b"empty segment"}
+    bodies = {"/pkg": b"file", "/pkg/": b"listing", "/pkg/x-1.tar": b"member", "//pkg": b"empty segment"}
     for path, body in bodies.items():
         site.origin.put(path, body)
     for _ in range(2):
@@ -417,83 +417,83 @@ def test_a_file_may_stand_beside_a_folder_of_its_name(site: Site) -> None:
 
 
 def test_an_absolute_target_names_a_source_or_is_refused(site: Site) -> None:
-    site.origin.put("/absolute.tar", BODY)
+    site.origin.put("/absolute-1.tar", BODY)
     with site.connect() as client:
         own = f"http://{socket.gethostname()}:{site.proxy.address[1]}/"
         for base in (site.origin.url, site.proxy.url, "http://LOCALHOST:1/", "HTTP://127.0.0.1/", own):
-            assert client.get(f"{base}absolute.tar").body == BODY, base
+            assert client.get(f"{base}absolute-1.tar").body == BODY, base
         for base in ("http://elsewhere.example/", "http://127.0.0.1.elsewhere.example/", "https://mirror.example:443/"):
-            assert client.get(f"{base}absolute.tar").status == 403, base
-        assert client.get("/absolute.tar").body == BODY
-    assert len(site.origin.requests("/absolute.tar")) == 1
+            assert client.get(f"{base}absolute-1.tar").status == 403, base
+        assert client.get("/absolute-1.tar").body == BODY
+    assert len(site.origin.requests("/absolute-1.tar")) == 1
 
 
 def test_a_connection_serves_one_request_after_the_other(site: Site) -> None:
-    site.store("/alive.tar")
+    site.store("/alive-1.tar")
     with site.connect() as client:
         for lines, method, target, status in (
-            ([], "GET", "/alive.tar", 200),
-            (['If-None-Match: "tag"'], "GET", "/alive.tar", 304),
-            ([], "GET", "/alive-but-gone.tar", 404),
-            (["Range: bytes=1-2"], "GET", "/alive.tar", 206),
-            (["Range: bytes=2000-"], "GET", "/alive.tar", 416),
-            ([], "HEAD", "/alive.tar", 200),
-            (['If-None-Match: "tag"'], "HEAD", "/alive.tar", 304),
-            ([], "DELETE", "/alive.tar", 405),
+            ([], "GET", "/alive-1.tar", 200),
+            (['If-None-Match: "tag"'], "GET", "/alive-1.tar", 304),
+            ([], "GET", "/alive-but-gone-1.tar", 404),
+            (["Range: bytes=1-2"], "GET", "/alive-1.tar", 206),
+            (["Range: bytes=2000-"], "GET", "/alive-1.tar", 416),
+            ([], "HEAD", "/alive-1.tar", 200),
+            (['If-None-Match: "tag"'], "HEAD", "/alive-1.tar", 304),
+            ([], "DELETE", "/alive-1.tar", 405),
             ([], "GET", "http://elsewhere.example/", 403),
-            ([], "GET", "/alive.tar", 200),
+            ([], "GET", "/alive-1.tar", 200),
         ):
             answer = client.get(target, *lines, method=method)
             assert (answer.status, answer.whole) == (status, True)
             assert answer.get("connection") in (None, "keep-alive")
-        answer = client.get("/alive.tar", "Connection: close")
+        answer = client.get("/alive-1.tar", "Connection: close")
         assert (answer.body, answer.get("connection")) == (BODY, "close")
         assert client.ended()
 
 
 def test_requests_sent_at_once_are_answered_in_their_order(site: Site) -> None:
-    first, second = site.store("/first.tar"), site.origin.put("/second.tar", BODY[::-1])
-    requests = [(path, path.encode()) for path in ("/first.tar", "/second.tar", "/third.tar", "/first.tar") * 3]
+    first, second = site.store("/first-1.tar"), site.origin.put("/second-1.tar", BODY[::-1])
+    requests = [(path, path.encode()) for path in ("/first-1.tar", "/second-1.tar", "/third-1.tar", "/first-1.tar") * 3]
     with site.connect() as client:
         client.send(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path for _, path in requests))
         for path, _ in requests:
             answer = client.answer()
-            if path == "/third.tar":
+            if path == "/third-1.tar":
                 assert answer.status == 404
             else:
-                assert answer.body == (first if path == "/first.tar" else second)
+                assert answer.body == (first if path == "/first-1.tar" else second)
 
 
 def test_a_request_in_pieces_is_one_request(site: Site) -> None:
-    site.store("/pieces.tar")
+    site.store("/pieces-1.tar")
     with site.connect() as client:
         client.socket.setsockopt(6, 1, 1)  # TCP_NODELAY: each byte is a packet
-        for byte in b"GET /pieces.tar HTTP/1.1\r\nHost: mirror.example\r\n\r\n" * 2:
+        for byte in b"GET /pieces-1.tar HTTP/1.1\r\nHost: mirror.example\r\n\r\n" * 2:
             client.send(bytes([byte]))
         assert client.answer().body == BODY
         assert client.answer().body == BODY
 
 
 def test_an_old_client_gets_the_whole_file_and_the_end_of_the_connection(site: Site) -> None:
-    site.origin.put("/old.tar", BODY)
+    site.origin.put("/old-1.tar", BODY)
     for _ in range(2):
         with site.connect() as client:
-            answer = client.get("/old.tar", version="HTTP/1.0")
+            answer = client.get("/old-1.tar", version="HTTP/1.0")
             assert (answer.body, answer.whole, answer.get("transfer-encoding")) == (BODY, True, None)
             assert client.ended()
     with site.connect() as client:
-        assert client.get("/old.tar", "Connection: keep-alive", version="HTTP/1.0").get("connection") == "keep-alive"
-        assert client.get("/old.tar", version="HTTP/1.0").body == BODY
+        assert client.get("/old-1.tar", "Connection: keep-alive", version="HTTP/1.0").get("connection") == "keep-alive"
+        assert client.get("/old-1.tar", version="HTTP/1.0").body == BODY
 
 
 def test_a_file_of_unknown_length_arrives_whole(site: Site) -> None:
     gate = Gate()
     body = site.origin.put(
-        "/chunked.tar", random.Random(2).randbytes(300_000), Serve(chunked=True, gate=gate, gate_at=200_000)
+        "/chunked-1.tar", random.Random(2).randbytes(300_000), Serve(chunked=True, gate=gate, gate_at=200_000)
     )
     with site.connect() as modern, site.connect() as old:
-        modern.ask("/chunked.tar")
-        old.ask("/chunked.tar", version="HTTP/1.0")
+        modern.ask("/chunked-1.tar")
+        old.ask("/chunked-1.tar", version="HTTP/1.0")
         head = modern.head()
         assert (head.status, head.get("transfer-encoding"), head.get("content-length")) == (200, "chunked", None)
         gate.open()
@@ -502,47 +502,52 @@ def test_a_file_of_unknown_length_arrives_whole(site: Site) -> None:
         # Without chunks only a length could tell it a cut body from a whole one.
         answer = old.answer()
         assert (answer.status, answer.get("content-length"), answer.body) == (200, "300000", body)
-    assert site.ask("/chunked.tar", "Range: bytes=-10").body == body[-10:]
-    assert site.fetched("/chunked.tar") == 1
+    assert site.ask("/chunked-1.tar", "Range: bytes=-10").body == body[-10:]
+    assert site.fetched("/chunked-1.tar") == 1
 
 
 def test_a_range_of_a_cold_file_of_unknown_length_waits_for_the_length(site: Site) -> None:
-    body = site.origin.put("/chunked-range.tar", random.Random(3).randbytes(300_000), Serve(chunked=True))
-    answer = site.ask("/chunked-range.tar", "Range: bytes=100-199")
+    body = site.origin.put("/chunked-range-1.tar", random.Random(3).randbytes(300_000), Serve(chunked=True))
+    answer = site.ask("/chunked-range-1.tar", "Range: bytes=100-199")
     assert (answer.status, answer.body, answer.get("content-range")) == (206, body[100:200], "bytes 100-199/300000")
 
 
 def test_a_range_during_a_cold_fill_waits_for_its_own_bytes_only(site: Site) -> None:
     gate = Gate()
-    body = site.origin.put("/filling.tar", random.Random(4).randbytes(1_000_000), Serve(gate=gate, gate_at=500_000))
+    body = site.origin.put("/filling-1.tar", random.Random(4).randbytes(1_000_000), Serve(gate=gate, gate_at=500_000))
     with site.connect() as whole:
-        whole.ask("/filling.tar")
+        whole.ask("/filling-1.tar")
         assert gate.reached.wait(30)
-        answer = site.ask("/filling.tar", "Range: bytes=100000-199999")
+        answer = site.ask("/filling-1.tar", "Range: bytes=100000-199999")
         assert (answer.status, answer.body) == (206, body[100_000:200_000])
         assert not gate.opened.is_set()
         gate.open()
         assert whole.answer().body == body
-    assert len(site.origin.requests("/filling.tar")) == 1
+    assert len(site.origin.requests("/filling-1.tar")) == 1
 
 
 def test_a_request_that_comes_back_is_a_loop(site: Site) -> None:
-    site.store("/loop.tar")
-    via = site.ask("/loop.tar").get("via")
+    site.store("/loop-1.tar")
+    via = site.ask("/loop-1.tar").get("via")
     with site.connect() as client:
         for value in (via, f"1.0 fred, {via}", f"{via}, 1.1 other"):
-            for target in ("/loop.tar", "/loop-cold.tar"):
+            for target in ("/loop-1.tar", "/loop-cold-1.tar"):
                 assert client.get(target, f"Via: {value}").status == 508
-        assert client.get("/loop.tar", "Via: 1.1 another-cache").body == BODY
-    assert site.origin.requests("/loop-cold.tar") == []
+        assert client.get("/loop-1.tar", "Via: 1.1 another-cache").body == BODY
+    assert site.origin.requests("/loop-cold-1.tar") == []
 
 
 def test_the_source_sees_who_asks_and_nothing_of_the_client(site: Site) -> None:
-    site.origin.put("/private.tar", BODY)
+    site.origin.put("/private-1.tar", BODY)
     site.ask(
-        "/private.tar", "Cookie: secret", "Authorization: Basic eA==", "User-Agent: Wget", "X-Own: 1", "Referer: http://a/"
+        "/private-1.tar",
+        "Cookie: secret",
+        "Authorization: Basic eA==",
+        "User-Agent: Wget",
+        "X-Own: 1",
+        "Referer: http://a/",
     )
-    (asked,) = site.origin.requests("/private.tar")
+    (asked,) = site.origin.requests("/private-1.tar")
     assert re.fullmatch(r"package-cache/\S+", asked.fields["user-agent"])
     assert "package-cache-" in asked.fields["via"]
     assert not asked.fields.keys() & {"cookie", "authorization", "x-own", "referer", "range"}

@@ -68,7 +68,7 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_tree(root: Path) -> Path:
-    for name, data in (("distfiles/a+b.tar.gz", b"one"), ("distfiles/sub dir/c.zip", b"two"), ("top.tar", b"one")):
+    for name, data in (("distfiles/a+b.tar.gz", b"one"), ("distfiles/sub dir/c.zip", b"two"), ("top-1.tar", b"one")):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -83,7 +83,7 @@ def test_a_tree_is_served_by_its_paths_with_its_dates(tmp_path: Path, start: Cal
     assert snapshot(tree) == before
     assert len(blobs(cache)) == 2
     proxy = start(origin.url, cache=cache)
-    for path, body in (("/distfiles/a+b.tar.gz", b"one"), ("/distfiles/sub%20dir/c.zip", b"two"), ("/top.tar", b"one")):
+    for path, body in (("/distfiles/a+b.tar.gz", b"one"), ("/distfiles/sub%20dir/c.zip", b"two"), ("/top-1.tar", b"one")):
         answer = proxy.get(path)
         assert (answer.status, answer.body) == (200, body)
         assert answer.fields["Last-Modified"] == "Wed, 01 Jan 2020 00:00:00 GMT"
@@ -93,7 +93,7 @@ def test_a_tree_is_served_by_its_paths_with_its_dates(tmp_path: Path, start: Cal
 def test_a_change_of_the_old_file_never_reaches_the_cache(tmp_path: Path) -> None:
     tree, cache = a_tree(tmp_path / "old"), tmp_path / "cache"
     imported(tree, cache)
-    (tree / "top.tar").write_bytes(b"xxx")
+    (tree / "top-1.tar").write_bytes(b"xxx")
     assert {path.read_bytes() for path in blobs(cache)} == {b"one", b"two"}
     assert all(path.stat().st_nlink == 1 and path.stat().st_mode & 0o777 == 0o444 for path in blobs(cache))
 
@@ -122,12 +122,12 @@ def test_what_the_cache_has_already_is_not_replaced_by_older_bytes(
     tmp_path: Path, start: Callable[..., Proxy], origin: Origin
 ) -> None:
     tree, cache = a_tree(tmp_path / "old"), tmp_path / "cache"
-    origin.put("/top.tar", b"newer")
+    origin.put("/top-1.tar", b"newer")
     proxy = start(origin.url, cache=cache)
-    proxy.get("/top.tar")
+    proxy.get("/top-1.tar")
     until(lambda: entries(cache))
     assert imported(tree, cache).endswith("2 imported, 6 bytes, 1 here already\n")
-    assert proxy.get("/top.tar").body == b"newer"
+    assert proxy.get("/top-1.tar").body == b"newer"
     assert proxy.get("/distfiles/a%2Bb.tar.gz").body == b"one"
 
 

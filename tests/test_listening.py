@@ -226,24 +226,24 @@ def test_without_a_host_it_listens_on_all_addresses_and_knows_clients_of_both_fa
 def test_a_unix_socket_serves_what_tcp_does(
     origin: Origin, start: Start, folder: Path, tmp_path: Path, server: str
 ) -> None:
-    origin.put("/file.tar", BODY, etag='"tag"')
+    origin.put("/file-1.tar", BODY, etag='"tag"')
     log = tmp_path / "access"
     proxy = start(origin.url, host=server, listen=[f"unix:{folder}/s"], arguments=["--access-log", str(log)])
     with UnixClient(folder / "s") as client:
-        assert client.get("/file.tar").body == BODY
-        until(lambda: client.get("/file.tar", method="HEAD").get("cache-status") == "package-cache; hit")
-        assert client.get("/file.tar").body == BODY
-        assert client.get("/file.tar", "Range: bytes=500000-").body == BODY[500_000:]
-        assert client.get("/file.tar", 'If-None-Match: "tag"').status == 304
-        assert client.get("/file.tar", "Expect: 100-continue").status in (100, 200)
+        assert client.get("/file-1.tar").body == BODY
+        until(lambda: client.get("/file-1.tar", method="HEAD").get("cache-status") == "package-cache; hit")
+        assert client.get("/file-1.tar").body == BODY
+        assert client.get("/file-1.tar", "Range: bytes=500000-").body == BODY[500_000:]
+        assert client.get("/file-1.tar", 'If-None-Match: "tag"').status == 304
+        assert client.get("/file-1.tar", "Expect: 100-continue").status in (100, 200)
     for request, status in (
-        ("GET http://localhost/file.tar HTTP/1.1\r\nHost: localhost", 200),
-        ("GET http://elsewhere.example/file.tar HTTP/1.1\r\nHost: elsewhere.example", 403),
-        ("GET /file.tar HTTP/1.0", 200),
-        ("GET /../file.tar HTTP/1.1\r\nHost: x", 400),
-        ("PUT /file.tar HTTP/1.1\r\nHost: x", 405),
+        ("GET http://localhost/file-1.tar HTTP/1.1\r\nHost: localhost", 200),
+        ("GET http://elsewhere.example/file-1.tar HTTP/1.1\r\nHost: elsewhere.example", 403),
+        ("GET /file-1.tar HTTP/1.0", 200),
+        ("GET /../file-1.tar HTTP/1.1\r\nHost: x", 400),
+        ("PUT /file-1.tar HTTP/1.1\r\nHost: x", 405),
         ("nonsense", 400),
-        ("PUT /file.tar HTTP/1.1\r\nHost: x\r\nSCRIPT_NAME: /other", 405),
+        ("PUT /file-1.tar HTTP/1.1\r\nHost: x\r\nSCRIPT_NAME: /other", 405),
     ):
         with UnixClient(folder / "s") as client:
             client.send(f"{request}\r\n\r\n".encode())
@@ -709,7 +709,7 @@ def test_nginx_in_front_of_a_unix_socket_takes_the_lines_of_the_readme(origin: O
     assert written is not None
     location = written[0].replace("/run/package-cache/http.sock", f"{folder}/http.sock")
     (folder / "nginx.conf").write_text(FRONT.format(folder=folder, location=location))
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     start(origin.url, listen=[f"unix:{folder}/http.sock"])
     command = [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "errors")]
     front = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -717,7 +717,7 @@ def test_nginx_in_front_of_a_unix_socket_takes_the_lines_of_the_readme(origin: O
         until((folder / "front").exists)
         for _ in range(2):
             with UnixClient(folder / "front") as client:
-                client.send(b"GET /file.tar HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n")
+                client.send(b"GET /file-1.tar HTTP/1.1\r\nHost: mirror.example\r\nConnection: close\r\n\r\n")
                 assert client.answer().body == BODY
     finally:
         front.terminate()

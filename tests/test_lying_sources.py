@@ -538,34 +538,34 @@ def test_what_a_liar_sent_is_passed_on_whole_only_if_another_source_has_the_same
     origin: Origin, another: Origin, passing: Proxy, size: int
 ) -> None:
     false = digest("Repr-Digest", "sha512", "sha-512=:{}:", b"other bytes")
-    body = origin.put("/a.bin", BODY[:size], Serve(fields=false))
-    another.put("/a.bin", body)
-    answer = passing.get("/a.bin")
+    body = origin.put("/a-1.bin", BODY[:size], Serve(fields=false))
+    another.put("/a-1.bin", body)
+    answer = passing.get("/a-1.bin")
     assert (answer.status, answer.whole, answer.body == body) == (200, True, True)
-    assert len(another.requests("/a.bin")) == 1
-    other = origin.put("/b.bin", body[:-1] + b"!", Serve(fields=false))
-    origin.put("/b.bin", other, Serve(fields=false))
-    another.put("/b.bin", body)
-    while not (answer := passing.get("/b.bin")).whole:  # the first one may be asked first once more
+    assert len(another.requests("/a-1.bin")) == 1
+    other = origin.put("/b-1.bin", body[:-1] + b"!", Serve(fields=false))
+    origin.put("/b-1.bin", other, Serve(fields=false))
+    another.put("/b-1.bin", body)
+    while not (answer := passing.get("/b-1.bin")).whole:  # the first one may be asked first once more
         assert body.startswith(answer.body)
     assert answer.body == body
 
 
 def test_what_keeps_failing_backs_off_also_where_nothing_is_stored(origin: Origin, passing: Proxy) -> None:
-    origin.put("/a.bin", BODY, Serve(fields=digest("Digest", "md5", "MD5={}", b"other bytes")))
-    assert not passing.get("/a.bin").whole
-    answers = [passing.get("/a.bin") for _ in range(30)]
+    origin.put("/a-1.bin", BODY, Serve(fields=digest("Digest", "md5", "MD5={}", b"other bytes")))
+    assert not passing.get("/a-1.bin").whole
+    answers = [passing.get("/a-1.bin") for _ in range(30)]
     assert answers[-1].status == 502
     assert int(answers[-1].fields["Retry-After"]) >= 1
-    assert len(origin.requests("/a.bin")) < 10
+    assert len(origin.requests("/a-1.bin")) < 10
 
 
 def test_a_head_that_calls_an_archive_a_page_is_not_believed_before_a_look_at_the_body(
     origin: Origin, another: Origin, start: Callable[..., Proxy], host: str
 ) -> None:
-    origin.put("/a.xz", PAGE, content_type=HTML)
-    another.put("/a.xz", FILES["xz"], content_type=HTML)
-    answer = start(origin.url, another.url, host=host).get("/a.xz", method="HEAD")
+    origin.put("/a-1.xz", PAGE, content_type=HTML)
+    another.put("/a-1.xz", FILES["xz"], content_type=HTML)
+    answer = start(origin.url, another.url, host=host).get("/a-1.xz", method="HEAD")
     assert (answer.status, answer.fields["Content-Length"]) == (200, str(len(FILES["xz"])))
     assert [one.method for one in origin.requests()] == ["HEAD", "GET"]
 
@@ -588,16 +588,16 @@ def test_a_part_beside_a_download_is_taken_only_from_who_proves_to_have_the_same
     tag = f'"{hashlib.md5(body).hexdigest()}"'.encode()
     lines = [line.replace(b"%t", tag) for line in how]
     origin.put(
-        "/a.bin",
+        "/a-1.bin",
         body,
         Serve(gate=gate, gate_at=100_000),
         part("3000000-3000999/4000000", body[3_000_000:3_001_000] if aside else bytes(1000), *lines),
     )
     proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
     with ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(proxy.get, "/a.bin")
+        whole = pool.submit(proxy.get, "/a-1.bin")
         assert gate.reached.wait(30)
-        got = pool.submit(proxy.get, "/a.bin", {"Range": "bytes=3000000-3000999"})
+        got = pool.submit(proxy.get, "/a-1.bin", {"Range": "bytes=3000000-3000999"})
         until(lambda: len(origin.requests()) == 2)
         if aside:
             assert got.result().body == body[3_000_000:3_001_000]
@@ -615,12 +615,12 @@ def test_a_part_beside_a_download_whose_digest_is_wrong_is_not_given_whole(
     tag = f'ETag: "{hashlib.md5(body).hexdigest()}"'.encode()
     [(name, value)] = digest("Content-Digest", "sha256", "sha-256=:{}:", body[3_000_000 : 3_000_000 + size])
     lie = part(f"{where}/6000000", false, tag, f"{name}: {value}".encode())
-    origin.put("/a.bin", body, Serve(gate=gate, gate_at=100_000), lie)
+    origin.put("/a-1.bin", body, Serve(gate=gate, gate_at=100_000), lie)
     proxy = start(origin.url, environment={"PACKAGE_CACHE_STALL_TIMEOUT": "100"})
     with ThreadPoolExecutor(2) as pool:
-        whole = pool.submit(proxy.get, "/a.bin")
+        whole = pool.submit(proxy.get, "/a-1.bin")
         assert gate.reached.wait(30)
-        piece = pool.submit(proxy.get, "/a.bin", {"Range": f"bytes={where}"})
+        piece = pool.submit(proxy.get, "/a-1.bin", {"Range": f"bytes={where}"})
         until(lambda: any("of the digest it declares" in line for line in proxy.log))
         gate.open()
         assert piece.result().body == body[3_000_000 : 3_000_000 + size] or not piece.result().whole
@@ -636,12 +636,12 @@ def test_the_log_names_a_source_that_lies_and_tells_when_it_is_back(
     for number in range(3):
         origin.put(f"/{number}.xz", PAGE, content_type=HTML)
         another.put(f"/{number}.xz", FILES["xz"])
-    origin.put("/only-here.bin", b"right")
+    origin.put("/only-here-1.bin", b"right")
     proxy = start(origin.url, another.url)
     for number in range(3):
         assert proxy.get(f"/{number}.xz").body == FILES["xz"]
     assert len(origin.requests()) == 1
-    assert proxy.get("/only-here.bin").body == b"right"
+    assert proxy.get("/only-here-1.bin").body == b"right"
     proxy.stop()
     told = [line for line in proxy.log if origin.url.rstrip("/") in line and "WARNING" in line]
     assert len(told) == 2
@@ -652,16 +652,16 @@ def test_the_log_names_a_source_that_lies_and_tells_when_it_is_back(
 def test_a_client_in_a_loop_does_not_make_the_cache_hammer_a_source(
     origin: Origin, start: Callable[..., Proxy], host: str
 ) -> None:
-    origin.put("/a.xz", PAGE, content_type=HTML)
+    origin.put("/a-1.xz", PAGE, content_type=HTML)
     proxy = start(origin.url, host=host, arguments=ONE_WORKER[host])
-    answers = [proxy.get("/a.xz", method="HEAD" if number > 20 else "GET") for number in range(30)]
+    answers = [proxy.get("/a-1.xz", method="HEAD" if number > 20 else "GET") for number in range(30)]
     assert {answer.status for answer in answers} == {502}
     assert len(origin.requests()) < 10
     assert int(answers[-1].fields["Retry-After"]) >= 1
     assert b"in the place of a .xz file" in answers[20].body
-    origin.put("/missing.xz", b"", Say(404))
-    assert [proxy.get("/missing.xz").status for _ in range(5)] == [404] * 5
-    assert len(origin.requests("/missing.xz")) == 5
+    origin.put("/missing-1.xz", b"", Say(404))
+    assert [proxy.get("/missing-1.xz").status for _ in range(5)] == [404] * 5
+    assert len(origin.requests("/missing-1.xz")) == 5
 
 
 def own_address() -> str:
@@ -681,8 +681,8 @@ def test_a_name_that_leads_into_the_own_network_is_not_sent_a_byte(
 ) -> None:
     with socket.create_server((own_address(), 0)) as secret:
         secret.settimeout(30)
-        origin.put("/a.bin", b"", see(f"{scheme}://{socket.gethostname()}:{secret.getsockname()[1]}/secret"))
-        answer = start(origin.url, environment={"no_proxy": "*"}).get("/a.bin")
+        origin.put("/a-1.bin", b"", see(f"{scheme}://{socket.gethostname()}:{secret.getsockname()[1]}/secret"))
+        answer = start(origin.url, environment={"no_proxy": "*"}).get("/a-1.bin")
         assert answer.status == 502
         assert b"not a public address" in answer.body
         connection, _ = secret.accept()
@@ -695,20 +695,20 @@ def test_a_slow_source_is_left_in_the_middle_for_one_that_is_known_to_be_faster(
     origin: Origin, another: Origin, start: Callable[..., Proxy]
 ) -> None:
     body, gate = random.Random(2).randbytes(4_000_000), Gate()
-    another.put("/small.bin", BODY, Serve(before=gate))
+    another.put("/small-1.bin", BODY, Serve(before=gate))
     for source in (origin, another):
-        source.put("/big.bin", body)
-    origin.script("/big.bin", Serve(pace=300_000))
+        source.put("/big-1.bin", body)
+    origin.script("/big-1.bin", Serve(pace=300_000))
     proxy = start(origin.url, another.url, arguments=["--balance"])
     with ThreadPoolExecutor(1) as pool:
-        small = pool.submit(proxy.get, "/small.bin")
+        small = pool.submit(proxy.get, "/small-1.bin")
         assert gate.reached.wait(30)
         time.sleep(0.5)  # so slow to begin that it is not the first to be asked
         gate.open()
         assert small.result().body == BODY
-    answer = proxy.get("/big.bin")
+    answer = proxy.get("/big-1.bin")
     assert (answer.body, answer.whole) == (body, True)
-    assert len(origin.requests("/big.bin")) == 1
-    [rest] = another.requests("/big.bin")
+    assert len(origin.requests("/big-1.bin")) == 1
+    [rest] = another.requests("/big-1.bin")
     assert int(rest.fields["range"].removeprefix("bytes=").removesuffix("-")) > 100_000
-    assert rest.fields["if-range"] == origin.things["/big.bin"].etag
+    assert rest.fields["if-range"] == origin.things["/big-1.bin"].etag

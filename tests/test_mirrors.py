@@ -45,10 +45,10 @@ class World:
         return "".join(names[source.base] for source in self.mirrors.order(SOURCES))
 
     def fail(self, base: str, reason: str = "broke off") -> None:
-        self.mirrors.failed(base + "/other.tar", reason)
+        self.mirrors.failed(base + "/other-1.tar", reason)
 
     def cure(self, base: str) -> None:
-        self.mirrors.well(base + "/other.tar")
+        self.mirrors.well(base + "/other-1.tar")
 
 
 def test_sources_are_asked_in_the_order_given() -> None:
@@ -112,7 +112,7 @@ def test_a_failure_is_that_of_the_source_with_the_longest_base() -> None:
     world = World()
     world.fail(B)
     assert world.order == "ACB"
-    world.mirrors.failed("http://elsewhere.example/f.tar", "is nobody's")
+    world.mirrors.failed("http://elsewhere.example/f-1.tar", "is nobody's")
     assert world.order == "ACB"
 
 
@@ -247,7 +247,7 @@ def test_the_recent_speed_is_that_of_the_last_seconds() -> None:
 
 # A file that keeps failing
 
-KEY = Key("/f.tar")
+KEY = Key("/f-1.tar")
 
 
 def held(failures: Failures, key: Key = KEY) -> int:
@@ -269,7 +269,7 @@ def test_a_file_that_keeps_failing_is_tried_less_and_less_often() -> None:
         while held(failures):
             clock.now += 1
     assert waits == [0, 1, 2, 4, 8, 16, 32, LONGEST, LONGEST, LONGEST]
-    assert not held(failures, Key("/other.tar"))
+    assert not held(failures, Key("/other-1.tar"))
 
 
 def test_a_success_a_missing_file_or_time_makes_an_end_of_waiting() -> None:

@@ -104,7 +104,7 @@ class Service:
         """The service's log."""
         return self.machine.run("cat", self.log).text
 
-    def get(self, path: str = "/a.tar", port: int = 4000, host: str = "127.0.0.1") -> Done:
+    def get(self, path: str = "/a-1.tar", port: int = 4000, host: str = "127.0.0.1") -> Done:
         """A client on the machine; the code is the status of the answer, 0 without one."""
         program = "import sys, http.client as h; c = h.HTTPConnection(*sys.argv[1:3], timeout=20);"
         program += "c.request('GET', sys.argv[3]); r = c.getresponse(); print(r.status, r.read().decode(), end='')"
@@ -164,13 +164,13 @@ def test_a_restart_keeps_the_cache(service: Service) -> None:
     before = service.pid()
     assert service.do("restart").code == 0
     assert service.pid() not in (before, 0)
-    assert service.machine.run("rm", "-r", "/srv/mirror/a.tar").code == 0
+    assert service.machine.run("rm", "-r", "/srv/mirror/a-1.tar").code == 0
     assert service.get() == Done(200, BODY)
 
 
 def test_the_variables_mean_what_they_did(service: Service) -> None:
     service.add_user("another", 4712)
-    service.machine.write("/srv/other/b.tar", "b")
+    service.machine.write("/srv/other/b-1.tar", "b")
     service.configure(
         'PC_USER="another"',
         'CACHE_DIR="/srv/my cache"',
@@ -180,11 +180,11 @@ def test_the_variables_mean_what_they_did(service: Service) -> None:
         "PC_OPTS=\"--verbose --allow 127.0.0.0/8 --access-log '/srv/my cache/log'\"",
     )
     service.start()
-    assert service.get("/b.tar", 4001, "127.0.0.2") == Done(200, "b")
+    assert service.get("/b-1.tar", 4001, "127.0.0.2") == Done(200, "b")
     assert service.get(port=4000).code == 0
     assert service.machine.run("stat", "-c", "%U:%G", "/srv/my cache/registry-v1.db").text == "another:package-cache\n"
     assert service.argument("--source") == ["file:///srv/mirror", "file:///srv/other"]
-    until(lambda: '"GET /b.tar HTTP/1.1" 200' in service.machine.run("cat", "/srv/my cache/log").text)
+    until(lambda: '"GET /b-1.tar HTTP/1.1" 200' in service.machine.run("cat", "/srv/my cache/log").text)
     assert service.do("healthcheck").code == 0
 
 
@@ -262,10 +262,10 @@ def test_a_start_that_comes_to_nothing_ends_in_time(service: Service) -> None:
 
 def test_a_stop_does_not_wait_for_a_client(service: Service) -> None:
     service.configure("PC_STOP_TIMEOUT=1")
-    service.machine.run("truncate", "-s", "500M", "/srv/mirror/large.tar")
+    service.machine.run("truncate", "-s", "500M", "/srv/mirror/large-1.tar")
     service.start()
     program = "import socket, time; s = socket.create_connection(('127.0.0.1', 4000));"
-    program += "s.sendall(b'GET /large.tar HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); s.recv(100);"
+    program += "s.sendall(b'GET /large-1.tar HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); s.recv(100);"
     program += "open('/tmp/begun', 'w').close(); time.sleep(1000)"
     service.machine.run(sys.executable, "-c", program, background=True)
     until(lambda: service.machine.run("ls", "/tmp/begun").code == 0)
@@ -310,13 +310,13 @@ def test_the_file_of_configuration_says_what_the_variables_do_not(service: Servi
     text = 'host = "127.0.0.3"\nport = 4009\n[[repository]]\nname = "x"\nprefix = "/x/"\nsources = ["file:///srv/mirror"]\n'
     service.machine.write("/etc/package-cache/config.toml", text)
     service.start()
-    assert service.get("/x/a.tar", 4001, "127.0.0.3") == Done(200, BODY)
+    assert service.get("/x/a-1.tar", 4001, "127.0.0.3") == Done(200, BODY)
     assert service.do("healthcheck").code == 0
     assert service.do("stop").code == 0
     service.machine.run("mv", "/etc/package-cache", "/etc/other")
     service.machine.write("/etc/conf.d/package-cache", 'CONFIG="/etc/other/config.toml"\n')
     service.start()
-    assert service.get("/x/a.tar", 4009, "127.0.0.3") == Done(200, BODY)
+    assert service.get("/x/a-1.tar", 4009, "127.0.0.3") == Done(200, BODY)
 
 
 def test_a_bad_file_of_configuration_is_told_before_a_reload(service: Service) -> None:
@@ -374,11 +374,11 @@ def test_its_logs_are_rotated(service: Service) -> None:
 
     both, rotated = ("access", "package-cache.log"), ("access.1", "package-cache.log.1")
     service.get()
-    until(lambda: has("/a.tar", *both) == [True, True])
+    until(lambda: has("/a-1.tar", *both) == [True, True])
     done = service.machine.run("logrotate", "--force", "/etc/logrotate.d/package-cache")
     assert (done.code, done.text.count("error")) == (0, 0), done.text
-    assert has("/a.tar", *both, *rotated) == [False, False, True, True]
+    assert has("/a-1.tar", *both, *rotated) == [False, False, True, True]
     service.put("b.tar", BODY)
-    assert service.get("/b.tar").code == 200
-    until(lambda: has("/b.tar", *both) == [True, True])
-    assert has("/b.tar", *rotated) == [False, False]
+    assert service.get("/b-1.tar").code == 200
+    until(lambda: has("/b-1.tar", *both) == [True, True])
+    assert has("/b-1.tar", *rotated) == [False, False]

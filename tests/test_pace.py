@@ -18,9 +18,9 @@ LIMITS = {"PACKAGE_CACHE_SEND_TIMEOUT": "1"}
 @pytest.fixture(params=["wsgiref", "gunicorn"])
 def proxy(request: pytest.FixtureRequest, origin: Origin, start: Callable[..., Proxy]) -> Proxy:
     """The product with a short time for sending, and a large file that it has already."""
-    origin.put("/large.tar", BODY)
+    origin.put("/large-1.tar", BODY)
     proxy = start(origin.url, host=request.param, arguments=["--workers", "1", "-v"], environment=LIMITS)
-    assert proxy.get("/large.tar").body == BODY
+    assert proxy.get("/large-1.tar").body == BODY
     return proxy
 
 
@@ -28,7 +28,7 @@ def slow_reader(proxy: Proxy) -> Client:
     """A client with little room for what it does not read."""
     client = Client(proxy.address)
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    client.ask("/large.tar", "Connection: close")
+    client.ask("/large-1.tar", "Connection: close")
     return client
 
 
@@ -55,6 +55,6 @@ def test_a_client_that_takes_a_few_bytes_now_and_then_is_cut(proxy: Proxy) -> No
     with slow_reader(proxy) as client:
         thread = threading.Thread(target=trickle, args=(client,), daemon=True)
         thread.start()
-        until(lambda: any("/large.tar" in line and "-cut " in line for line in proxy.log))
+        until(lambda: any("/large-1.tar" in line and "-cut " in line for line in proxy.log))
         over.set()
         thread.join(30)

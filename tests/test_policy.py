@@ -17,7 +17,7 @@ from package_cache.model import Fields, Freshness, Preset, Repository, Represent
 from package_cache.rules.http.fields import format_date
 from package_cache.rules.http.targets import parse_target
 from package_cache.rules.repositories import lifetime
-from package_cache.rules.repositories.freshness import Policy
+from package_cache.rules.repositories.freshness import CONFIRMED, Policy
 from package_cache.rules.repositories.presets import rows_of
 
 NOW = 1_700_000_000.0
@@ -238,9 +238,9 @@ def test_each_preset_has_a_table_of_its_own() -> None:
         assert rows_of(preset)
         assert rows_of(preset) != rows_of(None)
     # What another one takes for an index is a file like any other here.
-    assert policy(preset=Preset.PYPI).freshness(target("/x/core.db")).how is KEPT
-    assert policy(preset=Preset.ARCH).freshness(target("/simple/x.whl")).how is KEPT
-    assert policy().freshness(target("/x/core.db")).how is ASKED
+    assert policy(preset=Preset.PYPI).freshness(target("/x/core-1.db")).how is KEPT
+    assert policy(preset=Preset.ARCH).freshness(target("/simple/x-1.whl")).how is KEPT
+    assert policy().freshness(target("/x/core-1.db")).how is ASKED
 
 
 def test_documents_are_asked_for_again_but_where_the_source_alone_decides() -> None:
@@ -407,8 +407,13 @@ def test_a_client_may_ask_for_something_newer(cache_control: str | None, pragma:
     fields = {"cache-control": cache_control, "pragma": pragma}
     given = {name: value for name, value in fields.items() if value is not None}
     assert policy(("*", "http")).demanded(target("/a"), given) == seconds
-    for word in ("immutable", "5m", "revalidate", "json-metadata", "never"):
+    for word in ("immutable", "5m", "json-metadata"):
+        # One that wants it confirmed gets that, but not again and again.
+        assert policy(("*", word)).demanded(target("/a"), given) == (CONFIRMED if seconds == 0 else None)
+    for word in ("revalidate", "never"):
         assert policy(("*", word)).demanded(target("/a"), given) is None
+    for path in (f"/by-hash/SHA256/{HEX}", "/org/foo/1.0/foo-1.0.jar"):
+        assert policy().demanded(target(path), given) is None
 
 
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=30)

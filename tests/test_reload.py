@@ -83,7 +83,7 @@ class Crowd:
     def _ask(self, client: Client, number: int, dice: random.Random) -> bool:
         """A request that the loop answers, or one that it hands over; whether the server ends the connection."""
         prefix = dice.choice(["", "http://127.0.0.1"])
-        answer = client.get(f"{prefix}/file.tar")
+        answer = client.get(f"{prefix}/file-1.tar")
         assert (answer.status, answer.whole, answer.body == BODY) == (200, True, True)
         self.answers[number] += 1
         return answer.get("connection") == "close"
@@ -148,15 +148,15 @@ class Download:
 def downloads(origin: Origin, proxy: Proxy, name: str) -> Iterator[Callable[[], None]]:
     """A hit that its client reads slowly, and a file that its source holds back; the function sees both to their end."""
     gate = Gate()
-    cold = origin.put(f"/{name}.tar", random.Random(name).randbytes(1_000_000), Serve(gate=gate, gate_at=500_000))
+    cold = origin.put(f"/{name}-1.tar", random.Random(name).randbytes(1_000_000), Serve(gate=gate, gate_at=500_000))
 
     def finish() -> None:
         gate.open()
         assert waiting.finish() == cold
-        assert slow.finish() == origin.things["/large.tar"].body
-        assert len(origin.requests(f"/{name}.tar")) == 1
+        assert slow.finish() == origin.things["/large-1.tar"].body
+        assert len(origin.requests(f"/{name}-1.tar")) == 1
 
-    with Download(proxy, "/large.tar") as slow, Download(proxy, f"/{name}.tar") as waiting, ExitStack() as stack:
+    with Download(proxy, "/large-1.tar") as slow, Download(proxy, f"/{name}-1.tar") as waiting, ExitStack() as stack:
         stack.callback(gate.open)
         assert gate.reached.wait(30)
         yield finish
@@ -172,10 +172,10 @@ def reload(proxy: Proxy) -> None:
 @pytest.fixture
 def proxy(origin: Origin, start: Start) -> Proxy:
     """Two workers, a small file and a large one."""
-    origin.put("/file.tar", BODY)
-    origin.put("/large.tar", random.Random(8).randbytes(24 << 20))
+    origin.put("/file-1.tar", BODY)
+    origin.put("/large-1.tar", random.Random(8).randbytes(24 << 20))
     one = start(origin.url, host="gunicorn", arguments=["--workers", "2"], environment=PATIENT)
-    for target in ("/file.tar", "/large.tar"):
+    for target in ("/file-1.tar", "/large-1.tar"):
         one.get(target)
     until(lambda: not parts(one.cache) and len(accepting(one)) == 2)
     return one
@@ -193,8 +193,8 @@ def test_nobody_is_turned_away_by_a_reload(origin: Origin, proxy: Proxy) -> None
             until(lambda: set(proxy.workers()) == accepting(proxy))
     assert not crowd.faults
     for name in ("first", "second", "third"):  # a worker may have ended before it had stored what it had served
-        assert proxy.get(f"/{name}.tar").body == origin.things[f"/{name}.tar"].body
-        assert len(origin.requests(f"/{name}.tar")) == 1
+        assert proxy.get(f"/{name}-1.tar").body == origin.things[f"/{name}-1.tar"].body
+        assert len(origin.requests(f"/{name}-1.tar")) == 1
     assert proxy.stop() == 0
     assert "Traceback" not in "".join(proxy.log)
 
@@ -216,7 +216,7 @@ def test_a_worker_that_dies_while_old_ones_come_to_their_end_is_replaced(origin:
         for pid in fresh:
             os.kill(pid, signal.SIGKILL)
         until(lambda: len(accepting(proxy) - fresh) == 2)
-        assert proxy.get("/file.tar").body == BODY
+        assert proxy.get("/file-1.tar").body == BODY
         finish()
 
 
@@ -269,12 +269,12 @@ def test_a_connection_that_was_promised_to_persist_is_good_for_another_request(
     origin: Origin, start: Start, host: str
 ) -> None:
     gate = Gate()
-    origin.put("/file.tar", BODY)
-    origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000))
+    origin.put("/file-1.tar", BODY)
+    origin.put("/cold-1.tar", LARGE, Serve(gate=gate, gate_at=500_000))
     proxy = start(origin.url, host=host, environment=PATIENT)
-    proxy.get("/file.tar")
+    proxy.get("/file-1.tar")
     with Client(proxy.address) as client:
-        client.ask("/cold.tar")
+        client.ask("/cold-1.tar")
         head = client.head()
         assert head.get("connection") == "keep-alive"
         assert gate.reached.wait(30)
@@ -282,7 +282,7 @@ def test_a_connection_that_was_promised_to_persist_is_good_for_another_request(
         until(lambda: is_refused(proxy))
         gate.open()
         assert client.rest(head).body == LARGE
-        answer = client.get("/file.tar")
+        answer = client.get("/file-1.tar")
         assert (answer.body, answer.get("connection")) == (BODY, "close")
         assert client.ended()
     assert proxy.stop() == 0
@@ -291,14 +291,14 @@ def test_a_connection_that_was_promised_to_persist_is_good_for_another_request(
 @pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 def test_the_promise_holds_for_what_is_fetched_beside_a_download_too(origin: Origin, start: Start, host: str) -> None:
     whole, part = Gate(), Gate()
-    origin.put("/file.tar", BODY)
-    body = origin.put("/cold.tar", LARGE * 4, Serve(gate=whole, gate_at=100_000), Serve(gate=part, gate_at=3_200_000))
+    origin.put("/file-1.tar", BODY)
+    body = origin.put("/cold-1.tar", LARGE * 4, Serve(gate=whole, gate_at=100_000), Serve(gate=part, gate_at=3_200_000))
     proxy = start(origin.url, host=host, environment=PATIENT)
-    proxy.get("/file.tar")
+    proxy.get("/file-1.tar")
     with Client(proxy.address) as first, Client(proxy.address) as client:
-        first.ask("/cold.tar")
+        first.ask("/cold-1.tar")
         assert whole.reached.wait(30)
-        client.ask("/cold.tar", "Range: bytes=3000000-3499999")
+        client.ask("/cold-1.tar", "Range: bytes=3000000-3499999")
         assert part.reached.wait(30)
         head = client.head()
         assert head.get("connection") == "keep-alive"
@@ -306,7 +306,7 @@ def test_the_promise_holds_for_what_is_fetched_beside_a_download_too(origin: Ori
         until(lambda: is_refused(proxy))
         part.open()
         assert client.rest(head).body == body[3_000_000:3_500_000]
-        answer = client.get("/file.tar")
+        answer = client.get("/file-1.tar")
         assert (answer.body, answer.get("connection")) == (BODY, "close")
         assert client.ended()
         whole.open()
@@ -316,16 +316,16 @@ def test_the_promise_holds_for_what_is_fetched_beside_a_download_too(origin: Ori
 
 @pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 def test_who_had_connected_before_a_stop_is_served(origin: Origin, start: Start, host: str) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     proxy = start(origin.url, host=host, arguments=["--workers", "1"])
-    assert proxy.get("/file.tar").body == BODY
+    assert proxy.get("/file-1.tar").body == BODY
     [pid] = proxy.workers() or [proxy.process.pid]
     os.kill(pid, signal.SIGSTOP)
     until(lambda: has_stopped(pid))
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(proxy.address)) for _ in range(20)]
         for client in clients:
-            client.ask("/file.tar")
+            client.ask("/file-1.tar")
         proxy.process.terminate()
         until(lambda: has_been_told_to_end(pid))
         os.kill(pid, signal.SIGCONT)
@@ -347,16 +347,16 @@ def has_been_told_to_end(pid: int) -> bool:
 @pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
 def test_a_stop_that_comes_to_its_limit_leaves_a_download_to_go_on_from(origin: Origin, start: Start, host: str) -> None:
     gate = Gate()
-    origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000), Serve())
+    origin.put("/cold-1.tar", LARGE, Serve(gate=gate, gate_at=500_000), Serve())
     limits = PATIENT | {"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"}
     proxy = start(origin.url, host=host, arguments=["--workers", "1"], environment=limits)
-    with Download(proxy, "/cold.tar") as client:
+    with Download(proxy, "/cold-1.tar") as client:
         assert gate.reached.wait(30)
         client.hurry.set()
         assert proxy.stop() == 0
         assert client.finish() == b""
     gate.open()
-    assert start(origin.url, host=host).get("/cold.tar").body == LARGE
+    assert start(origin.url, host=host).get("/cold-1.tar").body == LARGE
     assert [asked.fields.get("range") for asked in origin.requests()] == [None, f"bytes={500_000 - OVERLAP}-"]
 
 
@@ -364,11 +364,11 @@ def test_a_stop_that_comes_to_its_limit_leaves_a_download_to_go_on_from(origin: 
 def test_a_stop_that_comes_to_its_limit_waits_for_no_client_that_takes_nothing(
     origin: Origin, start: Start, host: str
 ) -> None:
-    origin.put("/large.tar", random.Random(8).randbytes(24 << 20))
+    origin.put("/large-1.tar", random.Random(8).randbytes(24 << 20))
     limits = {"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"}
     proxy = start(origin.url, host=host, arguments=["--workers", "1"], environment=limits)
-    proxy.get("/large.tar")
+    proxy.get("/large-1.tar")
     with Client(proxy.address) as client:
-        client.ask("http://127.0.0.1/large.tar")  # one that the loop hands over
+        client.ask("http://127.0.0.1/large-1.tar")  # one that the loop hands over
         assert client.head().status == 200
         assert proxy.stop() == 0

@@ -147,7 +147,7 @@ class Asking:
             while not self._done.is_set():
                 with Client(self._proxy.address) as client:
                     while not self._done.is_set():
-                        answer = client.get("/file.tar")
+                        answer = client.get("/file-1.tar")
                         assert (answer.status, answer.body) == (200, BODY)
                         with self._guard:
                             self.answers += 1
@@ -161,7 +161,7 @@ class Asking:
 def test_a_log_that_was_moved_away_is_opened_anew_and_no_line_is_lost(
     origin: Origin, start: Start, tmp_path: Path, server: str
 ) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     log = tmp_path / "access.log"
     proxy = start(origin.url, host=server, arguments=["--access-log", str(log)])
     asked = 0
@@ -177,18 +177,18 @@ def test_a_log_that_was_moved_away_is_opened_anew_and_no_line_is_lost(
     assert proxy.stop() == 0
     logs = [log, *(tmp_path / f"access.log.{number}" for number in range(4))]
     lines = [line for one in logs for line in one.read_text().splitlines()]
-    assert all('"GET /file.tar HTTP/1.1" 200 400 ' in line for line in lines)
+    assert all('"GET /file-1.tar HTTP/1.1" 200 400 ' in line for line in lines)
     assert len(lines) == asked
     assert "Traceback" not in "".join(proxy.log)
 
 
 def test_a_connection_outlives_a_reload_of_the_bare_command(origin: Origin, start: Start, tmp_path: Path) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     log = tmp_path / "access.log"
     proxy = start(origin.url, arguments=["--access-log", str(log)])
     with Client(proxy.address) as client:
         for number in range(3):
-            for target in ("/file.tar", "http://127.0.0.1/file.tar"):
+            for target in ("/file-1.tar", "http://127.0.0.1/file-1.tar"):
                 answer = client.get(target)
                 assert (answer.body, answer.get("connection")) == (BODY, "keep-alive")
             until(lambda: len(log.read_text().splitlines()) == 2)
@@ -218,18 +218,18 @@ def test_another_log_takes_what_comes_also_of_requests_that_run(
     origin: Origin, run: Run, tmp_path: Path, server: str
 ) -> None:
     gate = Gate()
-    origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000))
+    origin.put("/cold-1.tar", LARGE, Serve(gate=gate, gate_at=500_000))
     first, second = tmp_path / "first.log", tmp_path / "second.log"
 
     def lines_of_cold(log: Path) -> int:
-        return sum("/cold.tar" in line for line in log.read_text().splitlines())
+        return sum("/cold-1.tar" in line for line in log.read_text().splitlines())
 
     proxy = run(server, SOURCE=origin.url, ACCESS_LOG=str(first), WORKERS="1", **PATIENT)
     assert proxy.status() == 200
     with Client(proxy.address) as plain, Client(proxy.address) as handed, ExitStack() as stack:
         stack.callback(gate.open)
-        plain.ask("/cold.tar")
-        handed.ask("http://127.0.0.1/cold.tar")
+        plain.ask("/cold-1.tar")
+        handed.ask("http://127.0.0.1/cold-1.tar")
         heads = plain.head(), handed.head()
         proxy.held = True
         proxy.change(ACCESS_LOG=str(second), ACCESS_FORMAT="json")
@@ -254,57 +254,57 @@ def test_new_sources_are_asked_while_a_download_from_an_old_one_comes_to_its_end
     origin: Origin, another: Origin, run: Run, server: str
 ) -> None:
     gate = Gate()
-    origin.put("/cold.tar", LARGE, Serve(gate=gate, gate_at=500_000))
-    another.put("/file.tar", BODY)
+    origin.put("/cold-1.tar", LARGE, Serve(gate=gate, gate_at=500_000))
+    another.put("/file-1.tar", BODY)
     proxy = run(server, SOURCE=origin.url, **PATIENT)
-    assert proxy.get("/file.tar").status == 404
+    assert proxy.get("/file-1.tar").status == 404
     with Client(proxy.address) as before, Client(proxy.address) as after, ExitStack() as stack:
         stack.callback(gate.open)
-        before.ask("/cold.tar")
+        before.ask("/cold-1.tar")
         assert gate.reached.wait(30)
         proxy.held = True
         proxy.change(SOURCE=another.url)
-        until(lambda: proxy.get("/file.tar").body == BODY)
-        after.ask("/cold.tar")  # joins what runs
+        until(lambda: proxy.get("/file-1.tar").body == BODY)
+        after.ask("/cold-1.tar")  # joins what runs
         gate.open()
         assert [client.answer().body == LARGE for client in (before, after)] == [True, True]
-    assert proxy.get("/cold.tar").body == LARGE  # the worker may have ended before it had stored what it had served
-    assert len(origin.requests("/cold.tar")) == 1
-    assert another.requests("/cold.tar") == []
+    assert proxy.get("/cold-1.tar").body == LARGE  # the worker may have ended before it had stored what it had served
+    assert len(origin.requests("/cold-1.tar")) == 1
+    assert another.requests("/cold-1.tar") == []
     assert proxy.stop() == 0
     assert "Traceback" not in "".join(proxy.log)
 
 
 @server
 def test_a_repository_comes_and_goes(origin: Origin, another: Origin, run: Run, server: str) -> None:
-    another.put("/file.tar", BODY)
+    another.put("/file-1.tar", BODY)
     proxy = run(server, SOURCE=origin.url)
-    assert proxy.get("/other/file.tar").status == 404
+    assert proxy.get("/other/file-1.tar").status == 404
     proxy.more = f'[[repository]]\nname = "other"\nprefix = "/other/"\nsources = ["{another.url}"]\n'
     proxy.change()
-    until(lambda: proxy.get("/other/file.tar").body == BODY)
+    until(lambda: proxy.get("/other/file-1.tar").body == BODY)
     proxy.more = ""
     proxy.change()
-    assert proxy.get("/other/file.tar").body == BODY  # what is here stays
-    until(lambda: proxy.get("/other/second.tar").status == 404)
-    assert [asked.target for asked in another.requests()] == ["/file.tar"]
+    assert proxy.get("/other/file-1.tar").body == BODY  # what is here stays
+    until(lambda: proxy.get("/other/second-1.tar").status == 404)
+    assert [asked.target for asked in another.requests()] == ["/file-1.tar"]
 
 
 @server
 def test_who_may_ask_changes_for_connections_that_stand(origin: Origin, run: Run, server: str) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     proxy = run(server, SOURCE=origin.url)
     with Client(proxy.address) as client:
-        assert client.get("/file.tar").status == 200
+        assert client.get("/file-1.tar").status == 200
         proxy.change(ALLOW="10.0.0.0/8")
         if server == "wsgiref":
-            assert client.get("/file.tar").status == 403
+            assert client.get("/file-1.tar").status == 403
             assert client.ended()
-    until(lambda: proxy.get("/file.tar").status == 403)
+    until(lambda: proxy.get("/file-1.tar").status == 403)
     proxy.change(ALLOW=None)
-    until(lambda: proxy.get("/file.tar").status == 200)
+    until(lambda: proxy.get("/file-1.tar").status == 200)
     with Client(proxy.address) as client:
-        assert client.get("/file.tar").body == BODY
+        assert client.get("/file-1.tar").body == BODY
 
 
 @server
@@ -334,9 +334,9 @@ def answer_to_connect(proxy: Proxy, end: str) -> int:
 def test_bad_settings_are_told_one_by_one_and_the_old_ones_hold(
     origin: Origin, run: Run, tmp_path: Path, server: str
 ) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     proxy = run(server, SOURCE=origin.url)
-    assert proxy.get("/file.tar").body == BODY
+    assert proxy.get("/file-1.tar").body == BODY
     workers = proxy.workers()
 
     def refused(problems: int, **changes: str) -> None:
@@ -345,7 +345,7 @@ def test_bad_settings_are_told_one_by_one_and_the_old_ones_hold(
         proxy.process.send_signal(signal.SIGHUP)
         until(lambda: proxy.said("the settings stay as they were: ") == told + problems)
         assert proxy.workers() == workers
-        assert proxy.get("/file.tar").body == BODY
+        assert proxy.get("/file-1.tar").body == BODY
         proxy.write(**dict.fromkeys(changes))
 
     refused(2, WORKERS="many", SOURC="x")
@@ -360,14 +360,14 @@ def test_bad_settings_are_told_one_by_one_and_the_old_ones_hold(
 
 @server
 def test_what_a_running_server_keeps_is_named_and_kept(origin: Origin, run: Run, tmp_path: Path, server: str) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     proxy = run(server, SOURCE=origin.url)
     other = {"wsgiref": "gunicorn", "gunicorn": "wsgiref"}[server]
     for _ in range(2):  # as long as it is so
         proxy.change(CACHE=str(tmp_path / "other"), LISTEN="127.0.0.1:1", SERVER=other)
     for name in ("cache", "listen", "server"):
         assert proxy.said(f"{name} is another one now; that takes effect at the next restart") == 2
-    assert proxy.get("/file.tar").body == BODY
+    assert proxy.get("/file-1.tar").body == BODY
     assert not (tmp_path / "other").exists()
     proxy.change(CACHE=str(proxy.cache), LISTEN="127.0.0.1:0", SERVER=server)
     assert proxy.said("takes effect at the next restart") == 6
@@ -375,16 +375,16 @@ def test_what_a_running_server_keeps_is_named_and_kept(origin: Origin, run: Run,
 
 @server
 def test_bounds_and_limits_change(origin: Origin, run: Run, server: str) -> None:
-    origin.put("/file.tar", LARGE)
+    origin.put("/file-1.tar", LARGE)
     proxy = run(server, SOURCE=origin.url, MAX_SIZE="1K", WORKERS="1")
-    assert proxy.get("/file.tar").body == LARGE
+    assert proxy.get("/file-1.tar").body == LARGE
     assert stored(proxy.cache) == []
     proxy.change(MAX_SIZE="1G", THREADS="1", CONNECTIONS="5", VERBOSE="1", IDLE_TIMEOUT="0.1")
     # Who asks while the one application takes the place of the other may be answered by either.
-    until(lambda: proxy.get("http://127.0.0.1/file.tar").body == LARGE and stored(proxy.cache) == ["/file.tar"])
-    until(lambda: proxy.said("stored /file.tar") == 1)
+    until(lambda: proxy.get("http://127.0.0.1/file-1.tar").body == LARGE and stored(proxy.cache) == ["/file-1.tar"])
+    until(lambda: proxy.said("stored /file-1.tar") == 1)
     with Client(proxy.address) as client:
-        assert client.get("/file.tar").body == LARGE
+        assert client.get("/file-1.tar").body == LARGE
         assert client.ended()
     until(lambda: proxy.status() == 200)
     proxy.change(IDLE_TIMEOUT="60")
@@ -404,7 +404,7 @@ def test_the_number_of_workers_changes(origin: Origin, run: Run) -> None:
 
 
 def test_settings_are_read_again_and_again_under_load(origin: Origin, run: Run) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     for number in range(40):
         origin.put(f"/cold-{number}.tar", BODY)
     proxy = run("wsgiref", SOURCE=origin.url)

@@ -74,7 +74,7 @@ class Booted:
             machine.write(f"/etc/systemd/system/{name}", (CONTRIB / name).read_text())
         machine.write("/etc/sysusers.d/package-cache.conf", (CONTRIB / "sysusers.d/package-cache.conf").read_text())
         assert machine.run("systemd-sysusers").code == 0
-        machine.write("/srv/mirror/a.tar", BODY)
+        machine.write("/srv/mirror/a-1.tar", BODY)
         self.set_up()
 
     def set_up(self, *lines: str) -> None:
@@ -100,7 +100,7 @@ class Booted:
 
     def get(self, host: str = "127.0.0.1") -> Done:
         """What a client gets; the code is 0 if that is the file."""
-        return self.machine.run("curl", "--silent", "--fail", "--max-time", "30", f"http://{host}:4000/a.tar")
+        return self.machine.run("curl", "--silent", "--fail", "--max-time", "30", f"http://{host}:4000/a-1.tar")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_the_service_is_ready_when_its_start_ends(booted: Booted) -> None:
     owner = booted.machine.run("stat", "-c", "%U", "/var/cache/package-cache/registry-v1.db", f"/proc/{booted.pid()}")
     assert owner.text == "package-cache\npackage-cache\n"
     assert "(cache in /var/cache/package-cache)" in booted.journal()
-    booted.machine.run("rm", "/srv/mirror/a.tar")
+    booted.machine.run("rm", "/srv/mirror/a-1.tar")
     booted.do("restart", "package-cache.service")
     assert booted.get() == Done(0, BODY)
     booted.do("stop", "package-cache.service")
@@ -208,6 +208,6 @@ def test_the_lines_of_the_readme_make_a_service(booted: Booted) -> None:
     assert booted.state() == "active"
     assert booted.get("[::1]") == Done(0, BODY)
     booted.machine.write("/etc/package-cache/config.toml", 'source = ["file:///srv/another"]\n')
-    booted.machine.write("/srv/another/b.tar", BODY)
+    booted.machine.write("/srv/another/b-1.tar", BODY)
     booted.do("reload", "package-cache")
-    until(lambda: booted.machine.run("curl", "-sf", "http://127.0.0.1:4000/b.tar") == Done(0, BODY))
+    until(lambda: booted.machine.run("curl", "-sf", "http://127.0.0.1:4000/b-1.tar") == Done(0, BODY))

@@ -653,6 +653,42 @@ def test_304_without_a_condition_is_no_answer(held: Representation | None) -> No
     assert [ask.url for ask in world.asks] == [A, B]
 
 
+CONFIRMED, FULL = [True], [True, False]
+
+
+@pytest.mark.parametrize(
+    ("held", "told", "asked"),
+    [
+        ('"one"', '"one"', CONFIRMED),
+        ('"one"', 'W/"one"', CONFIRMED),
+        ('W/"one"', '"one"', CONFIRMED),
+        ('"one"', None, CONFIRMED),
+        (None, '"one"', CONFIRMED),
+        ('"one"', 'W/"two"', CONFIRMED),
+        ('"one"', '"two"', FULL),
+        ('W/"one"', '"two"', FULL),
+    ],
+)
+def test_304_of_another_version_confirms_nothing(held: str | None, told: str | None, asked: list[bool]) -> None:
+    transfer = Transfer((A,), held=replace(FILE, etag=held).head(A))
+    conditional = []
+    action = transfer.start()
+    while isinstance(action, Ask):
+        conditional.append(action.condition is not None)
+        version = replace(FILE, etag=told)
+        action = transfer.next(Head(304 if len(conditional) == 1 else 200, version.head(A)))
+    assert conditional == asked
+    assert isinstance(action, NotModified if asked is CONFIRMED else Receive)
+
+
+def test_304_of_another_version_twice_is_a_lie() -> None:
+    transfer = Transfer((A, B), held=FILE.head(A))
+    transfer.start()
+    other = Head(304, OTHER.head(A))
+    assert transfer.next(other) == Ask(A)
+    assert transfer.next(other) == Ask(B, condition=FILE.head(A).validators)
+
+
 def test_condition_is_dropped_once_readers_were_told_of_a_new_version() -> None:
     world = World([Mirror([OTHER], [Turn(cut=0)], GONE), Mirror([FILE])])
     end = world.fetch(Transfer(world.urls, held=FILE.head(B)))

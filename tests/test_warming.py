@@ -72,33 +72,34 @@ def noise(size: int) -> bytes:
 def test_what_is_listed_is_a_hit_afterwards(tmp_path: Path, start: Callable[..., Proxy], origin: Origin) -> None:
     cache, large = tmp_path / "cache", noise(300_000)
     for path, body in (
-        ("/a.tar", b"a"),
-        ("/x/b%2Bc.tar", b"b"),
-        ("/%C3%A9%20x.tar", b"e"),
-        ("/d.tar", large),
+        ("/a-1.tar", b"a"),
+        ("/x/b%2Bc-1.tar", b"b"),
+        ("/%C3%A9%20x-1.tar", b"e"),
+        ("/d-1.tar", large),
         ("/dists/x/InRelease", b"i"),
     ):
         origin.put(path, body)
-    text = f"# a list\n/a.tar\n{origin.url}x/b+c.tar\n/é x.tar # the last\n\n/d.tar\r\n  /dists/x/InRelease\n/a.tar\n"
+    text = f"# a list\n/a-1.tar\n{origin.url}x/b+c-1.tar\n/é x-1.tar # the last\n\n/d-1.tar\r\n"
+    text += "  /dists/x/InRelease\n/a-1.tar\n"
     assert warm(cache, text, source=origin.url) == (0, ["5 fetched, 293K, 0 here already"])
     proxy = start(origin.url, cache=cache)
     asked = len(origin.requests())
-    assert proxy.get("/d.tar").body == large
-    assert [proxy.get(path).body for path in ("/a.tar", "/x/b%2Bc.tar", "/%C3%A9%20x.tar")] == [b"a", b"b", b"e"]
+    assert proxy.get("/d-1.tar").body == large
+    assert [proxy.get(path).body for path in ("/a-1.tar", "/x/b%2Bc-1.tar", "/%C3%A9%20x-1.tar")] == [b"a", b"b", b"e"]
     assert len(origin.requests()) == asked
     origin.stop()
     assert proxy.get("/dists/x/InRelease").body == b"i"
 
 
 def test_what_is_here_is_not_fetched_again_and_indexes_are_confirmed(tmp_path: Path, origin: Origin) -> None:
-    cache, text = tmp_path / "cache", "/a.tar\n/InRelease\n"
-    origin.put("/a.tar", b"a")
+    cache, text = tmp_path / "cache", "/a-1.tar\n/InRelease\n"
+    origin.put("/a-1.tar", b"a")
     origin.put("/InRelease", b"old")
     warm(cache, text, source=origin.url)
     assert warm(cache, text, source=origin.url) == (0, ["0 fetched, 0, 2 here already"])
     origin.put("/InRelease", b"newer")
     assert warm(cache, text, source=origin.url) == (0, ["1 fetched, 5, 1 here already"])
-    assert len(origin.requests("/a.tar")) == 1
+    assert len(origin.requests("/a-1.tar")) == 1
     url = origin.url
     origin.stop()
     code, lines = warm(cache, text, source=url)
@@ -107,22 +108,22 @@ def test_what_is_here_is_not_fetched_again_and_indexes_are_confirmed(tmp_path: P
 
 
 def test_what_cannot_be_had_is_named_and_the_rest_is_fetched(tmp_path: Path, origin: Origin) -> None:
-    origin.put("/a.tar", b"a")
-    origin.put("/page.xz", b"<html>log in</html>", content_type="text/html")
-    text = "/none.tar\n/a.tar\nhttp://other.example/a.tar\na.tar\n/../x\n/page.xz\n"
+    origin.put("/a-1.tar", b"a")
+    origin.put("/page-1.xz", b"<html>log in</html>", content_type="text/html")
+    text = "/none-1.tar\n/a-1.tar\nhttp://other.example/a-1.tar\na.tar\n/../x\n/page-1.xz\n"
     code, lines = warm(tmp_path / "cache", text, "--jobs", "1", source=origin.url)
     assert code == 1
     failed = dict(line.removeprefix("failed ").split(": ", 1) for line in lines[:-1])
     assert lines[-1] == "1 fetched, 1, 0 here already, 5 failed"
-    assert "404" in failed["/none.tar"]
-    assert "other.example" in failed["http://other.example/a.tar"]
+    assert "404" in failed["/none-1.tar"]
+    assert "other.example" in failed["http://other.example/a-1.tar"]
     assert "begins with a slash" in failed["a.tar"]
     assert "climbs" in failed["/../x"]
-    assert "page.xz" in failed["/page.xz"]
+    assert "page-1.xz" in failed["/page-1.xz"]
 
 
 def test_a_list_may_come_from_another_program(tmp_path: Path, origin: Origin) -> None:
-    origin.put("/a.tar", b"a")
+    origin.put("/a-1.tar", b"a")
     command = [
         sys.executable,
         "-m",
@@ -135,10 +136,10 @@ def test_a_list_may_come_from_another_program(tmp_path: Path, origin: Origin) ->
         origin.url,
         "--json",
     ]
-    done = subprocess.run(command, input="/a.tar\n/b.tar\n", capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input="/a-1.tar\n/b-1.tar\n", capture_output=True, text=True, check=False)
     assert done.returncode == 1
     report = json.loads(done.stdout)
-    assert [one["name"] for one in report.pop("failed")] == ["/b.tar"]
+    assert [one["name"] for one in report.pop("failed")] == ["/b-1.tar"]
     assert report == {"whole": True, "fetched": 1, "bytes": 1, "here": 0}
 
 
@@ -162,24 +163,24 @@ def test_documents_are_fetched_for_the_accept_of_a_client(
 
 
 def test_repositories_of_the_configuration_are_known(tmp_path: Path, origin: Origin) -> None:
-    origin.put("/debian/pool/a.tar", b"a")
+    origin.put("/debian/pool/a-1.tar", b"a")
     config = tmp_path / "config.toml"
     config.write_text(
         f'[[repository]]\nname = "debian"\nprefix = "/deb"\npreset = "debian"\nsources = ["{origin.url}debian"]\n'
         f'[[repository]]\nname = "other"\nhosts = ["deb.example"]\nsources = ["{origin.url}debian"]\n'
     )
-    text = f"/deb/pool/a.tar\n{origin.url}debian/pool/a.tar\nhttp://deb.example/pool/a.tar\n/-/other/pool/a.tar\n/nothing/x.tar\n"
+    text = f"/deb/pool/a-1.tar\n{origin.url}debian/pool/a-1.tar\nhttp://deb.example/pool/a-1.tar\n/-/other/pool/a-1.tar\n/nothing/x-1.tar\n"
     code, lines = warm(tmp_path / "cache", text, "--config", str(config), "--jobs", "1")
     assert (code, lines[-1]) == (1, "2 fetched, 2, 2 here already, 1 failed")
-    assert lines[0].startswith("failed /nothing/x.tar: ")
-    assert stored(tmp_path / "cache") == ["/-/other/pool/a.tar", "/deb/pool/a.tar"]
+    assert lines[0].startswith("failed /nothing/x-1.tar: ")
+    assert stored(tmp_path / "cache") == ["/-/other/pool/a-1.tar", "/deb/pool/a-1.tar"]
 
 
 def test_what_is_not_stored_is_a_failure(tmp_path: Path, origin: Origin) -> None:
-    origin.put("/a.tar", noise(200_000))
-    code, lines = warm(tmp_path / "cache", "/a.tar\n", "--max-size", "100K", source=origin.url)
+    origin.put("/a-1.tar", noise(200_000))
+    code, lines = warm(tmp_path / "cache", "/a-1.tar\n", "--max-size", "100K", source=origin.url)
     assert code == 1
-    assert lines[0].startswith("failed /a.tar: ")
+    assert lines[0].startswith("failed /a-1.tar: ")
     assert stored(tmp_path / "cache") == []
 
 
@@ -195,7 +196,7 @@ def test_what_is_not_stored_is_a_failure(tmp_path: Path, origin: Origin) -> None
     ],
 )
 def test_wrong_options_are_named(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
-    code, lines = warm(tmp_path / "cache", "/x.tar\n", *words)
+    code, lines = warm(tmp_path / "cache", "/x-1.tar\n", *words)
     assert code == 2
     assert said in lines[0]
     assert not (tmp_path / "cache").exists()
@@ -251,12 +252,12 @@ def test_each_download_goes_on_several_times_a_second(rate: int, downloads: int,
 
 def test_what_a_client_downloads_is_downloaded_once(tmp_path: Path, start: Callable[..., Proxy], origin: Origin) -> None:
     body, gate = noise(400_000), Gate()
-    origin.put("/a.tar", body, Serve(gate=gate, gate_at=200_000))
+    origin.put("/a-1.tar", body, Serve(gate=gate, gate_at=200_000))
     proxy, got = start(origin.url), list[Response]()
-    client = Thread(target=lambda: got.append(proxy.get("/a.tar")))
+    client = Thread(target=lambda: got.append(proxy.get("/a-1.tar")))
     client.start()
     assert gate.reached.wait(30)
-    with running(tmp_path / "cache", "/a.tar\n", "-vv", source=origin.url) as one:
+    with running(tmp_path / "cache", "/a-1.tar\n", "-vv", source=origin.url) as one:
         until(lambda: is_open(one.process.pid, tmp_path / "cache" / "parts-v1"))
         gate.opened.set()
         code, lines = one.end()
@@ -277,9 +278,9 @@ def is_open(pid: int, folder: Path) -> bool:
 
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGKILL])
 def test_what_was_ended_goes_on_where_it_was(tmp_path: Path, origin: Origin, with_signal: signal.Signals) -> None:
-    cache, body, gate, text = tmp_path / "cache", noise(400_000), Gate(), "/a.tar\n/b.tar\n"
-    origin.put("/a.tar", b"a")
-    origin.put("/b.tar", body, Serve(gate=gate, gate_at=200_000))
+    cache, body, gate, text = tmp_path / "cache", noise(400_000), Gate(), "/a-1.tar\n/b-1.tar\n"
+    origin.put("/a-1.tar", b"a")
+    origin.put("/b-1.tar", body, Serve(gate=gate, gate_at=200_000))
     with running(cache, text, "--jobs", "1", source=origin.url) as one:
         assert gate.reached.wait(30)
         until(lambda: any(path.suffix == ".part" and path.stat().st_size == 200_000 for path in parts(cache)))
@@ -288,19 +289,19 @@ def test_what_was_ended_goes_on_where_it_was(tmp_path: Path, origin: Origin, wit
     gate.opened.set()
     if with_signal == signal.SIGINT:
         assert (code, lines) == (130, ["1 fetched, 1, 0 here already", "interrupted: run it again to go on from here"])
-    origin.script("/b.tar", Serve())
+    origin.script("/b-1.tar", Serve())
     assert warm(cache, text, source=origin.url) == (0, ["1 fetched, 391K, 1 here already"])
-    assert re.fullmatch(r"bytes=19[0-9]{4}-", origin.requests("/b.tar")[-1].fields["range"])  # what is compared overlaps
+    assert re.fullmatch(r"bytes=19[0-9]{4}-", origin.requests("/b-1.tar")[-1].fields["range"])  # what is compared overlaps
 
 
 @pytest.mark.parametrize("columns", [0, 20, 200])
 def test_how_far_it_is_is_shown_on_a_line_of_the_terminal(tmp_path: Path, origin: Origin, columns: int) -> None:
     gate = Gate()
-    origin.put("/a.tar", noise(400_000), Serve(gate=gate, gate_at=200_000))
+    origin.put("/a-1.tar", noise(400_000), Serve(gate=gate, gate_at=200_000))
     inner, outer = pty.openpty()
     termios.tcsetwinsize(outer, (24, columns))
     said = b""
-    with running(tmp_path / "cache", "/a.tar\n/b.tar\n", "--jobs", "1", source=origin.url, stderr=outer) as one:
+    with running(tmp_path / "cache", "/a-1.tar\n/b-1.tar\n", "--jobs", "1", source=origin.url, stderr=outer) as one:
         os.close(outer)
         while (b"0 fetched, 1" if columns == 20 else b"195K") not in said:
             said += os.read(inner, 4096)

@@ -71,7 +71,7 @@ def test_a_large_file_is_written_back_while_it_arrives(
     disk: Disk, download: Callable[[str], bytes], origin: Origin
 ) -> None:
     gate = Gate()
-    origin.put("/a.bin", BODY, Serve(gate=gate, gate_at=LATE))
+    origin.put("/a-1.bin", BODY, Serve(gate=gate, gate_at=LATE))
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(download, origin.url + "a.bin")
         try:
@@ -86,7 +86,7 @@ def test_a_large_file_is_written_back_while_it_arrives(
 def test_what_the_disk_lost_is_not_used(
     disk: Disk, download: Callable[[str], bytes], origin: Origin, tmp_path: Path, call: str
 ) -> None:
-    origin.put("/a.bin", BODY)
+    origin.put("/a-1.bin", BODY)
     disk.refuses = call
     with pytest.raises(StoreError, match="Input/output error"):
         download(origin.url + "a.bin")
@@ -94,7 +94,7 @@ def test_what_the_disk_lost_is_not_used(
     assert not left(tmp_path)
     assert not (tmp_path / "out").exists()
     assert download(origin.url + "a.bin") == BODY
-    assert ["range" in asked.fields for asked in origin.requests("/a.bin")] == [False, False]
+    assert ["range" in asked.fields for asked in origin.requests("/a-1.bin")] == [False, False]
 
 
 def test_nobody_goes_on_with_what_the_disk_lost(
@@ -102,7 +102,7 @@ def test_nobody_goes_on_with_what_the_disk_lost(
 ) -> None:
     """The source breaks off before anybody else could learn of it."""
     gate = Gate()
-    origin.put("/a.bin", BODY, Serve(gate=gate, gate_at=LATE, cut=LATE), Say(404))
+    origin.put("/a-1.bin", BODY, Serve(gate=gate, gate_at=LATE, cut=LATE), Say(404))
     disk.refuses = "fdatasync"
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(download, origin.url + "a.bin")
@@ -113,7 +113,7 @@ def test_nobody_goes_on_with_what_the_disk_lost(
         with pytest.raises((DownloadError, StoreError)):
             result.result(30)
     assert not left(tmp_path)
-    origin.script("/a.bin", Serve())
+    origin.script("/a-1.bin", Serve())
     assert download(origin.url + "a.bin") == BODY
 
 

@@ -100,27 +100,27 @@ def store(application: Server, origin: Origin, path: str, body: bytes = BODY) ->
 
 @pytest.mark.parametrize("wrapper", [None, FileWrapper], ids=["without a file wrapper", "with a file wrapper"])
 def test_it_keeps_the_rules_of_wsgi(application: Server, origin: Origin, wrapper: type | None) -> None:
-    origin.put("/file.tar", BODY, etag='"tag"')
+    origin.put("/file-1.tar", BODY, etag='"tag"')
     more = {"wsgi.file_wrapper": wrapper} if wrapper else {}
 
     def ask(target: str, method: str = "GET", **fields: str) -> Called:
         named = {name.replace("_", "-"): value for name, value in fields.items()}
         return call(validator(application), target, named, method, **more)
 
-    cold = ask("/file.tar", "HEAD")
+    cold = ask("/file-1.tar", "HEAD")
     assert (cold.status, cold.body, cold.fields["content-length"]) == (200, b"", "300000")
-    miss = ask("/file.tar")
+    miss = ask("/file-1.tar")
     assert (miss.status, miss.body, miss.cut) == (200, BODY, False)
-    until(lambda: ask("/file.tar", "HEAD").fields["cache-status"] == "package-cache; hit")
-    hit = ask("/file.tar")
+    until(lambda: ask("/file-1.tar", "HEAD").fields["cache-status"] == "package-cache; hit")
+    hit = ask("/file-1.tar")
     assert (hit.status, hit.body, hit.fields["cache-status"]) == (200, BODY, "package-cache; hit")
-    part = ask("/file.tar", Range="bytes=100000-299998")
+    part = ask("/file-1.tar", Range="bytes=100000-299998")
     assert (part.status, part.body) == (206, BODY[100_000:299_999])
-    known = ask("/file.tar", If_None_Match='"tag"')
+    known = ask("/file-1.tar", If_None_Match='"tag"')
     assert (known.status, known.body, known.cut) == (304, b"", False)
-    assert ask("/none.tar").status == 404
-    assert ask("/file.tar", "PUT").status == 405
-    refused = ask("/../file.tar")
+    assert ask("/none-1.tar").status == 404
+    assert ask("/file-1.tar", "PUT").status == 405
+    refused = ask("/../file-1.tar")
     assert (refused.status, refused.cut) == (400, False)
     assert refused.body.endswith(b"\n")
 
@@ -133,7 +133,7 @@ def test_how_long_content_may_take_is_no_limit_on_the_answer(application: Server
         with socket.socket() as connection:
             connection.settimeout(limit)
             more = {"CONTENT_LENGTH": "5", "gunicorn.socket": connection, "wsgi.input": content}
-            assert call(application, "/file.tar", method="POST", **more).status == status
+            assert call(application, "/file-1.tar", method="POST", **more).status == status
             assert connection.gettimeout() == limit
 
 
@@ -143,8 +143,8 @@ def test_it_needs_no_more_of_the_target_than_the_decoded_path(application: Serve
         "/gtk%2B-3.tar": "/gtk%2B-3.tar",
         "/a%253a.tar": "/a%253a.tar",
         "/%C3%AF%20b.tar": "/%C3%AF%20b.tar",
-        "/q.tar?v=1&w=%2B": "/q.tar?v=1&w=%2B",
-        "/q.tar?": "/q.tar",
+        "/q-1.tar?v=1&w=%2B": "/q-1.tar?v=1&w=%2B",
+        "/q-1.tar?": "/q-1.tar",
         "/folder/": "/folder/",
     }
     for target in asked.values():
@@ -152,7 +152,7 @@ def test_it_needs_no_more_of_the_target_than_the_decoded_path(application: Serve
     for spelling, target in asked.items():
         assert call(application, spelling).body == target.encode(), spelling
     count = len(origin.requests())
-    for target in ("/../x", "/a/../../x", "/%2e%2e/x", "/a%0ab", "/a%00", "/%ff", "/a%5c..%5cb", "/q.tar?%0a"):
+    for target in ("/../x", "/a/../../x", "/%2e%2e/x", "/a%0ab", "/a%00", "/%ff", "/a%5c..%5cb", "/q-1.tar?%0a"):
         assert call(application, target).status == 400, target
     assert len(origin.requests()) == count
 
@@ -160,7 +160,7 @@ def test_it_needs_no_more_of_the_target_than_the_decoded_path(application: Serve
 def test_the_target_as_it_was_sent_comes_first_where_a_server_offers_it(application: Server, origin: Origin) -> None:
     origin.put("/a%2Fb.tar", b"one name")
     for name in ("RAW_URI", "REQUEST_URI"):
-        assert call(application, "/a/b.tar", **{name: "/a%2Fb.tar"}).body == b"one name"
+        assert call(application, "/a/b-1.tar", **{name: "/a%2Fb.tar"}).body == b"one name"
 
 
 class Wrapper(FileWrapper):
@@ -173,8 +173,8 @@ class Wrapper(FileWrapper):
 
 
 def test_a_whole_hit_is_handed_over_as_a_file(application: Server, origin: Origin) -> None:
-    store(application, origin, "/file.tar")
-    environ = environ_of("GET", "/file.tar", {}) | {"wsgi.file_wrapper": Wrapper}
+    store(application, origin, "/file-1.tar")
+    environ = environ_of("GET", "/file-1.tar", {}) | {"wsgi.file_wrapper": Wrapper}
     result = application(environ, cast("Any", lambda *_: None))
     assert isinstance(result, Wrapper)
     assert result.send(1_000_000) == BODY
@@ -186,19 +186,19 @@ def test_a_whole_hit_is_handed_over_as_a_file(application: Server, origin: Origi
 def test_a_part_is_handed_over_as_a_file_only_to_servers_that_keep_to_its_length(
     application: Server, origin: Origin
 ) -> None:
-    store(application, origin, "/file.tar")
+    store(application, origin, "/file-1.tar")
     fields = {"Range": "bytes=1000-1999"}
     for software, wrapped in (("gunicorn/23.0.0", True), ("WSGIServer/0.2 CPython/3.11", False), ("", False)):
         more = {"wsgi.file_wrapper": Wrapper, "SERVER_SOFTWARE": software}
-        called = call(application, "/file.tar", fields, **more)
+        called = call(application, "/file-1.tar", fields, **more)
         assert (called.status, called.body, called.cut) == (206, BODY[1000:2000], False)
         assert isinstance(called.result, Wrapper) == wrapped
 
 
 def test_a_part_can_be_read_from_where_it_begins_by_a_server_without_sendfile(application: Server, origin: Origin) -> None:
-    store(application, origin, "/file.tar")
+    store(application, origin, "/file-1.tar")
     more = {"wsgi.file_wrapper": Wrapper, "SERVER_SOFTWARE": "gevent/26.9 Python/3.11"}
-    result: Any = application(environ_of("GET", "/file.tar", {"Range": "bytes=1000-1999"}, **more), lambda *_: None)
+    result: Any = application(environ_of("GET", "/file-1.tar", {"Range": "bytes=1000-1999"}, **more), lambda *_: None)
     for _ in range(2):
         assert result.filelike.tell() in (1000, 2000)
         result.filelike.seek(1000)
@@ -211,12 +211,12 @@ def test_a_part_can_be_read_from_where_it_begins_by_a_server_without_sendfile(ap
 def test_each_request_is_logged_once_with_what_was_sent(
     application: Server, origin: Origin, caplog: pytest.LogCaptureFixture, wrapper: type | None, fields: dict[str, str]
 ) -> None:
-    store(application, origin, "/file.tar")
+    store(application, origin, "/file-1.tar")
     more = {"wsgi.file_wrapper": wrapper} if wrapper else {}
     with caplog.at_level(logging.INFO, "package_cache.access"):
-        called = call(application, "/file.tar", fields, **more)
+        called = call(application, "/file-1.tar", fields, **more)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert f'"GET /file.tar HTTP/1.1" {called.status} {len(called.body)} ' in message
+    assert f'"GET /file-1.tar HTTP/1.1" {called.status} {len(called.body)} ' in message
     assert f" hit {len(called.body)} 0 " in message
 
 
@@ -226,10 +226,10 @@ def open_blobs() -> int:
 
 
 def test_a_body_that_nobody_reads_to_its_end_holds_nothing(application: Server, origin: Origin) -> None:
-    store(application, origin, "/file.tar")
+    store(application, origin, "/file-1.tar")
     until(lambda: open_blobs() == 0)  # the download has let go of it
     for more in ({}, {"wsgi.file_wrapper": Wrapper}):
-        environ = environ_of("GET", "/file.tar", {}) | more
+        environ = environ_of("GET", "/file-1.tar", {}) | more
         result: Any = application(environ, cast("Any", lambda *_: None))
         next(iter(result))
         assert open_blobs() == 1
@@ -244,13 +244,13 @@ def test_a_server_that_cannot_show_a_cut_gets_no_body_that_may_be_cut(applicatio
         def log_message(self, *_: object) -> None:
             pass
 
-    origin.put("/whole.tar", BODY, Serve(chunked=True))
-    origin.put("/short.tar", BODY, Serve(chunked=True, cut=200_000))
+    origin.put("/whole-1.tar", BODY, Serve(chunked=True))
+    origin.put("/short-1.tar", BODY, Serve(chunked=True, cut=200_000))
     with make_server("127.0.0.1", 0, application, handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            for target, status in (("/whole.tar", 200), ("/short.tar", 502)):
+            for target, status in (("/whole-1.tar", 200), ("/short-1.tar", 502)):
                 with Client(("127.0.0.1", server.server_port)) as client:
                     answer = client.get(target)
                 assert (answer.status, answer.whole) == (status, True)
@@ -287,39 +287,39 @@ def asking(proxy: Proxy) -> Iterator[Callable[..., Answer]]:
 
 @pytest.mark.parametrize("worker", WORKERS)
 def test_it_runs_under_any_worker_of_gunicorn(origin: Origin, start: Start, worker: str) -> None:
-    origin.put("/file.tar", BODY, etag='"tag"')
-    origin.put("/chunked.tar", BODY, Serve(chunked=True))
+    origin.put("/file-1.tar", BODY, etag='"tag"')
+    origin.put("/chunked-1.tar", BODY, Serve(chunked=True))
     with asking(launch(start, origin, worker)) as ask:
-        assert ask("/file.tar", method="HEAD").get("content-length") == "300000"
-        assert ask("/file.tar").body == BODY
-        until(lambda: ask("/file.tar").get("cache-status") == "package-cache; hit")
-        assert ask("/file.tar", "Range: bytes=200000-").body == BODY[200_000:]
-        assert ask("/file.tar", 'If-None-Match: "tag"').status == 304
-        assert ask("/none.tar").status == 404
-        assert ask("/none.tar", method="HEAD").status == 404
-        assert ask("/../file.tar").status == 400
-        assert ask("/../file.tar", method="HEAD").status == 400
-        assert ask("/file.tar", method="POST").status == 405
-        answer = ask("/chunked.tar")
+        assert ask("/file-1.tar", method="HEAD").get("content-length") == "300000"
+        assert ask("/file-1.tar").body == BODY
+        until(lambda: ask("/file-1.tar").get("cache-status") == "package-cache; hit")
+        assert ask("/file-1.tar", "Range: bytes=200000-").body == BODY[200_000:]
+        assert ask("/file-1.tar", 'If-None-Match: "tag"').status == 304
+        assert ask("/none-1.tar").status == 404
+        assert ask("/none-1.tar", method="HEAD").status == 404
+        assert ask("/../file-1.tar").status == 400
+        assert ask("/../file-1.tar", method="HEAD").status == 400
+        assert ask("/file-1.tar", method="POST").status == 405
+        answer = ask("/chunked-1.tar")
         assert (answer.body, answer.whole) == (BODY, True)
 
 
 @pytest.mark.parametrize("worker", WORKERS[:-1])  # that one gathers a body before it sends any of it
 def test_a_failed_transfer_is_cut_under_any_worker_of_gunicorn(origin: Origin, start: Start, worker: str) -> None:
-    origin.put("/short.tar", BODY, Serve(cut=200_000))
-    origin.put("/short-chunked.tar", BODY, Serve(chunked=True, cut=200_000))
+    origin.put("/short-1.tar", BODY, Serve(cut=200_000))
+    origin.put("/short-chunked-1.tar", BODY, Serve(chunked=True, cut=200_000))
     with asking(launch(start, origin, worker, "--workers", "3")) as ask, ThreadPoolExecutor(2) as pool:
-        known, unknown = pool.map(ask, ["/short.tar", "/short-chunked.tar"])
+        known, unknown = pool.map(ask, ["/short-1.tar", "/short-chunked-1.tar"])
         assert (known.status, known.get("content-length"), known.whole) == (200, "300000", False)
         assert (unknown.status, unknown.get("transfer-encoding"), unknown.whole) == (200, "chunked", False)
-        assert ask("/none.tar").status == 404
+        assert ask("/none-1.tar").status == 404
 
 
 def test_it_may_be_built_before_the_workers_are_forked(origin: Origin, start: Start) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     proxy = launch(start, origin, "gthread", "--preload", "--workers", "3")
     with ThreadPoolExecutor(12) as pool:
-        answers: list[Response] = list(pool.map(lambda _: proxy.get("/file.tar"), range(24)))
+        answers: list[Response] = list(pool.map(lambda _: proxy.get("/file-1.tar"), range(24)))
     assert all(answer.body == BODY for answer in answers)
     assert len(origin.requests()) == 1
 
@@ -346,14 +346,14 @@ def test_it_says_what_it_cannot_use(tmp_path: Path) -> None:
 
 
 def test_it_is_configured_by_the_environment(origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    origin.put("/file.tar", BODY)
+    origin.put("/file-1.tar", BODY)
     monkeypatch.setenv("PACKAGE_CACHE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ConfigError, match="PACKAGE_CACHE_SOURCE"):
         create_app()
     monkeypatch.setenv("PACKAGE_CACHE_SOURCE", origin.url)
     application = create_app()
-    assert call(application, "/file.tar").body == BODY
-    until(lambda: call(application, "/file.tar", method="HEAD").fields["cache-status"] == "package-cache; hit")
+    assert call(application, "/file-1.tar").body == BODY
+    until(lambda: call(application, "/file-1.tar", method="HEAD").fields["cache-status"] == "package-cache; hit")
     application.service.close()
     monkeypatch.setenv("PACKAGE_CACHE_PROT", "1")
     with pytest.raises(ConfigError, match="PACKAGE_CACHE_PROT"):

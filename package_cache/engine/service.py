@@ -152,7 +152,7 @@ class Service:
         wanted = self._wanted(request)
         try:
             wanted = self._look(wanted)
-            if wanted.seen is not None and self._is_for_all(request, wanted, wanted.seen.representation):
+            if wanted.seen is not None and self._is_hot(request, wanted, wanted.seen.representation):
                 with suppress(DamagedBlob):
                     hot = self._open_hot(wanted, wanted.seen)
                     if hot is not None:
@@ -161,9 +161,9 @@ class Service:
         except StoreError as error:
             return self.after_failure(request, wanted, error)
 
-    def _is_for_all(self, request: Request, wanted: Wanted, head: Representation) -> bool:
-        """Whether every client gets these bytes, for ever."""
-        return wanted.policy.is_for_all(wanted.target, head) and self.linking(request, head) is None
+    def _is_hot(self, request: Request, wanted: Wanted, head: Representation) -> bool:
+        """Whether every client gets these bytes, for ever, and this one wants no source to be asked."""
+        return wanted.is_hot(head) and self.linking(request, head) is None
 
     def linking(self, request: Request, head: Representation) -> Linking | None:
         """How links in an answer with that head are replaced for the client; None if they are not."""
@@ -436,6 +436,8 @@ class Service:
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
         if error.http_status == 404:
+            if seen is not None and wanted.is_lasting(seen.representation):
+                return None
             if not wanted.is_for_ever:
                 self._absences.note(wanted.key)
             return error

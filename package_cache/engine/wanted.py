@@ -1,5 +1,6 @@
 """What a request asks of the sources, where the store has no answer to it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -47,8 +48,12 @@ class Wanted:
         """Whether an answer with that head is good without asking a source."""
         until = self.policy.good_until(self.target, head)
         if self.longest is not None:
-            until = min(until, head.received + self.longest)
+            until = min(until, self.policy.demanded_until(self.target, head, self.longest))
         return is_good(until, head.received, self.since)
+
+    def is_hot(self, head: Representation) -> bool:
+        """Whether an answer with that head is good for whoever asks, and for this client without asking a source."""
+        return self.policy.is_for_all(self.target, head) and self.is_kept(head)
 
     def is_met_by(self, head: Representation) -> bool:
         """Whether an answer with that head is good for this request."""
@@ -66,6 +71,10 @@ class Wanted:
     def is_stored(self) -> bool:
         """Whether what is there is stored at all."""
         return self.policy.freshness(self.target).how is not Freshness.NEVER
+
+    def is_lasting(self, head: Representation) -> bool:
+        """Whether an answer with that head is a file that never changes, whether its sources still have it or not."""
+        return self.policy.good_until(self.target, head) == math.inf
 
     def differs(self, head: Representation) -> bool:
         """Whether sources may have another answer than that with this head for the client."""

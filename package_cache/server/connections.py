@@ -18,7 +18,7 @@ from package_cache.engine.pending import Pending
 from package_cache.engine.relay import Relay
 from package_cache.engine.several import SeveralReader
 from package_cache.errors import BadRequest, RequestError
-from package_cache.model import Request
+from package_cache.model import Request, Target
 from package_cache.rules.http import wire
 from package_cache.rules.http.answer import Reply
 from package_cache.rules.http.content import Content
@@ -124,14 +124,16 @@ def simple(head: wire.Head, routes: Routes, via: str = _GAP) -> Asked | None:
     own = is_own(target)
     if head.minor != 1 and not own:  # who asks how the service fares is often as old, and must not wait
         return None
-    hot = (
-        not own
-        and via not in fields.get("via", "")
-        and routes.policy(target).accept_of(target, fields.get("accept")) is None
-    )
+    hot = not own and via not in fields.get("via", "") and _may_be_hot(target, fields, routes)
     request = Request(head.method, target, fields, text=head.target)
     said = said_in(head, fields)
     return Asked(request, target.text, said, head.keep_alive, plain=_CONDITIONS.isdisjoint(fields), hot=hot)
+
+
+def _may_be_hot(target: Target, fields: Mapping[str, str], routes: Routes) -> bool:
+    """Whether nothing but the target decides what the answer is, as far as the client is asked."""
+    policy = routes.policy(target)
+    return policy.accept_of(target, fields.get("accept")) is None and policy.demanded(target, fields) is None
 
 
 def said_in(head: wire.Head, fields: Mapping[str, str]) -> Said:

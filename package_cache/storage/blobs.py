@@ -7,7 +7,6 @@ the seal cannot be written, or is not kept, this process remembers what it has h
 """
 
 import errno
-import hashlib
 import io
 import os
 import re
@@ -16,11 +15,16 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from package_cache.errors import DamagedBlob, StoreError
+from package_cache.rules.http.digests import hasher
 from package_cache.storage.machine import boot_id
 from package_cache.storage.parts.locks import NameLocks
 from package_cache.storage.parts.part import Part, translated
+
+if TYPE_CHECKING:
+    import hashlib
 
 SEAL_NS = 946_684_800 * 10**9
 """The modification time of every blob but for the part that tells the boot, in nanoseconds of the epoch: 2000-01-01."""
@@ -254,7 +258,7 @@ def _lock_of(digest: str) -> str:
 
 def hash_file(descriptor: int, size: int, algorithm: str = "sha256") -> "hashlib._Hash":
     """The hash of the first `size` bytes of a file, wherever its position is."""
-    digest, at = hashlib.new(algorithm, usedforsecurity=False), 0
+    digest, at = hasher(algorithm), 0
     while at < size:
         block = os.pread(descriptor, min(_BLOCK, size - at), at)
         if not block:

@@ -4,13 +4,13 @@ Nobody asked for a coding, and some servers send one all the same. What is behin
 compressed, and the coding only said so. A part of such a body cannot be asked for: places in it are not those in the file.
 """
 
-import hashlib
 import re
 import zlib
 from dataclasses import replace
 
 from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.model import Fields
+from package_cache.rules.http.digests import hasher
 from package_cache.rules.http.fields import media_type
 from package_cache.rules.transfers.disguise import is_known
 from package_cache.rules.transfers.steps import Head
@@ -62,7 +62,7 @@ class _Decoded:
         self._window = window
         self._longest = longest
         self._came = self._left = 0
-        self._hashes = [(hashlib.new(it.algorithm, usedforsecurity=False), it.value) for it in answer.head.digests]
+        self._hashes = [(hasher(it.algorithm), it.value) for it in answer.head.digests]
         self._inflating = zlib.decompressobj(window)
         self._rest = b""
         self._begun = False

@@ -1,11 +1,12 @@
 """The one way out: opens a URL of a source, whatever its scheme, and notes how the source fared."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from package_cache.errors import UpstreamError, UpstreamLie
 from package_cache.model import Fields, Repository, Source, Target
+from package_cache.rules.repositories.addressed import addressed
 from package_cache.rules.repositories.links import has_links
 from package_cache.rules.repositories.presets import tells_by_suffix
 from package_cache.rules.transfers.disguise import is_doubtful
@@ -172,11 +173,19 @@ class SourceOffer:
     def open(self, ask: Ask, method: str = "GET") -> Answer:
         """The answer to `ask`; close it afterwards. Raises UpstreamError."""
         named = tells_by_suffix(self.repository.preset, self.target.path)
-        answer = self._fetcher.open(ask, self.accept, method, via=self.via, named=named)
+        answer = self._addressed(self._fetcher.open(ask, self.accept, method, via=self.via, named=named))
         has_own = self.repository.links or self.repository.tarballs
         if has_own and has_links(answer.head.representation.get("content-type"), None):
             return decoded(answer, ask.url)  # nobody asked for a coding, and the links are inside
         return uncoded(answer, ask.url)
+
+    def _addressed(self, answer: Answer) -> Answer:
+        """The answer, held to the digest in its URL besides those that the source declares of the whole."""
+        coding = answer.head.representation.get("content-encoding") or "identity"
+        digest = addressed(self.repository.preset, self.target)
+        if digest is not None and coding.lower() == "identity":
+            answer.head = replace(answer.head, digests=(*answer.head.digests, digest))
+        return answer
 
     def rival(self, answer: Answer, left: int | None) -> str | None:
         """Where the rest of an answer would come from a good deal faster."""

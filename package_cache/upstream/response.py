@@ -131,7 +131,7 @@ class Response(http.client.HTTPResponse):
         return self.chunk_left
 
     def _close_conn(self) -> None:
-        surplus = self.status in (200, 206) and self.length == 0 and not self._has_no_body and self._has_more()
+        surplus = self.status in (200, 203, 206) and self.length == 0 and not self._has_no_body and self._has_more()
         super()._close_conn()  # type: ignore[misc]
         if surplus:
             raise UpstreamLie("sent more than it declared")

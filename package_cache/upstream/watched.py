@@ -1,10 +1,10 @@
 """An answer under watch: its first bytes are looked at before anybody gets them, and its pace is measured."""
 
-import hashlib
 import time
 from collections.abc import Callable
 
 from package_cache.errors import UpstreamCrawl, UpstreamLie
+from package_cache.rules.http.digests import hasher
 from package_cache.rules.transfers.disguise import FIRST, is_known, unmask
 from package_cache.rules.transfers.pace import LEAST, Pace
 from package_cache.upstream.answers import Answer
@@ -20,7 +20,7 @@ class Watched:
         self._sent = sent
         self._first = b""
         self._ended = False
-        self._hashes = [(hashlib.new(it.algorithm, usedforsecurity=False), it.value) for it in answer.head.part_digests]
+        self._hashes = [(hasher(it.algorithm), it.value) for it in answer.head.part_digests]
 
     def look(self, url: str) -> None:
         """Check that a whole body may be the file that `url` names. Raises UpstreamError."""

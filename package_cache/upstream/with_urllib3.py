@@ -166,7 +166,7 @@ class Urllib3Backend:
 def let_go(response: BaseHTTPResponse) -> None:
     """Keep the connection where what is left of an answer costs less than a new one; else drop it."""
     left = getattr(response, "length_remaining", None)
-    if left == 0 or (left is not None and left <= _SHORT and response.status not in (200, 206)):
+    if left == 0 or (left is not None and left <= _SHORT and response.status not in (200, 203, 206)):
         response.drain_conn()
     try:
         response.close()

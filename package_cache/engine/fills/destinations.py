@@ -5,7 +5,7 @@ import io
 
 from package_cache.engine.fills.hashes import Hashes
 from package_cache.model import Representation
-from package_cache.rules.http.digests import Digest
+from package_cache.rules.http.digests import Digest, hasher
 from package_cache.storage.parts.drafts import Draft
 
 
@@ -113,4 +113,6 @@ class BufferSink:
 
     def _hash(self, algorithm: str) -> "hashlib._Hash":
         with self.buffer.getbuffer() as kept:
-            return hashlib.new(algorithm, kept, usedforsecurity=False)
+            value = hasher(algorithm)
+            value.update(kept)
+        return value

@@ -3,7 +3,7 @@
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from package_cache.rules.http.digests import Digest
+from package_cache.rules.http.digests import Digest, hasher
 from package_cache.storage.blobs import hash_file
 from package_cache.storage.parts.part import Part
 
@@ -55,7 +55,8 @@ class _Hash:
     """The hash of the first `size` bytes of a part."""
 
     def __init__(self, algorithm: str) -> None:
-        self._value = hashlib.new(algorithm, usedforsecurity=False)
+        self._algorithm = algorithm
+        self._value = hasher(algorithm)
         self.size = 0
         self._waiting: list[memoryview] = []
         self._bytes = 0
@@ -64,8 +65,8 @@ class _Hash:
     def catch_up(self, part: Part, size: int) -> None:
         """Read what of the part's first `size` bytes went by unseen."""
         if self.size < size:
-            name = self.settled().name
-            self._value, self.size = hash_file(part.fileno(), size, name), size
+            self.settled()
+            self._value, self.size = hash_file(part.fileno(), size, self._algorithm), size
 
     def take(self, data: memoryview, beside: ThreadPoolExecutor | None) -> None:
         """The next bytes; with `beside`, they are hashed there."""

@@ -15,7 +15,6 @@ from package_cache.rules.http.fields import (
     is_strong,
     is_strong_date,
     parse_date,
-    parse_length,
     tag_listed,
 )
 from package_cache.rules.http.ranges import Piece, body_of, parse_ranges
@@ -40,6 +39,10 @@ _KEPT = frozenset(
 
 METHODS = ("GET", "HEAD")
 _ALLOW = ("Allow", ", ".join(METHODS))
+_DIGITS = 15
+"""Of a number with more, the first ones say enough: that is for ever."""
+_RESOLUTION = 2.0
+"""Seconds by which a date may be past that was written just now: it has no fractions, and the answer was on its way."""
 RETRY_SECONDS = 10
 """When a client that was turned away for want of room may come again."""
 
@@ -138,9 +141,18 @@ def entity_tag(representation: Representation, digest: str | None) -> str | None
     return f'"{digest}"' if digest else None
 
 
+def initial_age(representation: Representation) -> float:
+    """Seconds that the answer was old when it came: by its source's word, or by its date (RFC 9111, section 4.2.3)."""
+    date = parse_date(representation.get("date"))
+    apparent = 0.0 if date is None else representation.received - date
+    told = (representation.get("age") or "").strip(" \t")
+    said = float(told[:_DIGITS]) if told.isascii() and told.isdigit() else 0.0
+    return max(said, apparent if apparent >= _RESOLUTION else 0.0)
+
+
 def age(representation: Representation, now: float) -> int:
-    """Seconds since the source sent or confirmed the answer (RFC 9111, section 4.2.3)."""
-    return max(0, int(now - representation.received)) + (parse_length(representation.get("age")) or 0)
+    """Seconds since the source made or confirmed the answer (RFC 9111, section 4.2.3)."""
+    return int(initial_age(representation) + max(0.0, now - representation.received))
 
 
 def _traces(serving: Serving) -> Fields:

@@ -4,26 +4,44 @@ What cannot be read, and algorithms that are not known here, are ignored, as the
 """
 
 import binascii
+import hashlib
 import re
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 DIGEST_FIELDS = ("repr-digest", "content-digest", "digest", "content-md5")
 
 _ALGORITHMS = {"sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "md5": "md5"}
 """By the names of both registries, in lower case; to those of hashlib."""
-_SIZES = {"sha512": 64, "sha256": 32, "sha1": 20, "md5": 16}
+BLAKE2B_256 = "blake2b-256"
+"""Not the one that hashlib calls `blake2b`: its length is a part of what is hashed (RFC 7693, section 2.5)."""
+SIZES = {"sha512": 64, "sha384": 48, "sha256": 32, "sha224": 28, "sha1": 20, "md5": 16, BLAKE2B_256: 32}
+"""Bytes of a digest."""
 _MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):[^,]*(?:,|$)")
 _INSTANCE = re.compile(r"[ \t]*([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)[ \t]*(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What the bytes of a whole file must hash to; `algorithm` as hashlib names it."""
+    """What the bytes of a whole file must hash to; `algorithm` is one of `SIZES`."""
 
     algorithm: str
     value: bytes
+
+    def is_of(self, body: bytes) -> bool:
+        """Whether it is the digest of these bytes."""
+        value = hasher(self.algorithm)
+        value.update(body)
+        return value.digest() == self.value
+
+
+def hasher(algorithm: str) -> "hashlib._Hash":
+    """A hash of no bytes yet, which follows a file: it does not stand for a secret."""
+    if algorithm == BLAKE2B_256:
+        return cast("hashlib._Hash", hashlib.blake2b(digest_size=SIZES[BLAKE2B_256], usedforsecurity=False))
+    return hashlib.new(algorithm, usedforsecurity=False)
 
 
 def declared(fields: Mapping[str, str | None], *, whole: bool, coded: bool) -> tuple[Digest, ...]:
@@ -62,4 +80,4 @@ def _digest(name: str, text: str) -> Digest | None:
         value = b64decode(text, validate=True)
     except binascii.Error:
         return None
-    return Digest(algorithm, value) if len(value) == _SIZES[algorithm] else None
+    return Digest(algorithm, value) if len(value) == SIZES[algorithm] else None

@@ -19,7 +19,8 @@ _LISTED_TAG = re.compile(rf"((?:W/)?{_OPAQUE})[ \t]*+(?:,|$)")
 _LENGTH = re.compile(r"[0-9]{1,19}")
 LONGEST_REST = 3600.0
 """Seconds for which a source is left alone at most, whatever it says."""
-_DOCUMENTS = frozenset({"text/html", "application/xhtml+xml", "application/json"})
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_XML = frozenset({"application/xml", "text/xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +138,14 @@ def media_type(content_type: str | None) -> str:
 
 def is_document(kind: str) -> bool:
     """Whether a media type, as `media_type` gives it, is that of a page or of JSON."""
-    return kind in _DOCUMENTS or kind.endswith("+json")
+    return is_page(kind) or kind == "application/json" or kind.endswith("+json")
+
+
+def is_page(kind: str) -> bool:
+    """Whether a media type is that of a page for people, which may stand under any name."""
+    return kind in _PAGES
+
+
+def is_xml(kind: str) -> bool:
+    """Whether a media type is that of a document in XML."""
+    return kind in _XML or kind.endswith("+xml")

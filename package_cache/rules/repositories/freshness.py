@@ -1,7 +1,7 @@
 """Which files may be kept for ever, which must be asked for again, and which are not stored at all.
 
 Rules of the configuration come first, by the path alone. Else the table of the preset decides
-(`rules.repositories.presets`), unless a query or the media type of the answer says that it is a document, which changes.
+(`rules.repositories.presets`), unless the media type of the answer says that it is a document, which changes.
 """
 
 import math
@@ -10,14 +10,18 @@ from urllib.parse import unquote
 
 from package_cache.config.globs import glob_pattern
 from package_cache.model import Fresh, Freshness, Preset, Repository, Representation, Target
-from package_cache.rules.http.fields import is_document, media_type
+from package_cache.rules.http.answer import initial_age
+from package_cache.rules.http.fields import is_document, is_page, is_xml, media_type
 from package_cache.rules.repositories import lifetime
 from package_cache.rules.repositories.documents import INTERVAL
-from package_cache.rules.repositories.presets import IMMUTABLE, POSTS, REVALIDATE, rows_of
+from package_cache.rules.repositories.names import vouched_for
+from package_cache.rules.repositories.presets import IMMUTABLE, POSTS, REVALIDATE, Verdict, judge
 
 _LONGEST_ACCEPT = 1024
 _LONGEST_REMEMBERED = 512
 _REMEMBERED = 4096
+CONFIRMED = 10.0
+"""Seconds for which a confirmation is good enough for clients that want one of a file that does not change."""
 _AHEAD = 60.0
 """Seconds by which an answer may have come after the request: it joined a download that was about to begin."""
 
@@ -34,47 +38,49 @@ class Policy:
         if posts is None:
             posts = POSTS.get(repository.preset, ()) if repository.preset else ()
         self._posts = tuple(glob_pattern(glob) for glob in posts)
-        self._rows = rows_of(repository.preset)
         self._knows_documents = repository.preset is not Preset.RAW
-        self._remembered: dict[str, Fresh] = {}
+        self._judged: dict[str, Verdict] = {}
 
     def freshness(self, target: Target, content_type: str | None = None) -> Fresh:
         """How long what is at a target is good; `content_type` is that of the stored answer, if there is one."""
         ruled = self._ruled(target)
         if ruled is not None:
             return ruled[0]
-        if self._knows_documents and (is_document(media_type(content_type)) or target.query is not None):
-            return REVALIDATE
-        return self._by_path(target.path)
+        verdict = self._judge(target)
+        return REVALIDATE if self._is_document(verdict, media_type(content_type)) else verdict.fresh
 
     def decided_by(self, target: Target, content_type: str | None = None) -> str:
         """What decides that, in words."""
-        ruled, kind = self._ruled(target), media_type(content_type)
+        ruled, kind, verdict = self._ruled(target), media_type(content_type), self._judge(target)
         if ruled is not None:
             return f"the rule for {ruled[1]} in the repository {self.repository.name}"
-        if self._knows_documents and is_document(kind):
+        if self._is_document(verdict, kind):
             return f"its type is {kind}"
-        if self._knows_documents and target.query is not None:
-            return "it has a query"
-        found = next((row.pattern.pattern for row in self._rows if row.pattern.search(target.path)), None)
-        if found is None:
-            return "it is no tarball" if self.repository.preset is Preset.NPM else "its name has no suffix"
-        return f"its path matches {found}" if self._knows_documents else "the preset raw leaves it to the source"
+        return verdict.reason if self._knows_documents else "the preset raw leaves it to the source"
+
+    def _is_document(self, verdict: Verdict, kind: str) -> bool:
+        """Whether an answer of that type is a document, which changes, whatever its name."""
+        return self._knows_documents and (is_page(kind) or (not verdict.settled and (is_document(kind) or is_xml(kind))))
 
     def _ruled(self, target: Target) -> tuple[Fresh, str] | None:
-        """What the first rule says that matches, and its glob."""
+        """What the first rule says that matches, and its glob; what no rule knows is as fresh as what it vouches for."""
         path = unquote(target.path) if self._fresh_by_rule else ""
-        return next(((fresh, glob) for pattern, fresh, glob in self._fresh_by_rule if pattern.fullmatch(path)), None)
+        for name in dict.fromkeys((path, vouched_for(path))):
+            for pattern, fresh, glob in self._fresh_by_rule:
+                if pattern.fullmatch(name):
+                    return fresh, glob
+        return None
 
-    def _by_path(self, path: str) -> Fresh:
-        known = self._remembered.get(path)
-        if known is None:
-            known = next((row.fresh for row in self._rows if row.pattern.search(path)), REVALIDATE)
-            if len(path) <= _LONGEST_REMEMBERED:
-                if len(self._remembered) >= _REMEMBERED:
-                    self._remembered.clear()
-                self._remembered[path] = known
-        return known
+    def _judge(self, target: Target) -> Verdict:
+        """What the table of the preset says."""
+        verdict = self._judged.get(target.asked)
+        if verdict is None:
+            verdict = judge(self.repository.preset, target)
+            if len(target.asked) <= _LONGEST_REMEMBERED:
+                if len(self._judged) >= _REMEMBERED:
+                    self._judged.clear()
+                self._judged[target.asked] = verdict
+        return verdict
 
     def passes_post(self, target: Target) -> bool:
         """Whether a POST is passed on to the sources."""
@@ -113,10 +119,23 @@ class Policy:
         return fresh.how is not Freshness.HTTP or not lifetime.must_not_be_stale(head)
 
     def demanded(self, target: Target, fields: Mapping[str, str]) -> float | None:
-        """How many seconds ago an answer may have come at most, where the client has a say in that."""
-        if self.freshness(target).how is not Freshness.HTTP:
+        """How many seconds ago an answer may have come at most, where the client has a say in that.
+
+        One that wants a file confirmed gets that unless it was confirmed just now, so that those who want it of every file
+        cost a source no more than a question in a while. Where the name settles what the file is, it gets what is here.
+        """
+        how = self.freshness(target).how
+        longest = lifetime.demanded(fields.get("cache-control"), fields.get("pragma"))
+        if how is Freshness.HTTP:
+            return longest
+        if longest != 0.0 or how in (Freshness.REVALIDATE, Freshness.NEVER) or self._judge(target).settled:
             return None
-        return lifetime.demanded(fields.get("cache-control"), fields.get("pragma"))
+        return CONFIRMED
+
+    def demanded_until(self, target: Target, head: Representation, longest: float) -> float:
+        """Until when an answer is good for a client that demands so, in seconds of the epoch."""
+        is_by_source = self.freshness(target).how is Freshness.HTTP
+        return head.received + longest - (initial_age(head) if is_by_source else 0.0)
 
     def refusal(self, target: Target, head: Representation) -> str | None:
         """Why an answer is passed on without being stored; None if it is stored."""
@@ -135,9 +154,14 @@ class Policy:
 
         One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
         """
-        if accept is None or (self.freshness(target) == IMMUTABLE and "json" not in accept):
+        if accept is None or (self._is_file(target) and "json" not in accept):
             return None
         return normal_accept(accept)
+
+    def _is_file(self, target: Target) -> bool:
+        """Whether what is there is a file whoever asks, by a rule or by its name."""
+        ruled = self._ruled(target)
+        return self._judge(target).file if ruled is None else ruled[0] == IMMUTABLE
 
 
 def is_good(until: float, received: float, now: float) -> bool:

@@ -1,6 +1,7 @@
 """How long an answer is good by what its source said of it (RFC 9111), for a cache that many clients share."""
 
 from package_cache.model import Representation
+from package_cache.rules.http.answer import initial_age
 from package_cache.rules.http.fields import parse_date
 
 LONGEST_GUESS = 86400.0
@@ -55,9 +56,7 @@ def good_until(representation: Representation) -> float:
     said = said_of(representation)
     if "no-cache" in said:
         return representation.received
-    # What came through a cache that tells no age is as old as its date says (section 4.2.3).
-    age = max(_seconds(representation.get("age")), representation.received - _made(representation))
-    return representation.received + max(0.0, _lifetime(representation, said) - age)
+    return representation.received + max(0.0, _lifetime(representation, said) - initial_age(representation))
 
 
 def _made(representation: Representation) -> float:

@@ -16,6 +16,7 @@ _AS_GET = frozenset({301, 302, 303})
 
 _BUSY = frozenset({429, 503})
 """What a source says that wants fewer requests (RFC 6585, section 4; RFC 9110, section 15.6.4)."""
+_MADE_OVER = 203
 _OF_CONNECTION = frozenset(
     {
         *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
@@ -86,7 +87,11 @@ def condition_fields(ask: Ask) -> list[tuple[str, str]]:
 
 
 def head_of(status: int, said: Fields, kept: Fields, url: str, received: float, *, marked: bool) -> Head:
-    """The head of an answer from `url`, of whose fields `kept` are kept. `marked`: the end of the body will be told."""
+    """The head of an answer from `url`, of whose fields `kept` are kept. `marked`: the end of the body will be told.
+
+    What a proxy on the way made over is a whole answer like any other, and may be stored (RFC 9110, section 15.3.4).
+    """
+    status = 200 if status == _MADE_OVER else status
     fields = {name.lower(): value for name, value in reversed(said)}
     busy = status in _BUSY
     parts = len({value for name, value in said if name.lower() == "content-range"})

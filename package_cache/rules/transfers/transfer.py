@@ -11,7 +11,7 @@ length or a chunked end, never an end of the stream alone. A length that readers
 import math
 from dataclasses import dataclass, field, replace
 
-from package_cache.model import Representation, Span
+from package_cache.model import Representation, Span, Validators
 from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.fields import is_strong, parse_date
 from package_cache.rules.transfers.proofs import is_part, is_same, proof_for
@@ -196,7 +196,8 @@ class Transfer:
             self._asked = Ask(mirror.url, self.have - OVERLAP, if_range, pause=pause)
         else:
             # Readers who were told of a new version cannot be told that there is none.
-            condition = self.held.validators if self.held and not self.have and not self._begun else None
+            conditional = self.held is not None and not (whole or self.have or self._begun)
+            condition = self.held.validators if self.held is not None and conditional else None
             self._asked = Ask(mirror.url, condition=condition, pause=pause)
         return self._asked
 
@@ -211,7 +212,7 @@ class Transfer:
         asked = self._asked
         assert asked is not None
         if head.status == 304 and asked.condition:
-            return NotModified(head.representation)
+            return self._on_confirmation(head.representation, asked.condition)
         if head.status == 206 and asked.offset:
             return self._on_partial(head, asked)
         if head.status in (206, 304):
@@ -223,6 +224,13 @@ class Transfer:
         self._mirror.refused, self._mirror.retry_after = head.status, head.retry_after
         out = head.status in _WITHOUT
         return self._leave(f"answered {head.status}", out=out, fault=head.status in _FAULTS and not out)
+
+    def _on_confirmation(self, told: Representation, condition: Validators) -> Action:
+        """Take a 304 for what it says, unless that is of another version than the one held (RFC 9111, section 4.3.4)."""
+        etag, held = told.get("etag"), condition.etag
+        if etag is None or held is None or not is_strong(etag) or etag == held.removeprefix("W/"):
+            return NotModified(told)
+        return self._ask_whole()
 
     def _ask_whole(self) -> Action:
         if self._mirror.asks >= self._limit:
