@@ -50,7 +50,7 @@ def _run(given: Namespace, _config: Config) -> int:
 def _check(settings: Layered) -> int:
     """Say that a server could start with these settings. Raises ConfigError with what would keep it from that."""
     config, problems = settings.config, []
-    looks = (compose.require_sources, compose.require_ways, hosts.require_gunicorn, compose.check_access_log, logs.check)
+    looks = (compose.require_sources, hosts.require_gunicorn, compose.check_access_log, logs.check)
     for check in looks:
         try:
             check(config)
