@@ -534,26 +534,26 @@ def test_what_is_pinned_cannot_be_removed_and_is_not_culled(cache: Path) -> None
 def test_a_name_of_both_kinds_is_shown_and_is_not_changed_unless_one_is_meant(
     origin: Origin, start: "object", tmp_path: Path
 ) -> None:
-    origin.put("/a.tar", BODY)
+    origin.put("/a-1.tar", BODY)
     proxy = start(origin.url)  # type: ignore[operator]
-    assert proxy.get("/a.tar").status == 200
-    url, cache = origin.url + "a.tar", proxy.cache
+    assert proxy.get("/a-1.tar").status == 200
+    url, cache = origin.url + "a-1.tar", proxy.cache
     done(cache, "get", url)
     until(lambda: len(objects(cache, "ls")) == 2)
     assert [one["kind"] for one in objects(cache, "ls")] == ["proxy", "item"]
     assert [one["kind"] for one in objects(cache, "show", url)] == ["proxy", "item"]
-    assert poured(cache, "cat", "/a.tar") == BODY
+    assert poured(cache, "cat", "/a-1.tar") == BODY
     for name in ("rm", "pin"):
         line = failed(1, cache, name, url)
         assert line == (
-            f"{url} is /a.tar of the proxy and the name of items of the library; say which: --kind proxy or --kind item"
+            f"{url} is /a-1.tar of the proxy and the name of items of the library; say which: --kind proxy or --kind item"
         )
     assert done(cache, "rm", url, "--kind", "item").startswith(f"put into the trash: {url} version 1")
-    assert done(cache, "rm", url).startswith("put into the trash: /a.tar version 1")
+    assert done(cache, "rm", url).startswith("put into the trash: /a-1.tar version 1")
     assert [one["kind"] for one in objects(cache, "ls", "--trash")] == ["proxy", "item"]
-    assert done(cache, "restore", "/a.tar") == "restored: /a.tar version 1, 2.0M\n"
+    assert done(cache, "restore", "/a-1.tar") == "restored: /a-1.tar version 1, 2.0M\n"
     assert done(cache, "purge", "--all").startswith("purged: 1 version, ")
-    assert proxy.get("/a.tar").cache_status == "package-cache; hit"
+    assert proxy.get("/a-1.tar").cache_status == "package-cache; hit"
 
 
 def test_why_is_for_what_clients_of_the_proxy_ask(stock: Path) -> None:
@@ -648,4 +648,4 @@ def test_a_user_without_a_home_is_told_so(origin: Origin) -> None:
         assert (result.returncode, result.stdout) == (1, b"")
         assert result.stderr.startswith(b"package-cache: this user has no home directory for a cache; "), result.stderr
         assert len(result.stderr.splitlines()) == 1
-    assert _shells[-1].run(["config", "check"], homeless, 54321).returncode == 0
+    assert _shells[-1].run(["config", "check", "--source", origin.url], homeless, 54321).returncode == 0

@@ -72,7 +72,7 @@ class Service:
         assert machine.run("mkdir", "-p", "/etc/runlevels/default").code == 0
         machine.run("sh", "-c", "echo package-cache:x:4711: >>/etc/group")
         self.add_user("package-cache", 4711)
-        self.put("a.tar", BODY)
+        self.put("a-1.tar", BODY)
         self.put("-/health", "ready")
 
     def add_user(self, name: str, number: int) -> None:
@@ -378,7 +378,7 @@ def test_its_logs_are_rotated(service: Service) -> None:
     done = service.machine.run("logrotate", "--force", "/etc/logrotate.d/package-cache")
     assert (done.code, done.text.count("error")) == (0, 0), done.text
     assert has("/a-1.tar", *both, *rotated) == [False, False, True, True]
-    service.put("b.tar", BODY)
+    service.put("b-1.tar", BODY)
     assert service.get("/b-1.tar").code == 200
     until(lambda: has("/b-1.tar", *both) == [True, True])
     assert has("/b-1.tar", *rotated) == [False, False]

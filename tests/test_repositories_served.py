@@ -383,7 +383,7 @@ def test_a_file_that_is_too_large_comes_whole_and_is_not_stored(
 ) -> None:
     origin.put("/large-1.tar", BODY, how)
     origin.put("/fits-1.tar", BODY[:1000], how)
-    proxy = start(host=host, config=write(table("x", origin.url, max_file_size="200000", rules="small* 100; fits* 1000")))
+    proxy = start(host=host, config=write(table("x", origin.url, max_file_size="200000B", rules="small* 100; fits* 1000")))
     is_told = how.length or how.chunked
     for _ in range(2):
         answer = proxy.get("/x/large-1.tar")
@@ -402,7 +402,7 @@ def test_the_limit_of_a_rule_comes_before_that_of_its_repository(
 ) -> None:
     for name in ("/a-1.iso", "/a-1.tar"):
         origin.put(name, BODY)
-    proxy = start(config=write(table("x", origin.url, max_file_size="1000", rules="*.iso 1000000")))
+    proxy = start(config=write(table("x", origin.url, max_file_size="1000B", rules="*.iso 1000000")))
     for name in ("/x/a-1.iso", "/x/a-1.tar"):
         assert proxy.get(name).body == BODY
     until(lambda: stored(proxy.cache) == ["/x/a-1.iso"])

@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +50,9 @@ def cfg() -> Any:
         lambda _: pytest.fail("nor a worker"),
         lambda _: pytest.fail("nor a log"),
     )
-    server = GunicornServer(settings, Listening([]), Notifier(""), lambda _: pytest.fail("nor an arbiter"))
+    server = GunicornServer(
+        settings, Listening([]), Notifier(""), lambda _: pytest.fail("nor an arbiter"), Path("/nowhere")
+    )
     assert "http_parser" not in server.cfg.settings or server.cfg.http_parser == "python"  # it came with Gunicorn 25.2
     return server.cfg
 

@@ -33,13 +33,13 @@ from package_cache.storage.parts.leases import Lease, PartStore, Watch
 from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import Registry, Totals
 
-KEY = Key("/a.tar")
+KEY = Key("/a-1.tar")
 BODY = random.Random(1).randbytes(100_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 def head(size: int | None = len(BODY), **fields: str) -> Representation:
-    return Representation(tuple(fields.items()), size, "http://mirror.example/a.tar", 1.0)
+    return Representation(tuple(fields.items()), size, "http://mirror.example/a-1.tar", 1.0)
 
 
 @contextmanager
@@ -184,37 +184,37 @@ def test_a_removed_blob_can_be_removed_again(store: BlobStore, tmp_path: Path) -
 def test_a_damaged_file_is_fetched_again_and_served_right(
     origin: Origin, start: Callable[..., Proxy], damage: Callable[[Path], None]
 ) -> None:
-    for path in ("/a.tar", "/copy/a.tar"):
+    for path in ("/a-1.tar", "/copy/a-1.tar"):
         origin.put(path, BODY)
     proxy = start(origin.url)
-    for path in ("/a.tar", "/copy/a.tar"):
+    for path in ("/a-1.tar", "/copy/a-1.tar"):
         assert proxy.get(path).body == BODY
     until(lambda: not parts(proxy.cache))
     [blob] = blobs(proxy.cache)
     damage(blob)
-    answer = proxy.get("/a.tar", {"Range": "bytes=10-19"})
+    answer = proxy.get("/a-1.tar", {"Range": "bytes=10-19"})
     assert (answer.status, answer.body) == (206, BODY[10:20])
     assert "fwd=uri-miss" in answer.cache_status
-    for path in ("/copy/a.tar", "/a.tar"):
+    for path in ("/copy/a-1.tar", "/a-1.tar"):
         answer = proxy.get(path)
         assert (answer.status, answer.whole, answer.body) == (200, True, BODY)
     until(lambda: not parts(proxy.cache))
     assert [blob.read_bytes() for blob in blobs(proxy.cache)] == [BODY]
     assert any("is fetched again" in line for line in proxy.log)
-    assert len(origin.requests("/a.tar")) == 2
+    assert len(origin.requests("/a-1.tar")) == 2
 
 
 def test_a_damaged_file_is_never_served_though_no_source_has_it(origin: Origin, start: Callable[..., Proxy]) -> None:
-    origin.put("/a.tar", BODY)
+    origin.put("/a-1.tar", BODY)
     proxy = start(origin.url)
-    proxy.get("/a.tar")
+    proxy.get("/a-1.tar")
     until(lambda: not parts(proxy.cache))
     [blob] = blobs(proxy.cache)
     change_a_byte(blob)
-    origin.script("/a.tar", Say(503))
-    assert proxy.get("/a.tar").status == 502
-    origin.put("/a.tar", b"a new one")
-    assert proxy.get("/a.tar").body == b"a new one"
+    origin.script("/a-1.tar", Say(503))
+    assert proxy.get("/a-1.tar").status == 502
+    origin.put("/a-1.tar", b"a new one")
+    assert proxy.get("/a-1.tar").body == b"a new one"
     until(lambda: not parts(proxy.cache))
     assert [blob.read_bytes() for blob in blobs(proxy.cache)] == [b"a new one"]
 
@@ -234,17 +234,17 @@ os.pread = read
 def test_a_file_that_the_disk_cannot_read_is_fetched_again(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path
 ) -> None:
-    body = origin.put("/a.tar", BODY[:5000])
+    body = origin.put("/a-1.tar", BODY[:5000])
     proxy = start(origin.url)
-    proxy.get("/a.tar")
-    until(lambda: stored(proxy.cache) == ["/a.tar"])
+    proxy.get("/a-1.tar")
+    until(lambda: stored(proxy.cache) == ["/a-1.tar"])
     proxy.stop()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_BAD_SECTOR)
     proxy = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})
-    assert [proxy.get("/a.tar").body for _ in range(2)] == [body, body]
+    assert [proxy.get("/a-1.tar").body for _ in range(2)] == [body, body]
     until(lambda: any("is fetched again" in line for line in proxy.log))
-    assert len(origin.requests("/a.tar")) == 2
+    assert len(origin.requests("/a-1.tar")) == 2
 
 
 _BAD_SECTOR_LATE = """\
@@ -262,23 +262,23 @@ os.sendfile = send
 def test_a_file_that_the_disk_cannot_read_to_its_end_cuts_nobody_twice(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path, host: str
 ) -> None:
-    body = origin.put("/a.tar", BODY * (1 + (4 << 20) // len(BODY)))
+    body = origin.put("/a-1.tar", BODY * (1 + (4 << 20) // len(BODY)))
     proxy = start(origin.url)
-    proxy.get("/a.tar")
+    proxy.get("/a-1.tar")
     until(lambda: not parts(proxy.cache))
     proxy.stop()
     [blob] = blobs(proxy.cache)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_BAD_SECTOR_LATE.replace("INODE", str(blob.stat().st_ino)))
     proxy = start(origin.url, host=host, environment={"PYTHONPATH": str(tmp_path / "site")})
-    cut = proxy.get("/a.tar")
+    cut = proxy.get("/a-1.tar")
     assert not cut.whole
     assert body.startswith(cut.body)
     until(lambda: any("is fetched again" in line for line in proxy.log))
-    again = proxy.get("/a.tar")
+    again = proxy.get("/a-1.tar")
     assert again.whole
     assert again.body == body
-    assert len(origin.requests("/a.tar")) == 2
+    assert len(origin.requests("/a-1.tar")) == 2
 
 
 def test_a_damaged_index_is_fetched_again_though_its_source_says_it_did_not_change(

@@ -95,17 +95,17 @@ def test_deep_folders_of_another_hash_are_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "key"),
     [
-        ("distfiles", (), "/distfiles/x.tar"),
-        ("distfiles", ("--prefix", "/"), "/x.tar"),
-        ("distfiles", ("--prefix", "/gentoo/distfiles"), "/gentoo/distfiles/x.tar"),
-        ("elsewhere", (), "/x.tar"),
-        ("with layout", (), "/distfiles/x.tar"),
+        ("distfiles", (), "/distfiles/x-1.tar"),
+        ("distfiles", ("--prefix", "/"), "/x-1.tar"),
+        ("distfiles", ("--prefix", "/gentoo/distfiles"), "/gentoo/distfiles/x-1.tar"),
+        ("elsewhere", (), "/x-1.tar"),
+        ("with layout", (), "/distfiles/x-1.tar"),
     ],
 )
 def test_a_folder_of_distfiles_is_served_where_clients_ask_for_them(
     tmp_path: Path, name: str, options: tuple[str, ...], key: str
 ) -> None:
-    tree, cache = grown(tmp_path / name, "x.tar"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / name, "x-1.tar"), tmp_path / "cache"
     if name == "with layout":
         (tree / "layout.conf").write_text("[structure]\n0=flat\n")
     imported(tree, cache, *options)
@@ -129,14 +129,14 @@ sources = ["http://mirror.example/"]
 @pytest.mark.parametrize(
     ("name", "options", "key"),
     [
-        ("distfiles", (), "/gentoo/distfiles/x.tar"),
-        ("distfiles", ("--prefix", "http://distfiles.gentoo.org/distfiles/"), "/gentoo/distfiles/x.tar"),
-        ("debian", ("--prefix", "http://deb.example/debian"), "/-/debian/debian/x.tar"),
-        ("debian", ("--prefix", "/-/debian"), "/-/debian/x.tar"),
+        ("distfiles", (), "/gentoo/distfiles/x-1.tar"),
+        ("distfiles", ("--prefix", "http://distfiles.gentoo.org/distfiles/"), "/gentoo/distfiles/x-1.tar"),
+        ("debian", ("--prefix", "http://deb.example/debian"), "/-/debian/debian/x-1.tar"),
+        ("debian", ("--prefix", "/-/debian"), "/-/debian/x-1.tar"),
     ],
 )
 def test_a_tree_may_be_that_of_a_repository(tmp_path: Path, name: str, options: tuple[str, ...], key: str) -> None:
-    tree, cache, config = grown(tmp_path / name, "x.tar"), tmp_path / "cache", tmp_path / "config.toml"
+    tree, cache, config = grown(tmp_path / name, "x-1.tar"), tmp_path / "cache", tmp_path / "config.toml"
     config.write_text(REPOSITORIES)
     imported(tree, cache, "--config", str(config), *options)
     assert keys(cache) == [key]
@@ -175,18 +175,18 @@ def test_what_is_unfinished_locked_or_outside_is_skipped(tmp_path: Path) -> None
 
 
 def test_a_link_within_the_tree_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar"), tmp_path / "cache"
-    (tree / "y.tar").symlink_to("gone.tar")
+    tree, cache = grown(tmp_path / "t", "x-1.tar"), tmp_path / "cache"
+    (tree / "y-1.tar").symlink_to("gone.tar")
     run = take_over(tree, cache)
-    assert (run.returncode, list(said(run, "refused"))) == (1, ["y.tar"])
+    assert (run.returncode, list(said(run, "refused"))) == (1, ["y-1.tar"])
 
 
 @pytest.mark.parametrize("option", [(), ("--link",)])
 def test_a_file_that_somebody_writes_is_refused_until_he_is_done(tmp_path: Path, option: tuple[str, ...]) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar", "y.tar"), tmp_path / "cache"
-    with (tree / "x.tar").open("ab") as file:
+    tree, cache = grown(tmp_path / "t", "x-1.tar", "y-1.tar"), tmp_path / "cache"
+    with (tree / "x-1.tar").open("ab") as file:
         run = take_over(tree, cache, *option)
-        assert (run.returncode, said(run, "refused")) == (1, {"x.tar": "somebody has it open to write it"})
+        assert (run.returncode, said(run, "refused")) == (1, {"x-1.tar": "somebody has it open to write it"})
         file.write(b" and more")
     assert "1 imported, 14 bytes, 1 here already" in imported(tree, cache, *option)
 
@@ -194,11 +194,11 @@ def test_a_file_that_somebody_writes_is_refused_until_he_is_done(tmp_path: Path,
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
     tree, cache, done, begun = tmp_path / "t", tmp_path / "cache", threading.Event(), threading.Event()
     tree.mkdir()
-    (tree / "x.tar").write_bytes(bytes(32 << 20))
+    (tree / "x-1.tar").write_bytes(bytes(32 << 20))
 
     def touch() -> None:
         while not done.is_set():
-            os.utime(tree / "x.tar")
+            os.utime(tree / "x-1.tar")
             begun.set()
 
     toucher = threading.Thread(target=touch)
@@ -209,17 +209,17 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
     finally:
         done.set()
         toucher.join()
-    assert (run.returncode, said(run, "refused")) == (1, {"x.tar": "it changed while it was read"})
+    assert (run.returncode, said(run, "refused")) == (1, {"x-1.tar": "it changed while it was read"})
     assert blobs(cache) == []
 
 
 def test_a_date_to_come_says_nothing(tmp_path: Path, start: Callable[..., Proxy], origin: Origin) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar", "y.tar"), tmp_path / "cache"
-    os.utime(tree / "x.tar", (time.time() + 10**6,) * 2)
-    os.utime(tree / "y.tar", (10**13, 10**13))
+    tree, cache = grown(tmp_path / "t", "x-1.tar", "y-1.tar"), tmp_path / "cache"
+    os.utime(tree / "x-1.tar", (time.time() + 10**6,) * 2)
+    os.utime(tree / "y-1.tar", (10**13, 10**13))
     imported(tree, cache)
     proxy = start(origin.url, cache=cache)
-    for name in ("x.tar", "y.tar"):
+    for name in ("x-1.tar", "y-1.tar"):
         assert "Last-Modified" not in proxy.get(f"/{name}").fields
 
 
@@ -245,56 +245,56 @@ def test_an_imported_index_is_confirmed_by_its_date(tmp_path: Path, start: Calla
 
 
 def test_a_linked_file_is_the_one_that_is_served(tmp_path: Path, start: Callable[..., Proxy], origin: Origin) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar", "InRelease"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / "t", "x-1.tar", "InRelease"), tmp_path / "cache"
     index = snapshot(tree)["InRelease"]
     imported(tree, cache, "--link")
-    status = (tree / "x.tar").stat()
+    status = (tree / "x-1.tar").stat()
     assert (status.st_nlink, status.st_mode & 0o777, is_seal(status.st_mtime_ns)) == (2, 0o444, True)
     assert snapshot(tree)["InRelease"] == index
     proxy = start(origin.url, cache=cache)
-    answer = proxy.get("/x.tar")
-    assert (answer.body, answer.fields["Last-Modified"]) == (b"x.tar", DATE)
+    answer = proxy.get("/x-1.tar")
+    assert (answer.body, answer.fields["Last-Modified"]) == (b"x-1.tar", DATE)
     assert list((cache / "parts-v1").iterdir()) == []
 
 
 def test_a_linked_file_that_is_written_is_noticed_and_fetched_again(
     tmp_path: Path, start: Callable[..., Proxy], origin: Origin
 ) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / "t", "x-1.tar"), tmp_path / "cache"
     imported(tree, cache, "--link")
-    (tree / "x.tar").chmod(0o644)
-    (tree / "x.tar").write_text("y.tar")
-    origin.put("/x.tar", b"x.tar")
-    assert start(origin.url, cache=cache).get("/x.tar").body == b"x.tar"
-    assert (tree / "x.tar").read_text() == "y.tar"
+    (tree / "x-1.tar").chmod(0o644)
+    (tree / "x-1.tar").write_text("y-1.tar")
+    origin.put("/x-1.tar", b"x-1.tar")
+    assert start(origin.url, cache=cache).get("/x-1.tar").body == b"x-1.tar"
+    assert (tree / "x-1.tar").read_text() == "y-1.tar"
 
 
 def test_a_linked_file_that_changes_before_it_is_stored_is_refused(tmp_path: Path) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar", "y.tar"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / "t", "x-1.tar", "y-1.tar"), tmp_path / "cache"
     importer = Importer(open_library(cache), link=True)
-    importer.run(Tree(tree, cache, Routes(()), ""), lambda: (tree / "x.tar").write_text("other"))
-    assert [(one.name, one.reason) for one in importer.tally.refused] == [("x.tar", "it changed while it was read")]
-    assert (keys(cache), (tree / "x.tar").read_text()) == (["/y.tar"], "other")
+    importer.run(Tree(tree, cache, Routes(()), ""), lambda: (tree / "x-1.tar").write_text("other"))
+    assert [(one.name, one.reason) for one in importer.tally.refused] == [("x-1.tar", "it changed while it was read")]
+    assert (keys(cache), (tree / "x-1.tar").read_text()) == (["/y-1.tar"], "other")
     assert list((cache / "parts-v1").iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
 def test_a_file_that_root_links_is_given_to_the_owner_of_the_cache(tmp_path: Path) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / "t", "x-1.tar"), tmp_path / "cache"
     cache.mkdir()
     os.chown(cache, 65534, 65534)
     imported(tree, cache, "--link")
-    assert {path.stat().st_uid for path in (tree / "x.tar", *cache.rglob("*"))} == {65534}
+    assert {path.stat().st_uid for path in (tree / "x-1.tar", *cache.rglob("*"))} == {65534}
 
 
 def test_a_linked_file_may_be_replaced_and_removed(tmp_path: Path, start: Callable[..., Proxy], origin: Origin) -> None:
-    tree, cache = grown(tmp_path / "t", "x.tar"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / "t", "x-1.tar"), tmp_path / "cache"
     imported(tree, cache, "--link")
     (tree / "new").write_text("other")
-    (tree / "new").replace(tree / "x.tar")
-    assert start(origin.url, cache=cache).get("/x.tar").body == b"x.tar"
+    (tree / "new").replace(tree / "x-1.tar")
+    assert start(origin.url, cache=cache).get("/x-1.tar").body == b"x-1.tar"
     shutil.rmtree(tree)
-    assert [path.read_bytes() for path in blobs(cache)] == [b"x.tar"]
+    assert [path.read_bytes() for path in blobs(cache)] == [b"x-1.tar"]
 
 
 def test_what_is_on_another_file_system_is_copied(tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_what_is_on_another_file_system_is_copied(tmp_path: Path) -> None:
         pytest.skip("there is no second file system here: /dev/shm")
     tree = Path("/dev/shm") / f"package-cache-test-{os.getpid()}"
     try:
-        grown(tree, "x.tar")
+        grown(tree, "x-1.tar")
         before = snapshot(tree)
         assert "1 imported" in imported(tree, tmp_path / "cache", "--link")
         assert snapshot(tree) == before
@@ -313,13 +313,13 @@ def test_what_is_on_another_file_system_is_copied(tmp_path: Path) -> None:
 def test_a_file_shares_its_bytes_where_that_can_be(sharing: Path) -> None:
     data = os.urandom(200 << 20)
     (sharing / "t").mkdir()
-    (sharing / "t" / "x.tar").write_bytes(data)
+    (sharing / "t" / "x-1.tar").write_bytes(data)
     before = snapshot(sharing / "t")
     imported(sharing / "t", sharing / "cache")  # a copy would not fit
     assert snapshot(sharing / "t") == before
     [blob] = blobs(sharing / "cache")
     assert blob.name == hashlib.sha256(data).hexdigest()
-    assert blob.stat().st_ino != (sharing / "t" / "x.tar").stat().st_ino
+    assert blob.stat().st_ino != (sharing / "t" / "x-1.tar").stat().st_ino
 
 
 @pytest.mark.parametrize("options", [(), ("--link",)], ids=["copied", "linked"])
@@ -328,7 +328,7 @@ def test_an_import_that_dies_at_any_step_goes_on_and_leaves_the_bytes_of_the_tre
     tmp_path: Path, at: int, options: tuple[str, ...]
 ) -> None:
     """Killed before its n-th file is linked, sealed, renamed or removed."""
-    tree, cache = grown(tmp_path / "t", "x.tar", "distfiles/y.tar", "InRelease"), tmp_path / "cache"
+    tree, cache = grown(tmp_path / "t", "x-1.tar", "distfiles/y-1.tar", "InRelease"), tmp_path / "cache"
     before = snapshot(tree)
     program = f"""
 import os, signal, sys
@@ -350,8 +350,8 @@ sys.exit(commands.run(["import", {str(tree)!r}, "--cache", {str(cache)!r}, *{opt
     if not options:
         assert after == before
     imported(tree, cache, *options)
-    assert keys(cache) == ["/InRelease", "/distfiles/y.tar", "/x.tar"]
-    assert sorted(path.read_text() for path in blobs(cache)) == ["InRelease", "distfiles/y.tar", "x.tar"]
+    assert keys(cache) == ["/InRelease", "/distfiles/y-1.tar", "/x-1.tar"]
+    assert sorted(path.read_text() for path in blobs(cache)) == ["InRelease", "distfiles/y-1.tar", "x-1.tar"]
     assert list((cache / "parts-v1").iterdir()) == []
     fsck = [sys.executable, "-m", "package_cache", "fsck", "--cache", str(cache)]
     assert subprocess.run(fsck, capture_output=True, text=True, check=True).stdout.endswith("no problems\n")

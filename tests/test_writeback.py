@@ -73,7 +73,7 @@ def test_a_large_file_is_written_back_while_it_arrives(
     gate = Gate()
     origin.put("/a-1.bin", BODY, Serve(gate=gate, gate_at=LATE))
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(download, origin.url + "a.bin")
+        result = pool.submit(download, origin.url + "a-1.bin")
         try:
             assert disk.taken.wait(30)
             assert not result.done()
@@ -89,11 +89,11 @@ def test_what_the_disk_lost_is_not_used(
     origin.put("/a-1.bin", BODY)
     disk.refuses = call
     with pytest.raises(StoreError, match="Input/output error"):
-        download(origin.url + "a.bin")
+        download(origin.url + "a-1.bin")
     assert disk.refused.is_set()
     assert not left(tmp_path)
     assert not (tmp_path / "out").exists()
-    assert download(origin.url + "a.bin") == BODY
+    assert download(origin.url + "a-1.bin") == BODY
     assert ["range" in asked.fields for asked in origin.requests("/a-1.bin")] == [False, False]
 
 
@@ -105,7 +105,7 @@ def test_nobody_goes_on_with_what_the_disk_lost(
     origin.put("/a-1.bin", BODY, Serve(gate=gate, gate_at=LATE, cut=LATE), Say(404))
     disk.refuses = "fdatasync"
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(download, origin.url + "a.bin")
+        result = pool.submit(download, origin.url + "a-1.bin")
         try:
             assert disk.refused.wait(30)
         finally:
@@ -114,7 +114,7 @@ def test_nobody_goes_on_with_what_the_disk_lost(
             result.result(30)
     assert not left(tmp_path)
     origin.script("/a-1.bin", Serve())
-    assert download(origin.url + "a.bin") == BODY
+    assert download(origin.url + "a-1.bin") == BODY
 
 
 def test_where_the_system_gives_no_thread_all_is_written_at_the_end(
