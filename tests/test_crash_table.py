@@ -402,9 +402,9 @@ def test_what_a_killed_process_had_verified_and_the_disk_lost_since_is_fetched_a
     part.chmod(0o600)
     with part.open("r+b") as file:
         file.write(bytes(4096))
-    origin.put("/a.tar", LARGE)
+    origin.put("/a-1.tar", LARGE)
     proxy = nursery.start(tmp_path / "cache", [origin.url], tmp_path)
-    answer = proxy.get("/a.tar")
+    answer = proxy.get("/a-1.tar")
     until(lambda: not parts(proxy.cache))
     proxy.kill()
     assert answer.body == LARGE
