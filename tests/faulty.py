@@ -194,8 +194,8 @@ class Steps:
             if path is not None:
                 self.meet(self._way_to_open(arguments[0], arguments[2]), path)
         elif event == "fcntl.fcntl" and isinstance(arguments[2], bytes):
-            kind = struct.unpack_from("h", arguments[2])[0]
-            self.meet("unlock" if kind == fcntl.F_UNLCK else "lock", self.place(arguments[0]))
+            kind, _, start = struct.unpack_from("hhq", arguments[2])
+            self.meet("unlock" if kind == fcntl.F_UNLCK else "lock", self.place(arguments[0]), to=str(start))
         elif event == "os.rename":
             self.meet("rename", self.place(arguments[0]), to=self.place(arguments[1]))
         elif event in AUDITED:

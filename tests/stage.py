@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -276,9 +277,13 @@ def read_report(report: Path) -> list[Step]:
 
 
 def is_settled(report: Path) -> bool:
-    """Whether every download that was begun is over: its lock is given back."""
-    text = "".join(_lines(report))  # looked at again and again, so it is not taken apart
-    return text.count('"call": "lock"') == text.count('"call": "unlock"')
+    """Whether every download that was begun is over: its lock is given back. Some locks are older than the report."""
+    held: Counter[str] = Counter()
+    for line in _lines(report):
+        if '"call": "lock"' in line or '"call": "unlock"' in line:
+            step = json.loads(line)
+            held[step["to"]] += 1 if step["call"] == "lock" else -1
+    return not any(count > 0 for count in held.values())
 
 
 def _lines(report: Path) -> list[str]:

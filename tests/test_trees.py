@@ -188,7 +188,7 @@ def test_a_file_that_somebody_writes_is_refused_until_he_is_done(tmp_path: Path,
         run = take_over(tree, cache, *option)
         assert (run.returncode, said(run, "refused")) == (1, {"x-1.tar": "somebody has it open to write it"})
         file.write(b" and more")
-    assert "1 imported, 14 bytes, 1 here already" in imported(tree, cache, *option)
+    assert "1 imported, 16 bytes, 1 here already" in imported(tree, cache, *option)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:

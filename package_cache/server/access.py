@@ -200,6 +200,10 @@ def _open(path: Path) -> int:
         return os.open(path, flags | os.O_RDWR, 0o640)  # a pipe that nobody reads yet (fifo(7))
 
 
+_LAST_SECONDS = 1.0
+_MOMENT = 0.01
+
+
 class AccessLog:
     """Gathers records and writes them when `flush` is called. Safe for any number of threads.
 
@@ -280,7 +284,11 @@ class AccessLog:
             self._sink.close()
 
     def close(self) -> None:
-        """Write what was gathered, and nothing more."""
+        """Write what was gathered, and nothing more. A reader who is busy has a second to take it."""
+        until = time.monotonic() + _LAST_SECONDS
         with self._guard:
             self._write()
+            while self.lines and time.monotonic() < until:
+                time.sleep(_MOMENT)
+                self._write()
             self._sink.close()
