@@ -401,7 +401,7 @@ sys.addaudithook(hook)
 """
 
 
-@pytest.mark.parametrize(("event", "place"), [("os.rename", "parts-v1"), ("open", "blobs-v1/")], ids=["before", "after"])
+@pytest.mark.parametrize(("event", "place"), [("os.rename", ".part"), ("open", "blobs-v1/")], ids=["before", "after"])
 def test_a_verified_file_reaches_clients_elsewhere_though_its_leader_dies_at_the_rename(
     origin: Origin, start: Callable[..., Proxy], tmp_path: Path, event: str, place: str
 ) -> None:

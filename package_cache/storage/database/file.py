@@ -25,6 +25,7 @@ from package_cache.storage.database.connections import (
     Connections,
     FileId,
     MissingDatabase,
+    begin,
     file_id,
     open_database,
 )
@@ -35,6 +36,10 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+_SPARE_PAGES = 4096
+"""Pages of 4 KiB that a file may have without anything in them."""
+_SHRINK_PAGES = 2048
+"""As many are given back at a time: who wants to write waits meanwhile."""
 _LOCKED = "another program kept it locked, so that it could not even be read"
 
 
@@ -59,7 +64,7 @@ class Database:
 
     def __init__(self, path: Path, *, only_read: bool = False) -> None:
         self._path = path
-        self._only_read = only_read
+        self.only_read = only_read
         self._lock = str(path.with_suffix(".lock"))
         self.generation = Generation(path.with_name("generation-v2"), only_read=only_read)
         self.ledger = Ledger(path.with_name("ledger-v1"))
@@ -99,14 +104,17 @@ class Database:
             raise damage from error
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A connection in a transaction, which an error in the with-block undoes."""
+    def writing(self, *, durable: bool = False) -> Iterator[Connection]:
+        """A connection in a transaction, which an error in the with-block undoes.
+
+        One that is `durable` survives a power cut from the moment that anybody can see it.
+        """
         # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
         self._may_write()
         with self.lent() as connection, self._turn, _alone(self._lock):
             if connection.file != file_id(self._path):
                 raise DamagedRegistry(f"{self._path} is another file by now")
-            connection.execute("BEGIN IMMEDIATE")
+            begin(connection, durable=durable)
             connection.told.clear()
             try:
                 yield connection
@@ -126,8 +134,19 @@ class Database:
         with self._connections.unforked(), self._turn, _alone(self._lock):
             yield
 
+    def shrink(self) -> None:
+        """Give pages that nothing is in back to the file system, but for some to be used next.
+
+        A file that a former version made keeps them all.
+        """
+        self._may_write()
+        with self.lent() as connection, self._turn, _alone(self._lock):
+            pages = connection.execute("PRAGMA freelist_count").fetchone()[0] - _SPARE_PAGES
+            if pages > 0:  # as a script, which goes through to the last page
+                connection.executescript(f"PRAGMA incremental_vacuum({min(pages, _SHRINK_PAGES)})")
+
     def _may_write(self) -> None:
-        if self._only_read:
+        if self.only_read:
             raise OnlyRead(f"the registry {self._path} can be read here, and not written")
 
     def mend(self, error: DamagedRegistry) -> None:
@@ -140,9 +159,15 @@ class Database:
         self.generation.bump_all()
 
     def _check(self, known: str | None = None) -> None:
-        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked."""
+        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked.
+
+        One of the former version gets what it lacks.
+        """
         trouble = known or self._trouble()
-        if trouble is not None:
+        if trouble == recovery.FORMER:
+            with closing(open_database(self._path)) as connection:
+                recovery.complete(connection)
+        elif trouble is not None:
             recovery.rebuild(self._path, self.ledger, trouble, locked=trouble == _LOCKED)
 
     def _trouble(self) -> str | None:
@@ -151,8 +176,9 @@ class Database:
             return "it was gone"
         try:
             # Not one to work with: that needs the tables of this version.
-            with closing(open_database(self._path, only_read=self._only_read)) as connection:
-                return recovery.trouble(connection, self.ledger)
+            with closing(open_database(self._path, only_read=self.only_read)) as connection:
+                trouble = recovery.trouble(connection, self.ledger)
+                return None if self.only_read and trouble == recovery.FORMER else trouble
         except ERRORS as error:
             if _is_locked(error):
                 return _LOCKED
