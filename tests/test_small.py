@@ -340,7 +340,7 @@ def test_a_registry_of_the_former_version_is_used_as_it_is(small: Small) -> None
     small.put(a=b"body")
     as_file(root, b"body")
     with closing(sqlite3.connect(root / "registry-v1.db")) as connection:
-        connection.executescript("DROP TRIGGER small_gone; DROP TABLE small;")
+        connection.executescript("DROP TRIGGER small_gone; DROP TABLE small; PRAGMA auto_vacuum = NONE; VACUUM;")
     number = (root / "registry-v1.db").stat().st_ino
     again = Small(open_stores(root, ""))
     try:
@@ -349,6 +349,8 @@ def test_a_registry_of_the_former_version_is_used_as_it_is(small: Small) -> None
         assert again.read("b") == b"another"
         assert ([path.read_bytes() for path in files(root)], again.check()) == ([b"body"], [])
         assert (root / "registry-v1.db").stat().st_ino == number
+        with closing(sqlite3.connect(root / "registry-v1.db")) as connection:
+            assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
         assert not list(root.glob("*.damaged-*"))
     finally:
         again.stores.registry.close()

@@ -14,7 +14,7 @@ import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -48,6 +48,8 @@ _BATCH = 1000
 _BODIES = 64
 """Small bodies that are taken over at a time: 4 MiB at most."""
 _CACHE_KIB = 1 << 16
+_MOST_PAGES = 1 << 16
+"""Pages of 4 KiB of a registry that is written anew in a few seconds."""
 _BESIDE = ("", "-wal", "-shm")
 _OLDEST = frozenset({"entry", "blob", "total", "meta"})
 """The tables that a registry of any version has."""
@@ -86,11 +88,19 @@ def trouble(connection: Connection, ledger: Ledger) -> str | None:
 
 
 def complete(connection: Connection) -> None:
-    """Give a registry of the former version what it lacks, in one step: those who have it open need not notice."""
+    """Give a registry of the former version what it lacks, in one step: those who have it open need not notice.
+
+    Unless it is very large it is also made one that becomes smaller when something is removed from it.
+    """
     connection.execute("BEGIN IMMEDIATE")
     for statement in LATER:
         connection.execute(statement)
     connection.execute("COMMIT")
+    [[pages]] = connection.execute("PRAGMA page_count")
+    if pages <= _MOST_PAGES:
+        with suppress(sqlite3.OperationalError):  # no room for a second one, or somebody reads for a long time
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
 
 
 def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
