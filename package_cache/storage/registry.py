@@ -110,18 +110,22 @@ class Registry:
             became_file(connection, digest)
         else:
             put_body(connection, digest, one.body)
-        newest = connection.execute("SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)).fetchone()
+        newest = connection.execute(
+            "SELECT id, digest, status, max(version), (SELECT version FROM gone WHERE key = ?1) FROM entry WHERE key = ?1",
+            (key,),
+        ).fetchone()
         if newest[1] == digest and newest[2] == Status.READY:
             confirmed = self._confirm(connection, newest[0], (key, newest[3], digest), representation)
             assert confirmed is not None  # in the same transaction
             return confirmed
-        gone = connection.execute("SELECT version FROM gone WHERE key = ?", (key,)).fetchone()
-        version, text = max(newest[3] or 0, gone[0] if gone else 0) + 1, records.dump(representation)
-        row: Row = connection.execute(
+        version, text = max(newest[3] or 0, newest[4] or 0) + 1, records.dump(representation)
+        values = (key, version, Status.READY, digest, text, now, now, seal_of(key, version, digest, text))
+        added = connection.execute(
             "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
-            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
-            (key, version, Status.READY, digest, text, now, now, seal_of(key, version, digest, text)),
-        ).fetchone()
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        row: Row = (added.lastrowid, *values)
         if one.body is None:
             tell_new(connection, row, representation.size or 0)
         return row

@@ -7,7 +7,7 @@ durable, and so READY: until then nobody finds it, and a crash leaves nothing of
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from package_cache.errors import StoreError
@@ -47,7 +47,13 @@ class SmallCommitter:
         self._changed = threading.Condition(threading.Lock())
         self._waiting: deque[_Job] = deque()
         self._bytes = 0
+        self._unstored = 0
         self._running = False
+
+    @property
+    def unstored(self) -> int:
+        """Bytes that are not durable yet: who is quicker than the disk has to stop somewhere."""
+        return self._unstored
 
     def commit(self, news: News, body: bytes, ended: Ended) -> None:
         """Have a body stored as the newest version of its key, in a moment. Never waits for the disk.
@@ -58,6 +64,7 @@ class SmallCommitter:
         with self._changed:
             self._waiting.append(job)
             self._bytes += job.size
+            self._unstored += job.size
             if self._running:
                 if len(self._waiting) == 1 or self._is_full():
                     self._changed.notify()
@@ -71,8 +78,13 @@ class SmallCommitter:
     def _refuse(self, error: StoreError) -> None:
         with self._changed:
             jobs, self._waiting, self._bytes, self._running = self._waiting, deque(), 0, False
+        self._tell(jobs, error)
+
+    def _tell(self, jobs: Iterable[_Job], outcome: StoreError | None) -> None:
         for job in jobs:
-            job.ended(error)
+            with self._changed:
+                self._unstored -= job.size
+            job.ended(outcome)
 
     def _is_full(self) -> bool:
         return len(self._waiting) >= FILES or self._bytes >= BYTES
@@ -108,5 +120,4 @@ class SmallCommitter:
         except StoreError as error:
             outcome = error
         finally:
-            for job in jobs:
-                job.ended(outcome)
+            self._tell(jobs, outcome)

@@ -101,6 +101,7 @@ def complete(connection: Connection) -> None:
         with suppress(sqlite3.OperationalError):  # no room for a second one, or somebody reads for a long time
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
