@@ -19,6 +19,7 @@ from origin import Origin, until
 from product import HOSTS, Proxy, as_file, files, parts, rows, stored, surroundings
 from test_exporting import exported
 
+from package_cache import Cache
 from package_cache.cli import commands
 from package_cache.engine.fills.small import BYTES, FILES, SmallCommitter
 from package_cache.engine.upkeep.check import Checker, Progress
@@ -322,6 +323,21 @@ def test_a_copy_is_exported_without_a_file_in_the_cache(small: Small, tmp_path: 
     exported(small.stores.root, tmp_path / "tree", "--copy")
     assert (tmp_path / "tree" / "a-1.0.tar").read_bytes() == b"body"
     assert files(small.stores.root) == []
+
+
+def test_an_item_of_the_same_bytes_has_a_path_and_both_go_their_own_ways(small: Small) -> None:
+    small.put(a=b"body")
+    with Cache(small.stores.root) as cache:
+        item = cache.create("http://mirror.example/item")
+        Path(item.path).write_bytes(b"body")
+        item.ready()
+        assert (Path(item.path).read_bytes(), rows(small.stores.root)) == (b"body", [])
+        assert small.read("a") == b"body"
+        small.put(b=b"body")
+        files(small.stores.root)[0].unlink()  # the row has the bytes all the same
+        assert item.open(large=False, default_mode="rb").result == b"body"
+        assert (Path(item.path).read_bytes(), rows(small.stores.root)) == (b"body", [])
+    assert small.check() == []
 
 
 def test_a_row_that_becomes_a_file_stays_the_same_blob(small: Small) -> None:

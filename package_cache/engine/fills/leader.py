@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from package_cache.engine.fills.failures import Failures
 from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.pump import pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
-from package_cache.engine.fills.small import SmallCommitter
+from package_cache.engine.fills.small import SmallCommitter, read_body
 from package_cache.engine.fills.storing import Storing
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Entry, Key, Representation
@@ -271,7 +270,7 @@ class Leader:
                     lease.expose()
             self._tell_whole(fill, lease, digest, part.size)
             # An item of the library is a path, so its bytes are a file, however small.
-            body = os.pread(part.fileno(), part.size, 0) if part.size <= SMALL and news.describe is None else None
+            body = read_body(part, digest) if part.size <= SMALL and news.describe is None else None
             if body is None:
                 self._blobs.seal(part)
         except BaseException:

@@ -4,6 +4,7 @@ A thread of its own waits for the disk, while there is anything to store. Nobody
 durable, and so READY: until then nobody finds it, and a crash leaves nothing of it.
 """
 
+import os
 import threading
 import time
 from collections import deque
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from package_cache.errors import StoreError
+from package_cache.storage.blobs import flaw
 from package_cache.storage.parts.forks import forget_in_children
+from package_cache.storage.parts.part import Part, translated
 from package_cache.storage.registry import News, Registry
 
 LINGER = 0.015
@@ -24,6 +27,16 @@ _BUG = "storing small files ended in an internal error"
 
 Ended = Callable[[StoreError | None], None]
 """Told once, from whatever thread, that it is stored, or why it is not. Must not raise, nor wait."""
+
+
+def read_body(part: Part, digest: str) -> bytes:
+    """The bytes of a small part that is finished, compared once more: nobody else did since. Raises StoreError."""
+    with translated("read a finished download"):
+        body = os.pread(part.fileno(), part.size, 0)
+    trouble = flaw(body, digest, part.size)
+    if trouble is not None:
+        raise StoreError(f"a finished download {trouble}")
+    return body
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """Fetches a file again by its digest: what a source has by that name counts only if it is the very same bytes."""
 
-import os
-
 from package_cache.engine.fills.pump import pump
 from package_cache.engine.fills.sinks import PartSink
+from package_cache.engine.fills.small import read_body
 from package_cache.engine.upkeep.room import Room
 from package_cache.errors import PackageCacheError
 from package_cache.model import Entry
@@ -85,7 +84,7 @@ class Refetch:
         assert part is not None  # a transfer finishes only with one
         lease.whole(entry.digest, part.size)
         if part.size <= SMALL:
-            self._audit.reinstate(entry.digest, part.size, os.pread(part.fileno(), part.size, 0))
+            self._audit.reinstate(entry.digest, part.size, read_body(part, entry.digest))
             return
         self._blobs.seal(part)
         with self._blobs.holding([entry.digest]):
