@@ -1,5 +1,6 @@
 """Bodies of up to 64 KiB are rows of the registry: stored in groups, durable with their names, gone with them."""
 
+import errno
 import hashlib
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -492,6 +493,26 @@ def image(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
             pytest.skip(f"{command[0]} does not work here: as root, with e2fsprogs, it makes a disk that loses its power")
     yield disk, place
     subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_disk_that_is_full_is_told_as_such_and_is_no_trouble_when_there_is_room_again(image: tuple[Path, Path]) -> None:
+    stores = open_stores(image[1] / "cache", "")
+    small = Small(stores)
+    small.put(a=b"there")
+    with (image[1] / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(1 << 20)):
+            pass
+    for number in range(200):
+        body = random.Random(number).randbytes(SMALL)
+        small.committer.commit(news_of(f"/{number}", body), body, small.told.append)
+    until(lambda: len(small.told) == 201)
+    refused = [error for error in small.told if error is not None]
+    assert refused
+    assert {getattr(error.__cause__, "errno", None) for error in refused} == {errno.ENOSPC}
+    (image[1] / "filler").unlink()
+    small.put(b=b"there again")
+    assert (small.read("a"), small.read("b"), small.check()) == (b"there", b"there again", [])
+    stores.registry.close()
 
 
 def test_what_was_told_to_be_stored_survives_a_power_cut(image: tuple[Path, Path], tmp_path: Path) -> None:

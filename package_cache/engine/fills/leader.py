@@ -298,6 +298,7 @@ class Leader:
             self._slow_until = now + _SLOW_FOR
         if error is not None:
             self._storing.failed(wanted.key, error)
+            self._room.relieve(error)
         elif lease.journal.head is not None:
             logger.info("stored %s, %d bytes, from %s", wanted.text, lease.have, lease.journal.head.source)
             self._storing.went_well(wanted.key)

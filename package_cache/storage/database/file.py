@@ -5,6 +5,7 @@ decide on the same old state. What a transaction changed is written into the led
 damaged or gone is made again by whoever notices first, and the others go on with the new one: see `recovery`.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -188,7 +189,9 @@ class Database:
         """What an error says of the file; raises StoreError if it is not to blame."""
         if isinstance(error, DamagedRegistry | MissingDatabase | UnicodeDecodeError) or recovery.is_damage(error):
             return DamagedRegistry(str(error), file)
-        raise StoreError(f"the registry {self._path} {_reason(error, self._path)}") from error
+        told = StoreError(f"the registry {self._path} {_reason(error, self._path)}")
+        # Who makes room on a full disk knows that by what the system says, and not by SQLite's word for it.
+        raise told from (OSError(errno.ENOSPC, str(error)) if _is_for_want_of_room(error, self._path) else error)
 
 
 def _is_locked(error: Exception) -> bool:
@@ -201,6 +204,10 @@ def _reason(error: Exception, path: Path) -> str:
     if _is_full(path):
         return f"cannot be used: its file system is full, and a megabyte is needed even to remove something ({error})"
     return f"cannot be used: {error}"
+
+
+def _is_for_want_of_room(error: Exception, path: Path) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL or (not _is_locked(error) and _is_full(path))
 
 
 def _is_full(path: Path) -> bool:
