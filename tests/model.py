@@ -25,7 +25,7 @@ from pathlib import Path
 from faulty import Plan
 from nursery import Fork, Nursery
 from origin import Behaviour, Origin, Raw, Say, Serve, until
-from product import Response, blobs, parts
+from product import Response, blobs, parts, size_of
 
 PACKAGES = {"/small.tar": 3_000, "/medium.tar": 90_000, "/large.tar": 500_000}
 INDEXES = {"/layout.conf": 2_000, "/dists/Packages": 150_000}
@@ -502,9 +502,9 @@ class Player:
         for server in self._servers:
             server.stop()
         for blob in blobs(self.cache):
-            if blob.stat().st_size in {len(body_of(path, version)) for version in self.truth.ever(path)}:
+            if size_of(blob) in {len(body_of(path, version)) for version in self.truth.ever(path)}:
                 blob.chmod(0o600)
-                blob.write_bytes(bytes(blob.stat().st_size))
+                blob.write_bytes(bytes(size_of(blob)))
         self._servers = [self._start() for _ in self._servers]
         for server in self._servers:
             server.wait_until_it_serves()

@@ -1,6 +1,7 @@
 """The product as a subprocess, under each of its hosts, and a client that tells a cut body from a whole one."""
 
 import contextlib
+import hashlib
 import http.client
 import os
 import re
@@ -15,6 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from package_cache.storage.blobs import BlobStore
+from package_cache.storage.registry import Registry
+from package_cache.storage.small import SmallBodies
 
 if TYPE_CHECKING:
     from cradle import Child
@@ -186,9 +191,68 @@ def _parent(process: Path) -> int:
     return 0
 
 
-def blobs(cache: Path) -> list[Path]:
-    """The stored files."""
+@dataclass(frozen=True)
+class Row:
+    """A stored body that is a row of the registry, for tests that would do the same to the path of a file."""
+
+    cache: Path
+    name: str
+
+    def _do(self, statement: str, *values: object) -> list[tuple[bytes, ...]]:
+        with contextlib.closing(sqlite3.connect(self.cache / "registry-v1.db", timeout=30)) as connection, connection:
+            return connection.execute(f"{statement} WHERE digest = ?", (*values, self.name)).fetchall()
+
+    def read_bytes(self) -> bytes:
+        return self._do("SELECT body FROM small")[0][0]
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: bytes) -> None:
+        self._do("UPDATE small SET body = ?", data)
+
+    def unlink(self) -> None:
+        self._do("DELETE FROM small")
+
+    def chmod(self, mode: int) -> None:
+        """Rows have no modes."""
+
+    @property
+    def size(self) -> int:
+        return len(self.read_bytes())
+
+
+def rows(cache: Path) -> list[Row]:
+    """The stored bodies that are rows of the registry."""
+    if not (cache / "registry-v1.db").exists():
+        return []
+    with contextlib.closing(sqlite3.connect(cache / "registry-v1.db", timeout=30)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'small'").fetchone():
+            return []
+        return [Row(cache, digest) for (digest,) in connection.execute("SELECT digest FROM small ORDER BY digest")]
+
+
+def files(cache: Path) -> list[Path]:
+    """The stored bodies that are files."""
     return [path for path in (cache / "blobs-v1").rglob("*") if path.is_file()]
+
+
+def blobs(cache: Path) -> list[Path | Row]:
+    """What is stored, each body once."""
+    found = {body.name: body for body in (*rows(cache), *files(cache))}
+    return list(found.values())
+
+
+def as_file(cache: Path, body: bytes) -> Path:
+    """Have a stored body be a file, as a former version stored small ones too; nobody uses the cache meanwhile."""
+    with contextlib.closing(Registry(cache / "registry-v1.db")) as registry:
+        store = BlobStore(cache / "blobs-v1", SmallBodies(registry.database))
+        return store.as_file(hashlib.sha256(body).hexdigest(), len(body))
+
+
+def size_of(body: Path | Row) -> int:
+    """The bytes of a stored body."""
+    return body.size if isinstance(body, Row) else body.stat().st_size
 
 
 def stored(cache: Path) -> list[str]:

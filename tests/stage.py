@@ -27,9 +27,8 @@ from product import Response, blobs, parts
 from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.sweep import Sweep
 from package_cache.storage.audit import Audit
-from package_cache.storage.blobs import BlobStore, is_seal
-from package_cache.storage.quarantine import Quarantine
-from package_cache.storage.registry import Registry
+from package_cache.storage.blobs import is_seal
+from package_cache.storage.stores import open_stores
 
 HALF = 150_000
 REPEATS = 2
@@ -240,10 +239,11 @@ class Stage:
 
 def sweep(cache: Path) -> None:
     """What the product does once a day, for what nobody went on with for a day."""
-    with closing(Registry(cache / "registry-v1.db")) as registry:
-        store, quarantine = BlobStore(cache / "blobs-v1"), Quarantine(cache / "quarantine-v1")
-        damages = Damages(registry, Audit(registry.database), store, quarantine)
-        Sweep(cache, registry.database, store, damages, quarantine, lambda: time.time() + 2 * DAY).run(lambda: None)
+    stores = open_stores(cache, "")
+    with closing(stores.registry) as registry:
+        damages = Damages(registry, Audit(registry.database), stores.blobs, stores.quarantine)
+        later = lambda: time.time() + 2 * DAY  # noqa: E731
+        Sweep(cache, registry.database, stores.blobs, damages, stores.quarantine, later).run(lambda: None)
 
 
 State = frozenset[tuple[str, int, int, bool, str]]

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from cradle import Cradle
 from origin import Origin, until
-from product import Proxy, blobs
+from product import Proxy, files
 
 BODIES = {
-    f"/distfiles/{name}-1.{number}.tar.xz": random.Random(number).randbytes(1000 + 7000 * number)
+    f"/distfiles/{name}-1.{number}.tar.xz": random.Random(number).randbytes(66_000 + 7000 * number)
     for number, name in enumerate("abcdefghijkl")
 }
-"""What the source has. None of it is ever asked for again once it is stored."""
+"""What the source has: files, none small enough to be a row. None of it is ever asked for again once it is stored."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def serves_all(proxy: Proxy, bodies: dict[str, bytes] = BODIES) -> None:
 
 
 def blob_of(cache: Path, body: bytes) -> Path:
-    [path] = [one for one in blobs(cache) if one.stat().st_size == len(body)]
+    [path] = [one for one in files(cache) if one.stat().st_size == len(body)]
     return path
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 from origin import Origin, until
-from product import Proxy, blobs, stored
+from product import Proxy, files, rows, stored
 
 from package_cache.storage.blobs import SEAL_NS, BlobStore
 from package_cache.storage.parts.part import Part
 
 Start = Callable[..., Proxy]
 
-SMALL, LARGE = random.Random(1).randbytes(50_000), random.Random(2).randbytes(3_000_000)
+TINY = random.Random(3).randbytes(3000)
+SMALL, LARGE = random.Random(1).randbytes(70_000), random.Random(2).randbytes(3_000_000)
 BEFORE = SEAL_NS + 500
 """A seal that was given before the machine was started."""
 
@@ -38,7 +39,7 @@ def keep(start: Start, origin: Origin, body: bytes, host: str = "wsgiref") -> Pa
     assert proxy.get("/a-1.tar").body == body
     until(lambda: stored(proxy.cache) == ["/a-1.tar"])
     proxy.stop()
-    [blob] = blobs(proxy.cache)
+    [blob] = files(proxy.cache)
     return blob
 
 
@@ -57,6 +58,26 @@ def test_a_small_file_that_rotted_while_the_machine_was_off_is_fetched_again(ori
         assert (answer.status, answer.body) == (200, SMALL)
     assert len(origin.requests()) == 2
     assert any("has other bytes than its name says" in line for line in proxy.log)
+
+
+def test_a_row_that_rotted_is_fetched_again_though_the_machine_was_never_off(
+    origin: Origin, start: Start, host: str
+) -> None:
+    body = origin.put("/a-1.tar", TINY)
+    proxy = start(origin.url, host=host)
+    assert proxy.get("/a-1.tar").body == body
+    until(lambda: stored(proxy.cache) == ["/a-1.tar"])
+    proxy.stop()
+    [row] = rows(proxy.cache)
+    row.write_bytes(TINY[:-1] + b"?")
+    proxy = start(origin.url, host=host)
+    for _ in range(2):
+        answer = proxy.get("/a-1.tar")
+        assert (answer.status, answer.body) == (200, body)
+    assert len(origin.requests()) == 2
+    assert any("has other bytes than its name says" in line for line in proxy.log)
+    until(lambda: [row.read_bytes() for row in rows(proxy.cache)] == [body])
+    assert [path.read_bytes() for path in (proxy.cache / "quarantine-v1").iterdir()] == [TINY[:-1] + b"?"]
 
 
 def test_a_large_file_that_rotted_while_the_machine_was_off_is_never_whole_and_then_fetched_again(

@@ -71,8 +71,7 @@ def is_stored(cache: Path, body: bytes) -> bool:
     """Whether it is there, and in the registry; that is asked of a copy, so that SQLite tidies nothing up."""
     digest = hashlib.sha256(body).hexdigest()
     blob = cache / "blobs-v1" / digest[:2] / digest
-    if not blob.exists() or blob.read_bytes() != body:
-        return False
+    is_file = blob.exists() and blob.read_bytes() == body
     copy = cache.parent / f"{cache.name}-copy"
     copy.mkdir()
     for path in cache.glob("registry-v1.db*"):
@@ -80,6 +79,8 @@ def is_stored(cache: Path, body: bytes) -> bool:
     try:
         with closing(sqlite3.connect(copy / "registry-v1.db")) as connection:
             query = "SELECT count(*) FROM entry WHERE digest = ? AND status = 3"
+            if not is_file:
+                query += " AND EXISTS (SELECT 1 FROM small WHERE digest = entry.digest)"
             return bool(connection.execute(query, (digest,)).fetchone()[0])
     except sqlite3.OperationalError:  # there is no table yet
         return False

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from origin import Origin, Serve, until
-from product import Proxy, blobs
+from product import Proxy, blobs, size_of
 
 from package_cache.engine.fills.committer import Committer, Job
 from package_cache.engine.upkeep.culling import Culler, Report
@@ -244,7 +244,7 @@ class Shelf:
             known = dict(connection.execute("SELECT digest, size FROM blob"))
             ready = connection.execute("SELECT count(*) FROM entry WHERE status = 3").fetchone()[0]
             assert not connection.execute("SELECT * FROM doomed").fetchall()
-        there = {path.name: path.stat().st_size for path in blobs(self.root)}
+        there = {path.name: size_of(path) for path in blobs(self.root)}
         assert needed == set(known)
         assert there == known
         totals = self.registry.totals()
@@ -722,7 +722,7 @@ def test_a_file_that_can_never_fit_is_passed_on_and_the_log_says_why_once(
         assert (answer.status, answer.whole) == (200, True)
         assert answer.body == body
     assert proxy.get("/small-1.tar").body == b"small"
-    until(lambda: [path.stat().st_size for path in blobs(proxy.cache)] == [5])
+    until(lambda: [size_of(path) for path in blobs(proxy.cache)] == [5])
     workers = max(1, len(proxy.workers()))
     proxy.stop()
     said = [line for line in proxy.log if "/large-1.tar is passed on without being stored: " in line]

@@ -126,7 +126,7 @@ def test_a_registry_that_cannot_be_read_is_told_until_it_can(
 
 
 def test_a_registry_that_was_removed_is_made_again_by_the_question(origin: Origin, start: Start, host: str) -> None:
-    origin.put("/file-1.tar", b"body")
+    origin.put("/file-1.tar", bytes(70_000))
     proxy = begin(start, origin, host)
     proxy.get("/file-1.tar")
     until(lambda: stored(proxy.cache) == ["/file-1.tar"])

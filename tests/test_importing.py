@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from older import OldItems, entries, old_documents, snapshot
 from origin import Origin, until
-from product import Proxy, blobs
+from product import Proxy, blobs, files
 
 from package_cache import Cache, DownloadManager
 from package_cache.cli import commands
@@ -95,7 +95,7 @@ def test_a_change_of_the_old_file_never_reaches_the_cache(tmp_path: Path) -> Non
     imported(tree, cache)
     (tree / "top-1.tar").write_bytes(b"xxx")
     assert {path.read_bytes() for path in blobs(cache)} == {b"one", b"two"}
-    assert all(path.stat().st_nlink == 1 and path.stat().st_mode & 0o777 == 0o444 for path in blobs(cache))
+    assert all(path.stat().st_nlink == 1 and path.stat().st_mode & 0o777 == 0o444 for path in files(cache))
 
 
 def test_a_part_of_a_tree_gets_its_prefix(tmp_path: Path) -> None:

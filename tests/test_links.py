@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from origin import Hang, Origin, Serve, until
-from product import Proxy, blobs, stored
+from product import Proxy, as_file, blobs, stored
 
 from package_cache.model import Preset, Repository, Representation, Target
 from package_cache.rules.http.answer import entity_tag
@@ -105,7 +105,8 @@ def test_a_document_that_rotted_on_the_disk_is_never_given_another_digest(
     until(lambda: stored(proxy.cache))
     assert proxy.stop() == 0
     proxy = start(config=config)
-    [blob] = blobs(proxy.cache)
+    [row] = blobs(proxy.cache)
+    blob = as_file(proxy.cache, row.read_bytes())
     before = blob.stat()
     blob.chmod(0o644)
     blob.write_bytes(blob.read_bytes().replace(b"demo-1.0.0", b"demo-1.0.1"))

@@ -551,7 +551,7 @@ def test_a_client_that_breaks_off_does_not_end_the_connection_of_who_has_its_des
 
 def test_a_disk_that_does_not_answer_stalls_nobody(origin: Origin, start: Start, loop_host: str) -> None:
     """The place of a file is taken by a pipe that nobody writes to: whoever opens it hangs."""
-    slow, quick = origin.put("/slow-1.tar.gz", BODY[:9999]), origin.put("/a-1.tar.gz", BODY)
+    slow, quick = origin.put("/slow-1.tar.gz", BODY[:99_999]), origin.put("/a-1.tar.gz", BODY)
     options = ["--workers", "1", "--threads", "4"]
     first = start(origin.url, host=loop_host, arguments=options)
     for path in ("/slow-1.tar.gz", "/a-1.tar.gz"):

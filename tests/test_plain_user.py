@@ -12,12 +12,13 @@ from faulty import Plan
 from nursery import Nursery
 from origin import Gate, Origin, Serve, until
 from plain import give, plain_ground, plain_user
-from product import Proxy, blobs, stored, surroundings
+from product import Proxy, files, stored, surroundings
 from shell import Shell
 from stage import ask
 
 PATH = "/a-1.0.tar"
-BODY = b"the body of a package"
+OTHER = "/small-1.0.tar"
+BODY, SMALL = b"the body of a package" * 5000, b"that of another one"
 
 
 @pytest.fixture
@@ -34,11 +35,12 @@ def done(shell: Shell, *words: str | Path) -> str:
 
 
 def filled(start: Callable[..., Proxy], origin: Origin, cache: Path) -> Proxy:
-    """A server whose cache has a file."""
+    """A server whose cache has a file, and a row."""
     origin.put(PATH, BODY)
+    origin.put(OTHER, SMALL)
     proxy = start(origin.url, cache=cache)
-    assert proxy.get(PATH).body == BODY
-    until(lambda: stored(cache) == [PATH])
+    assert (proxy.get(PATH).body, proxy.get(OTHER).body) == (BODY, SMALL)
+    until(lambda: stored(cache) == sorted((PATH, OTHER)))
     return proxy
 
 
@@ -142,8 +144,9 @@ def test_what_another_user_has_stored_can_be_read_and_nothing_is_left_there(
     assert "version 1" in done(shell, "show", PATH, *at)
     assert "is served from the cache" in done(shell, "why", PATH, *at)
     assert done(shell, "cat", PATH, *at) == BODY.decode()
+    assert done(shell, "cat", OTHER, *at) == SMALL.decode()
     done(shell, "export", out, *at)
-    assert (out / PATH[1:]).read_bytes() == BODY
+    assert [(out / path[1:]).read_bytes() for path in (PATH, OTHER)] == [BODY, SMALL]
     assert {path.lstat().st_uid for path in cache.rglob("*")} == {0}
 
 
@@ -155,7 +158,7 @@ def only_read(start: Callable[..., Proxy], origin: Origin, ground: Path) -> Iter
     """A cache with a file, in which nothing can be made."""
     cache = ground / "cache"
     filled(start, origin, cache).stop()
-    os.utime(blobs(cache)[0], ns=(0, 0))
+    os.utime(files(cache)[0], ns=(0, 0))
     give(cache)
     folders = [cache, *(path for path in cache.rglob("*") if path.is_dir())]
     for folder in folders:
@@ -174,8 +177,9 @@ def test_a_server_on_a_cache_that_is_only_read_serves_what_is_there_and_passes_o
     origin.put("/b-1.0.tar", b"another")
     for _ in range(2):
         assert (proxy.get(PATH).body, proxy.get(PATH).cache_status) == (BODY, "package-cache; hit")
+        assert (proxy.get(OTHER).body, proxy.get(OTHER).cache_status) == (SMALL, "package-cache; hit")
         assert proxy.get("/b-1.0.tar").body == b"another"
-    assert [asked.target for asked in origin.requests()] == [PATH, "/b-1.0.tar", "/b-1.0.tar"]
+    assert [asked.target for asked in origin.requests()] == [PATH, OTHER, "/b-1.0.tar", "/b-1.0.tar"]
     health = proxy.get("/-/health")
     assert (health.status, b"cannot write to " in health.body) == (503, True)
     assert len(proxy.log_lines()) == 2, proxy.log_lines()

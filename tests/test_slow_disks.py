@@ -13,20 +13,27 @@ from product import Proxy, Response, blobs, parts
 Start = Callable[..., Proxy]
 
 _SLOW = """\
-import os, time
-fsync = os.fsync
-def slow(descriptor):
+import fcntl, os, time
+fsync, flock = os.fsync, fcntl.flock
+def wait(descriptor):
     place = os.readlink(f"/proc/self/fd/{{descriptor}}")
-    while (place.endswith(".part") or "/blobs-v1" in place) and os.path.exists({hold!r}):
+    while place.endswith((".part", "registry-v1.lock")) or "/blobs-v1" in place:
+        if not os.path.exists({hold!r}):
+            return
         open({reached!r}, "w").close()
         time.sleep(0.005)
+def slow(descriptor):
+    wait(descriptor)
     fsync(descriptor)
-os.fsync = slow
+def late(descriptor, how):
+    wait(descriptor)
+    flock(descriptor, how)
+os.fsync, fcntl.flock = slow, late
 """
 
 
 class Disk:
-    """A disk that takes as long over each `fsync` of a download as it is `held`."""
+    """A disk that takes as long over each `fsync` of a download, and each transaction, as it is `held`."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = {"PYTHONPATH": str(folder)}

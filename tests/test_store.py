@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from origin import Origin, Say, until
-from product import Proxy, blobs, parts, stored
+from product import Proxy, as_file, blobs, parts, stored
 
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Key, Representation
@@ -239,6 +239,7 @@ def test_a_file_that_the_disk_cannot_read_is_fetched_again(
     proxy.get("/a-1.tar")
     until(lambda: stored(proxy.cache) == ["/a-1.tar"])
     proxy.stop()
+    as_file(proxy.cache, body)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(_BAD_SECTOR)
     proxy = start(origin.url, environment={"PYTHONPATH": str(tmp_path / "site")})

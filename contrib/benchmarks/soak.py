@@ -280,7 +280,7 @@ class Service:
                 for link in (place / "fd").iterdir():
                     with contextlib.suppress(OSError):
                         name = str(link.readlink())
-                        descriptors += "/blobs-v1/" not in name
+                        descriptors += "/blobs-v1/" not in name and "/memfd:blob-" not in name
                         deleted += link.stat().st_size if name.endswith(" (deleted)") and "-v1/" in name else 0
         return Sample(time.monotonic(), memory, descriptors, threads, deleted, self.stored())
 
@@ -526,6 +526,10 @@ def look_at(cache: Path, bounded: bool) -> Found:
                     wrong.append(f"the blob {path.name} has other bytes than its name says")
             there[path.name] = path.stat().st_size
     with contextlib.closing(sqlite3.connect(cache / "registry-v1.db")) as connection:
+        for digest, body in connection.execute("SELECT digest, body FROM small"):
+            if hashlib.sha256(body).hexdigest() != digest:
+                wrong.append(f"the row {digest} has other bytes than its name says")
+            there[digest] = len(body)
         recorded = dict(connection.execute("SELECT digest, size FROM blob"))
         totals = connection.execute("SELECT blobs, bytes FROM total").fetchone()
         entries, made = connection.execute("SELECT count(*), max(id) FROM entry").fetchone()

@@ -121,10 +121,13 @@ class Service:
     def close(self) -> None:
         """Write what is pending and close what is idle. Running downloads go on until the process ends."""
         self._leader.close()
-        self._last_use.close()
+        # Who still waits for the disk has the registry's lock, and may never give it back.
+        settled = self._leader.is_settled
+        self._last_use.close(write=settled)
         self.caretaker.close()
         self._fetcher.close()
-        self._registry.close()
+        if settled:
+            self._registry.close()
 
     def answer(self, request: Request) -> Answer:
         """Answer a request, waiting for a source where it must.

@@ -69,7 +69,7 @@ class Library:
         except OSError:
             pass
         try:
-            self.stores.blobs.open(item.digest, item.size if item.size is not None else -1).close()
+            self.stores.blobs.as_file(item.digest, item.size if item.size is not None else -1)
         except DamagedBlob:
             self.damages.take_out(item.digest, item.size or 0)
             return False

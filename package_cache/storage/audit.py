@@ -5,6 +5,7 @@ from package_cache.storage.database import recovery
 from package_cache.storage.database.connections import ERRORS, Connection
 from package_cache.storage.database.file import Database, mended
 from package_cache.storage.database.schema import COLUMNS, NEEDS_BLOB, entry_of
+from package_cache.storage.small import became_file, put_body
 
 _SUMS = (
     "SELECT (SELECT count(*) FROM entry WHERE status = 3 AND digest IS NOT NULL), (SELECT count(*) FROM blob),"
@@ -57,10 +58,17 @@ class Audit:
             return [entry_of(row) for row in rows]
 
     @mended
-    def reinstate(self, digest: str, size: int) -> int:
-        """Take every version that was made of a damaged blob into service again; how many there were."""
-        with self._database.writing() as connection:
+    def reinstate(self, digest: str, size: int, body: bytes | None = None) -> int:
+        """Take every version that was made of a damaged blob into service again; how many there were.
+
+        A small blob that has no file comes with its `body`.
+        """
+        with self._database.writing(durable=True) as connection:
             connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, size))
+            if body is None:
+                became_file(connection, digest)
+            else:
+                put_body(connection, digest, body)
             moved = connection.execute(
                 "UPDATE entry SET status = ? WHERE digest = ? AND status = ?", (Status.READY, digest, Status.FAILED)
             ).rowcount
@@ -69,13 +77,11 @@ class Audit:
 
     @mended
     def forget(self, digest: str) -> None:
-        """Count a blob no more that was removed, since no entry needs it."""
+        """Count a blob no more whose file was removed, since no entry needs it; a small one goes here."""
+        unneeded = f"digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1 AND {NEEDS_BLOB})"
         with self._database.writing() as connection:
-            connection.execute(
-                "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS"
-                f" (SELECT 1 FROM entry WHERE digest = ?1 AND {NEEDS_BLOB})",
-                (digest,),
-            )
+            for table in ("blob", "small"):
+                connection.execute(f"DELETE FROM {table} WHERE {unneeded}", (digest,))
 
     @mended
     def recovered(self) -> float:
@@ -101,12 +107,20 @@ class Audit:
     def integrity(self) -> list[str]:
         """What SQLite finds wrong with the file; costs a look at all of it."""
         with self._database.lent() as connection:
-            return _check(connection)
+            return _check(connection, "10")
+
+    def integrity_but_bodies(self) -> list[str]:
+        """The same of all tables but that of the small bodies, which is nearly all of the file, and is scrubbed."""
+        with self._database.lent() as connection:
+            tables = connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'small'"
+            ).fetchall()
+            return [problem for (table,) in tables for problem in _check(connection, table)]
 
 
-def _check(connection: Connection) -> list[str]:
+def _check(connection: Connection, what: str) -> list[str]:
     try:
-        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(10)")]
+        found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({what})")]
     except ERRORS as error:
         return [str(error)]
     return [] if found == ["ok"] else found

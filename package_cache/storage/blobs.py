@@ -1,31 +1,34 @@
-"""Content-addressed files: bytes named by their SHA-256, immutable, one copy however many keys point at them.
+"""Content-addressed bytes, named by their SHA-256, immutable, one copy however many keys point at them.
 
-Owns `blobs-v1/`. The only place that publishes a blob. Each blob carries a seal: a fixed modification time, to the second;
-what is behind the second tells in which boot of the machine its bytes were last compared with its name. A blob without the
-seal was touched by somebody else, one of another boot may have rotted: both are hashed before they count as sound. Where
-the seal cannot be written, or is not kept, this process remembers what it has hashed.
+Owns `blobs-v1/`, with a file for each large blob; a small one is a row of the registry, and is a file only where somebody
+needed its path. A row is compared with its name whenever it is read. The only place that publishes a file. Each carries a
+seal: a fixed modification time, to the second; what is behind the second tells in which boot of the machine its bytes were
+last compared with its name. A file without the seal was touched by somebody else, one of another boot may have rotted: both
+are hashed before they count as sound. Where the seal cannot be written, or is not kept, this process remembers what it has
+hashed.
 """
 
 import errno
+import hashlib
 import io
 import os
 import re
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from package_cache.errors import DamagedBlob, StoreError
+from package_cache.errors import DamagedBlob, OnlyRead, StoreError
 from package_cache.rules.http.digests import hasher
 from package_cache.storage.machine import boot_id
 from package_cache.storage.parts.locks import NameLocks
 from package_cache.storage.parts.part import Part, translated
 
-if TYPE_CHECKING:
-    import hashlib
-
+SMALL = 65536
+"""Bytes of a body up to which it is a row of the registry."""
 SEAL_NS = 946_684_800 * 10**9
 """The modification time of every blob but for the part that tells the boot, in nanoseconds of the epoch: 2000-01-01."""
 _SECOND = 10**9
@@ -39,6 +42,31 @@ _BLOCK = 1 << 20
 _TURN = 0.002
 """Seconds between two looks at whether a blob's remover is done."""
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class Bodies(Protocol):
+    """Where the small blobs are that have no file; see `SmallBodies`."""
+
+    def read(self, digest: str) -> bytes | None:
+        """The bytes in the row of a digest, whatever they are; None if there is none."""
+        ...
+
+    def names(self, prefix: str) -> set[str]:
+        """The digests with these first two digits that have a row."""
+        ...
+
+    def give_up(self, digest: str) -> None:
+        """There is a durable file of these bytes now."""
+        ...
+
+
+def flaw(body: bytes, digest: str, size: int) -> str | None:
+    """What is wrong with the bytes of a blob; None if nothing is."""
+    if len(body) != size:
+        return f"has {len(body)} bytes instead of {size}"
+    if hashlib.sha256(body, usedforsecurity=False).hexdigest() != digest:
+        return "has other bytes than its name says"
+    return None
 
 
 def is_digest(name: str) -> bool:
@@ -57,10 +85,11 @@ def boot_seal(boot: str) -> int:
 
 
 class BlobStore:
-    """The blobs under one directory. Safe for any number of threads and processes."""
+    """The blobs under one directory, and `small` ones. Safe for any number of threads and processes."""
 
-    def __init__(self, root: Path, *, only_read: bool = False) -> None:
+    def __init__(self, root: Path, small: Bodies | None = None, *, only_read: bool = False) -> None:
         self._root = root
+        self._small = small
         self._only_read = only_read
         self.seal_ns = boot_seal(boot_id())
         """The modification time of a blob that was compared with its name since the machine started."""
@@ -79,15 +108,62 @@ class BlobStore:
         except OSError as error:
             raise StoreError(f"cannot list {self._root}/{prefix}: {error.strerror}") from error
 
+    def small_names(self, prefix: str) -> set[str]:
+        """The blobs with these first two digits that are rows. Raises StoreError."""
+        return self._small.names(prefix) if self._small is not None else set()
+
+    def body(self, digest: str, size: int = 0) -> bytes | None:
+        """What the row of a blob has, right or wrong; None for one of `size` bytes that has no row. Raises StoreError."""
+        return self._small.read(digest) if self._small is not None and size <= SMALL else None
+
+    def has(self, digest: str) -> bool:
+        """Whether there is a blob of that digest, sound or not. Raises StoreError."""
+        return self.body(digest) is not None or self.path(digest).exists()
+
     def path(self, digest: str) -> Path:
-        """Where the blob of that digest is, or would be."""
+        """Where the file of a blob is, or would be."""
         return Path(f"{self._root}/{digest[:2]}/{digest}")
 
+    def as_file(self, digest: str, size: int) -> Path:
+        """The path of a blob, made a file if it is none. Raises `DamagedBlob`, StoreError."""
+        body = self.body(digest, size)
+        if body is not None:
+            if self._only_read:
+                raise OnlyRead(f"blob {digest} has no file, and {self._root} can be read here, and not written")
+            with self.holding([digest]):
+                body = self.body(digest, size)  # it may have gone, or have become one
+                if body is not None and self._small is not None:
+                    self._make_file(body, digest, size)
+                    self._small.give_up(digest)
+        self.open(digest, size).close()
+        return self.path(digest)
+
+    def _make_file(self, body: bytes, digest: str, size: int) -> None:
+        """Publish the bytes of a row. What a killed process leaves of it is removed as a dead download is."""
+        trouble = flaw(body, digest, size)
+        if trouble is not None:
+            raise DamagedBlob(f"blob {digest} {trouble}")
+        name = f"{digest}.{os.getpid()}{threading.get_native_id()}.part"
+        with translated(f"make a file of {digest}"):
+            part = Part(self._root.with_name("parts-v1") / name, create=True)
+        try:
+            part.put(0, body)
+            self.seal(part)
+            self.settle([self.publish(part, digest)])
+        except BaseException:
+            part.path.unlink(missing_ok=True)
+            raise
+        finally:
+            part.close()
+
     def open(self, digest: str, size: int) -> io.FileIO:
-        """An unbuffered file at the start of the blob, hashed if it was not in this boot.
+        """An unbuffered file at the start of the blob, hashed if it was not in this boot; of a row, one in memory.
 
         Raises `DamagedBlob` if it is not what it should be.
         """
+        body = self.body(digest, size)
+        if body is not None:
+            return _in_memory(body, digest, size)
         file, checked = self.glance(digest, size)
         if not checked:
             try:
@@ -239,11 +315,28 @@ class BlobStore:
                 self.locks.free(_lock_of(digest))
 
     def remove(self, digest: str) -> None:
-        """Take the blob out of the store; readers that have it open go on. The caller claimed it."""
+        """Take the file of a blob out of the store; readers that have it open go on. The caller claimed it."""
         try:
             self.path(digest).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot remove blob {digest}: {error.strerror}") from error
+
+
+def _in_memory(body: bytes, digest: str, size: int) -> io.FileIO:
+    """A file in memory, for all who take one: they send it, map it, look for a place in it. Raises `DamagedBlob`."""
+    trouble = flaw(body, digest, size)
+    if trouble is not None:
+        raise DamagedBlob(f"blob {digest} {trouble}")
+    try:
+        file = io.FileIO(os.memfd_create(f"blob-{digest}", os.MFD_CLOEXEC), "r")
+    except OSError as error:
+        raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
+    try:
+        os.pwrite(file.fileno(), body, 0)
+    except OSError as error:
+        file.close()
+        raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
+    return file
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

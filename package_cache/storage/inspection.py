@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from package_cache.errors import StoreError
+from package_cache.storage.blobs import BlobStore, flaw
 from package_cache.storage.database.connections import FileId
 
 BLOCK = 1 << 18
@@ -18,10 +19,23 @@ Pace = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is wrong with a blob, None if nothing is; and which file that was said of, None if there is none."""
+    """What is wrong with a blob, None if nothing is; and which file that was said of, None if there is none.
+
+    `is_there` says that there are any bytes, in a file or in a row.
+    """
 
     damage: str | None = None
     file: FileId | None = None
+    is_there: bool = True
+
+
+def inspect_blob(blobs: BlobStore, digest: str, size: int, pace: Pace) -> Verdict:
+    """Read a blob through, be it a file or a row. Raises StoreError where nothing can be said."""
+    body = blobs.body(digest, size)
+    if body is None:
+        return inspect(blobs.path(digest), size, pace)
+    pace(len(body))
+    return Verdict(flaw(body, digest, size))
 
 
 def inspect(path: Path, size: int, pace: Pace) -> Verdict:
@@ -29,7 +43,7 @@ def inspect(path: Path, size: int, pace: Pace) -> Verdict:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return Verdict("is missing")
+        return Verdict("is missing", is_there=False)
     except OSError as error:
         raise StoreError(f"cannot open {path}: {error.strerror}") from error
     status = os.fstat(descriptor)

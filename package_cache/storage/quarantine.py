@@ -18,12 +18,18 @@ class Quarantine:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def receive(self, blob: Path) -> Path | None:
-        """Move a damaged blob here; where it is now, None if it was gone or is too large to be kept. Raises StoreError."""
+    def receive(self, blob: Path, body: bytes | None = None) -> Path | None:
+        """Move a damaged blob here, or write down what its row had; where it is now.
+
+        None if it was gone or is too large to be kept. Raises StoreError.
+        """
         target = self._root / f"{blob.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
         try:
             self._root.mkdir(exist_ok=True)
-            blob.rename(target)
+            if body is None:
+                blob.rename(target)
+            else:
+                target.write_bytes(body)
             with suppress(OSError):  # it is kept for less long then
                 os.utime(target)
         except FileNotFoundError:

@@ -13,6 +13,7 @@ from package_cache.storage.database.connections import Connection
 from package_cache.storage.database.file import Database, mended
 from package_cache.storage.database.schema import COLUMNS, Row, entry_of, seal_of, strip
 from package_cache.storage.items.rows import Describe, describe_item
+from package_cache.storage.small import became_file, body_of, put_body
 
 _AHEAD = 600.0
 """Seconds that a last use may be ahead of the clock."""
@@ -34,13 +35,14 @@ class Totals:
 class News:
     """A blob that is to be the newest version of a key, with the head the bytes came with.
 
-    Of an item of the library, `describe` says what it is besides.
+    Of an item of the library, `describe` says what it is besides. A small one that has no file comes with its `body`.
     """
 
     key: Key
     digest: str
     representation: Representation
     describe: Describe | None = None
+    body: bytes | None = None
 
 
 class Registry:
@@ -102,12 +104,12 @@ class Registry:
 
     @mended
     def commit_all(self, news: Sequence[News]) -> list[Row]:
-        """Record, in one transaction, that blobs are there and are the newest versions of their keys.
+        """Record, in one durable transaction, that blobs are there and are the newest versions of their keys.
 
         Bytes that equal the newest version's are that version, confirmed: its row takes the new head. Returns the rows.
         """
-        with self.database.writing() as connection:
-            rows = [self._commit(connection, one.key, one.digest, one.representation) for one in news]
+        with self.database.writing(durable=True) as connection:
+            rows = [self._commit(connection, one) for one in news]
             for one, row in zip(news, rows, strict=True):
                 if one.describe is not None:
                     describe_item(connection, int(str(row[0])), one.describe)
@@ -115,22 +117,31 @@ class Registry:
             self.generation.bump(one.key)
         return rows
 
-    def _commit(self, connection: Connection, key: Key, digest: str, representation: Representation) -> Row:
-        now = time.time()
+    def _commit(self, connection: Connection, one: News) -> Row:
+        now, key, digest, representation = time.time(), one.key, one.digest, one.representation
         connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, representation.size))
-        newest = connection.execute("SELECT id, digest, status, max(version) FROM entry WHERE key = ?", (key,)).fetchone()
+        if one.body is None:
+            became_file(connection, digest)
+        else:
+            put_body(connection, digest, one.body)
+        newest = connection.execute(
+            "SELECT id, digest, status, max(version), (SELECT version FROM gone WHERE key = ?1) FROM entry WHERE key = ?1",
+            (key,),
+        ).fetchone()
         if newest[1] == digest and newest[2] == Status.READY:
             confirmed = self._confirm(connection, newest[0], (key, newest[3], digest), representation)
             assert confirmed is not None  # in the same transaction
             return confirmed
-        gone = connection.execute("SELECT version FROM gone WHERE key = ?", (key,)).fetchone()
-        version, text = max(newest[3] or 0, gone[0] if gone else 0) + 1, records.dump(representation)
-        row: Row = connection.execute(
+        version, text = max(newest[3] or 0, newest[4] or 0) + 1, records.dump(representation)
+        values = (key, version, Status.READY, digest, text, now, now, seal_of(key, version, digest, text))
+        added = connection.execute(
             "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
-            f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
-            (key, version, Status.READY, digest, text, now, now, seal_of(key, version, digest, text)),
-        ).fetchone()
-        tell_new(connection, row, representation.size or 0)
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        row: Row = (added.lastrowid, *values)
+        if one.body is None:
+            tell_new(connection, row, representation.size or 0)
         return row
 
     @mended
@@ -159,12 +170,15 @@ class Registry:
         return row
 
     @mended
-    def condemn(self, digest: str) -> int:
+    def condemn(self, digest: str, body: bytes | None = None) -> int | None:
         """Take every version made of a damaged blob out of service, and for good out of the trash; how many there were.
 
         Those of the proxy are known by the digest when it is fetched again; items of the library have no bytes any more.
+        `body` is what its row was found to have, None if there was none: None is returned if that is different by now.
         """
         with self.database.writing() as connection:
+            if body_of(connection, digest) != body:
+                return None
             moved = strip(connection, digest)
             moved += connection.execute(
                 "UPDATE entry SET status = ?, used = ? WHERE digest = ? AND status = ?",

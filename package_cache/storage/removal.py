@@ -159,7 +159,7 @@ class Removal:
     def remove(self, chosen: Sequence[Removable]) -> list[Removed]:
         """Remove what still is as it was found; what became of each.
 
-        What somebody is about to commit, and what was used or pinned since, stays.
+        The file of what somebody is about to commit, and what was used or pinned since, stays.
         """
         with self._blobs.claiming(one.digest for one in chosen) as claimed:
             mine = frozenset(claimed)
@@ -169,6 +169,7 @@ class Removal:
             for key in keys:
                 self._database.generation.bump(key)
             self.unlink(one.digest for one, fate in zip(chosen, removed, strict=True) if fate.files)
+        self._database.shrink()
         return removed
 
     def finish(self) -> None:

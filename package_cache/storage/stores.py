@@ -12,6 +12,7 @@ from package_cache.storage.parts.leases import PartStore
 from package_cache.storage.quarantine import Quarantine
 from package_cache.storage.registry import Registry
 from package_cache.storage.reports import Reports
+from package_cache.storage.small import SmallBodies
 
 _TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# This directory is a cache of package-cache.\n"
 _FOLDERS = ("blobs-v1", "parts-v1")
@@ -55,12 +56,15 @@ def open_stores(root: Path, remedy: str, *, reading: bool = False) -> Stores:
         tag = root / "CACHEDIR.TAG"
         if not only_read and not tag.exists():
             tag.write_bytes(_TAG)
-        blobs, parts = BlobStore(root / "blobs-v1", only_read=only_read), PartStore(root / "parts-v1", only_read=only_read)
+        for name in _FOLDERS:
+            (root / name).mkdir(exist_ok=True)
+        parts = PartStore(root / "parts-v1", only_read=only_read)
     except OSError as error:
         raise StoreError(_unusable(root, error.strerror or str(error), remedy)) from error
     if only_read and not (reading and os.access(root / _REGISTRY, os.R_OK)):
         raise StoreError(_unusable(root, _why_not(root), remedy))
     registry, reports = Registry(root / _REGISTRY, only_read=only_read), Reports(root / "sources-v1")
+    blobs = BlobStore(root / "blobs-v1", SmallBodies(registry.database), only_read=only_read)
     return Stores(root, blobs, parts, registry, reports, Quarantine(root / "quarantine-v1"), only_read)
 
 

@@ -145,7 +145,7 @@ def _purge_items(held: Holdings, items: list[ItemRow]) -> int:
     """Remove items for good; how many bytes that freed."""
     held.core.remove(items, keep_record=False)
     sizes = {item.digest: item.size or 0 for item in items if item.digest is not None}
-    return sum(size for digest, size in sizes.items() if not held.stores.blobs.path(digest).exists())
+    return sum(size for digest, size in sizes.items() if not held.stores.blobs.has(digest))
 
 
 def _purge_all(stores: Stores, until: float, key: Key | None) -> tuple[int, Removed]:

@@ -15,6 +15,7 @@ from package_cache.engine.fills.failures import Failures
 from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.pump import pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
+from package_cache.engine.fills.small import SmallCommitter, read_body
 from package_cache.engine.fills.storing import Storing
 from package_cache.engine.seldom import Seldom
 from package_cache.errors import DamagedBlob, StoreError
@@ -22,7 +23,7 @@ from package_cache.model import Entry, Key, Representation
 from package_cache.rules.http.answer import refreshed
 from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
 from package_cache.rules.transfers.transfer import Transfer
-from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.blobs import SMALL, BlobStore, hash_file
 from package_cache.storage.items.rows import Describe
 from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.journals import Failed, Journal
@@ -112,6 +113,7 @@ class Leader:
         self._room = room
         self._storing = storing
         self._committer = Committer(registry, blobs)
+        self._small = SmallCommitter(registry)
         self._seldom = Seldom()
         self._slow_until = -math.inf
         self.forget()
@@ -269,15 +271,28 @@ class Leader:
                 with suppress(StoreError):  # then they wait
                     lease.expose()
             self._tell_whole(fill, lease, digest, part.size)
-            self._blobs.seal(part)
+            # An item of the library is a path, so its bytes are a file, however small.
+            body = read_body(part, digest) if part.size <= SMALL and news.describe is None else None
+            if body is None:
+                self._blobs.seal(part)
         except BaseException:
             self._discount()
             raise
-        ended = partial(self._end, wanted, fill, lease, sink, begun)
-        self._committer.commit(Job(news, part, ended))
+        ended = partial(self._end, wanted, fill, lease, sink, begun, body is not None)
+        if body is None:
+            self._committer.commit(Job(news, part, ended))
+        else:
+            self._small.commit(news, body, ended)
 
     def _end(
-        self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, begun: float, error: StoreError | None
+        self,
+        wanted: Errand,
+        fill: Fill,
+        lease: Lease,
+        sink: PartSink,
+        begun: float,
+        as_row: bool,
+        error: StoreError | None,
     ) -> None:
         sink.release()
         now = time.monotonic()
@@ -285,10 +300,12 @@ class Leader:
             self._slow_until = now + _SLOW_FOR
         if error is not None:
             self._storing.failed(wanted.key, error)
+            self._room.relieve(error)
         elif lease.journal.head is not None:
             logger.info("stored %s, %d bytes, from %s", wanted.text, lease.have, lease.journal.head.source)
             self._storing.went_well(wanted.key)
-            lease.adopted()
+            if not as_row:
+                lease.adopted()
         try:
             fill.conclude(lease, error)
         finally:

@@ -17,7 +17,7 @@ from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
 from package_cache.storage.database.bookkeeping import compare, keep_ledger
 from package_cache.storage.database.file import Database
-from package_cache.storage.inspection import inspect
+from package_cache.storage.inspection import inspect_blob
 from package_cache.storage.items.files import ItemFiles
 from package_cache.storage.items.strays import remove_stray, strays
 from package_cache.storage.items.table import Items
@@ -122,7 +122,7 @@ class Checker:
             if size is not None:
                 problem = self._read(digest, size, progress, step)
                 progress.files += 1
-            elif digest in shelf.missing and not self._blobs.path(digest).exists() and self._audit.is_needed(digest):
+            elif digest in shelf.missing and not self._blobs.has(digest) and self._audit.is_needed(digest):
                 problem = self._damaged("missing", digest, shelf.missing[digest], "the file is gone")
             progress.place = digest
             if problem is not None:
@@ -144,7 +144,7 @@ class Checker:
             progress.bytes += count
             step()
 
-        verdict = inspect(self._blobs.path(digest), size, pace)
+        verdict = inspect_blob(self._blobs, digest, size, pace)
         if verdict.damage is None or not self._audit.is_needed(digest):
             return None
         return self._damaged("damaged", digest, size, f"the file {verdict.damage}", verdict.file)

@@ -42,9 +42,12 @@ class Damages:
             time.sleep(_TURN)
 
     def _take_out(self, digest: str, size: int, seen: FileId | None) -> bool:
-        path = self._blobs.path(digest)
+        path, body = self._blobs.path(digest), self._blobs.body(digest)
         damage = f"blob {digest} has other bytes than its name says"
         if not self._audit.is_needed(digest) or (seen is not None and file_id(path) != seen):
+            return False
+        if seen is not None and body is not None:  # it came again meanwhile, as a row, which is what is served
+            self._quarantine.receive(path)
             return False
         if seen is None:
             try:
@@ -54,10 +57,12 @@ class Damages:
             else:
                 return False
         names = ", ".join(dict.fromkeys(entry.key for entry in self._audit.entries(digest)))
-        versions = self._registry.condemn(digest)
+        versions = self._registry.condemn(digest, body)
+        if versions is None:  # it is stored again, or has become a file: no lock keeps rows as they are
+            return False
         aside = None
         try:
-            aside = self._quarantine.receive(path)
+            aside = self._quarantine.receive(path, body)
         except StoreError as error:
             logger.warning("%s", error)
         if versions:  # else it was removed on purpose, a moment ago

@@ -62,7 +62,8 @@ class LastUse:
         while not self._closed.wait(FLUSH_SECONDS):
             self.flush()
 
-    def close(self) -> None:
-        """Write what is left and stop."""
+    def close(self, *, write: bool = True) -> None:
+        """Stop; `write` what is left."""
         self._closed.set()
-        self.flush()
+        if write:
+            self.flush()

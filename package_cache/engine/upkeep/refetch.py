@@ -2,6 +2,7 @@
 
 from package_cache.engine.fills.pump import pump
 from package_cache.engine.fills.sinks import PartSink
+from package_cache.engine.fills.small import read_body
 from package_cache.engine.upkeep.room import Room
 from package_cache.errors import PackageCacheError
 from package_cache.model import Entry
@@ -9,7 +10,7 @@ from package_cache.rules.repositories.routes import Routes
 from package_cache.rules.transfers.steps import Finish, GiveUp
 from package_cache.rules.transfers.transfer import Transfer
 from package_cache.storage.audit import Audit
-from package_cache.storage.blobs import BlobStore
+from package_cache.storage.blobs import SMALL, BlobStore
 from package_cache.storage.parts.journals import Failed
 from package_cache.storage.parts.leases import Lease, PartStore
 from package_cache.upstream.fetcher import Fetcher
@@ -82,6 +83,9 @@ class Refetch:
         part = lease.part
         assert part is not None  # a transfer finishes only with one
         lease.whole(entry.digest, part.size)
+        if part.size <= SMALL:
+            self._audit.reinstate(entry.digest, part.size, read_body(part, entry.digest))
+            return
         self._blobs.seal(part)
         with self._blobs.holding([entry.digest]):
             self._blobs.settle([self._blobs.publish(part, entry.digest)])

@@ -19,7 +19,7 @@ from package_cache.engine.upkeep.damage import Damages
 from package_cache.errors import StoreError
 from package_cache.storage.audit import Audit
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.inspection import inspect
+from package_cache.storage.inspection import inspect_blob
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ class Scrub:
                         yield digest, size
 
     def _read(self, digest: str, size: int, pace: Callable[[int], None]) -> None:
-        verdict = inspect(self._blobs.path(digest), size, pace)
-        if verdict.damage is not None and verdict.file is not None:
+        verdict = inspect_blob(self._blobs, digest, size, pace)
+        if verdict.damage is not None and verdict.is_there:
             self._damages.take_out(digest, size, verdict.file)
 
     def _load(self) -> Place:

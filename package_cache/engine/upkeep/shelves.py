@@ -1,4 +1,4 @@
-"""Compares the files in the store with what the registry says, one directory of blobs at a time."""
+"""Compares what is stored with what the registry says, one directory of blobs at a time, with the rows of its digits."""
 
 from dataclasses import dataclass
 
@@ -24,21 +24,22 @@ class Shelf:
 def look(audit: Audit, blobs: BlobStore, prefix: str) -> Shelf:
     """Compare one directory. What changes meanwhile may look missing or astray: look again before anything is done."""
     needed = audit.needed(prefix)
-    names = set(blobs.names(prefix))
+    files = blobs.names(prefix)
+    names = blobs.small_names(prefix).union(files)
     return Shelf(
         kept={digest: size for digest, size in sorted(needed.items()) if digest in names},
         missing={digest: size for digest, size in sorted(needed.items()) if digest not in names},
         strays=sorted(name for name in names - needed.keys() if is_digest(name) and name.startswith(prefix)),
-        foreign=sorted(name for name in names if not is_digest(name) or not name.startswith(prefix)),
+        foreign=sorted(name for name in files if not is_digest(name) or not name.startswith(prefix)),
     )
 
 
 def is_stray(audit: Audit, blobs: BlobStore, digest: str, now: float) -> bool:
-    """Whether nobody has needed a blob for a while. Raises StoreError."""
+    """Whether nobody has needed a blob for a while; of a row, whether nobody needs it. Raises StoreError."""
     try:
         return blobs.path(digest).stat().st_ctime < now - GRACE and not audit.is_needed(digest)
     except FileNotFoundError:
-        return False
+        return blobs.body(digest) is not None and not audit.is_needed(digest)
     except OSError as error:
         raise StoreError(f"cannot look at blob {digest}: {error.strerror}") from error
 

@@ -99,7 +99,7 @@ class CachedDownloads:
             number += 1
 
     def _errand(self, new: New, order: Order, offer: Offer, since: float, mark: int, seen: Entry | None) -> Errand:
-        if seen is not None and not self._core.library.stores.blobs.path(seen.digest).exists():
+        if seen is not None and not self._core.library.stores.blobs.has(seen.digest):
             seen = None  # taken out of service by who looks at it next
         return Errand(
             new.key,

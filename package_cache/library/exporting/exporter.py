@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from urllib.parse import unquote
 
-from package_cache.errors import DamagedBlob, StoreError
+from package_cache.errors import DamagedBlob, OnlyRead, StoreError
 from package_cache.library.exporting.place import Place, Unplaceable, Way
 from package_cache.model import Entry, Freshness, Target
 from package_cache.rules.http.fields import parse_date
@@ -106,6 +106,8 @@ class Exporter:
             self.tally.skipped.append(Left(entry.key, str(error)))
             return
         ways = self._terms.ways if lasting else self._ways_of_index
+        if Way.LINK in ways or Way.COPY not in ways:
+            ways = self._as_file(entry, ways)
         with self._blobs.holding([entry.digest]), self._blobs.open(entry.digest, entry.size) as blob:
             if self._is_there(entry, names, blob, lasting=lasting):
                 self.tally.here += 1
@@ -113,6 +115,16 @@ class Exporter:
             way = self._place.put(names, blob, self._blobs.path(entry.digest), ways, _date(entry))
         self.tally.put[way] += 1
         self.tally.size += entry.size
+
+    def _as_file(self, entry: Entry, ways: Sequence[Way]) -> Sequence[Way]:
+        """Have a file that can get another name, or share its bytes; the ways that are left where there can be none."""
+        try:
+            self._blobs.as_file(entry.digest, entry.size)
+        except OnlyRead:
+            if Way.COPY not in ways:
+                raise
+            return [Way.COPY]
+        return ways
 
     def _names(self, target: Target) -> tuple[str, ...]:
         """Where in the tree a file belongs. Raises ValueError, with why, if nowhere."""

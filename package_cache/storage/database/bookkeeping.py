@@ -1,6 +1,7 @@
 """Keeps the ledger complete and short: what a crash cost it is added, and what is out of date is left out.
 
-Runs beside everything else, in small steps. The registry is right; the ledger is made to tell what it says.
+Runs beside everything else, in small steps. The registry is right; the ledger is made to tell what it says. It need not
+tell of entries whose bodies are rows of the registry: what costs one costs the other.
 """
 
 import os
@@ -17,7 +18,8 @@ from package_cache.storage.database.ledger import Ledger, Record, gone_line, row
 from package_cache.storage.database.schema import COLUMNS, SIDE_TABLES, Row
 
 _BATCH = 1000
-_ROWS = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest)"
+_IN_ROW = "EXISTS (SELECT 1 FROM small WHERE digest = entry.digest)"
+_ROWS = f"SELECT {COLUMNS}, coalesce(size, 0), {_IN_ROW} FROM entry LEFT JOIN blob USING (digest)"
 _SPARE = 1000
 """Lines more than twice the entries that a ledger may have."""
 _FEW = ("meta", "pin")
@@ -25,6 +27,7 @@ _FEW = ("meta", "pin")
 _UNKNOWN = 0
 _SHIFT = 10
 """Added to a status, so that it fits a byte and is never `_UNKNOWN`."""
+_NO_ENTRY = (_UNKNOWN, Status.DELETED + _SHIFT)
 
 
 Sides = dict[tuple[str, object], list[object]]
@@ -61,17 +64,24 @@ def compare(database: Database, pause: Callable[[], None]) -> Findings:
     states, sides = _told(database.ledger, end, found, pause)
     _compare_sides(database, sides, found)
     for rows in _batches(database):
-        found.rows += len(rows)
-        for number, status in ((int(str(row[0])), int(str(row[3]))) for row in rows):
-            if number >= len(states) or states[number] != status + _SHIFT:
-                found.wrong.append(number)
-            if number < len(states):
-                states[number] = _UNKNOWN
+        for row in rows:
+            _compare(row, states, found)
         pause()
-    over = (_UNKNOWN, Status.DELETED + _SHIFT)
-    found.gone = [number for number, state in enumerate(states) if state not in over]
+    found.gone = [number for number, state in enumerate(states) if state not in _NO_ENTRY]
     _forgive(database.ledger, end, found)
     return found
+
+
+def _compare(row: Row, states: bytearray, found: Findings) -> None:
+    number, status, in_row = int(str(row[0])), int(str(row[3])), row[-1]
+    told = states[number] if number < len(states) else _UNKNOWN
+    if told:
+        states[number] = _UNKNOWN
+    if in_row and told in _NO_ENTRY:
+        return
+    found.rows += 1
+    if told != status + _SHIFT:
+        found.wrong.append(number)
 
 
 def _told(ledger: Ledger, end: int, found: Findings, pause: Callable[[], None]) -> tuple[bytearray, Sides]:
@@ -146,7 +156,7 @@ def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> N
             lines: list[bytes] = []
             for number in batch:
                 row = connection.execute(f"{_ROWS} WHERE id = ?", (number,)).fetchone()
-                lines.append(row_line(row[:-1], row[-1]) if row else gone_line(number))
+                lines.append(row_line(row[:-2], row[-2]) if row else gone_line(number))
                 items = connection.execute("SELECT * FROM item WHERE entry = ?", (number,))
                 lines.extend(side_line("item", item) for item in items)
             database.ledger.append(b"".join(lines))
@@ -180,7 +190,7 @@ def _rewrite(database: Database, pause: Callable[[], None]) -> None:
                 file.writelines(side_line("item", row) for row in rows)
                 pause()
             for rows in _batches(database):
-                file.writelines(row_line(row[:-1], row[-1]) for row in rows)
+                file.writelines(row_line(row[:-2], row[-2]) for row in rows if not row[-1])
                 pause()
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """What a transaction changed, for the ledger: noted by triggers of the connection, so that no statement is forgotten.
 
-Only a new entry is not: that happens in one place, and often, and who adds it has its row at hand.
+Only a new entry is not: that happens in one place, and often, and who adds it has its row at hand. One whose body is a row
+beside it is not told of at all: a ledger without the body would be of no use. It is once its body is a file.
 """
 
 import sqlite3
@@ -19,6 +20,8 @@ CREATE TEMP TRIGGER entry_is_changed AFTER UPDATE OF key, version, status, diges
     BEGIN INSERT INTO changed VALUES (new.id, NULL, NULL); END;
 CREATE TEMP TRIGGER entry_is_removed AFTER DELETE ON main.entry
     BEGIN INSERT INTO changed VALUES (old.id, NULL, NULL); END;
+CREATE TEMP TRIGGER body_is_no_row AFTER DELETE ON main.small
+    BEGIN INSERT INTO changed SELECT id, NULL, NULL FROM main.entry WHERE digest = old.digest; END;
 """ + "".join(
     f"CREATE TEMP TRIGGER {table}_{deed} AFTER {deed}{of.get(table, '')} ON main.{table}"
     f" BEGIN INSERT INTO changed VALUES (NULL, '{table}', {side}.{key}); END;\n"

@@ -36,9 +36,13 @@ FileId = tuple[int, int]
 
 
 class Connection(sqlite3.Connection):
-    """A connection that knows which file it has open. `told` are lines for the ledger of what a transaction added."""
+    """A connection that knows which file it has open. `told` are lines for the ledger of what a transaction added.
+
+    `durable` says that what it commits is on the disk before anybody sees it.
+    """
 
     file: FileId = (0, 0)
+    durable = False
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -84,12 +88,20 @@ def _connect(path: Path) -> Connection:
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
-        # A power cut may lose the last commits, never consistency; a blob without its row is only fetched again.
+        # A power cut may lose the last commits, never consistency; see `begin` for those that it may not.
         connection.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def begin(connection: Connection, *, durable: bool) -> None:
+    """Begin to write. What is to be `durable` is on the disk with all that was committed before it, and then visible."""
+    if connection.durable is not durable:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        connection.durable = durable
+    connection.execute("BEGIN IMMEDIATE")
 
 
 def _connect_to_read(path: Path) -> Connection:

@@ -5,6 +5,7 @@ decide on the same old state. What a transaction changed is written into the led
 damaged or gone is made again by whoever notices first, and the others go on with the new one: see `recovery`.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -25,6 +26,7 @@ from package_cache.storage.database.connections import (
     Connections,
     FileId,
     MissingDatabase,
+    begin,
     file_id,
     open_database,
 )
@@ -35,6 +37,10 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+_SPARE_PAGES = 4096
+"""Pages of 4 KiB that a file may have without anything in them."""
+_SHRINK_PAGES = 2048
+"""As many are given back at a time: who wants to write waits meanwhile."""
 _LOCKED = "another program kept it locked, so that it could not even be read"
 
 
@@ -59,7 +65,7 @@ class Database:
 
     def __init__(self, path: Path, *, only_read: bool = False) -> None:
         self._path = path
-        self._only_read = only_read
+        self.only_read = only_read
         self._lock = str(path.with_suffix(".lock"))
         self.generation = Generation(path.with_name("generation-v2"), only_read=only_read)
         self.ledger = Ledger(path.with_name("ledger-v1"))
@@ -99,14 +105,17 @@ class Database:
             raise damage from error
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """A connection in a transaction, which an error in the with-block undoes."""
+    def writing(self, *, durable: bool = False) -> Iterator[Connection]:
+        """A connection in a transaction, which an error in the with-block undoes.
+
+        One that is `durable` survives a power cut from the moment that anybody can see it.
+        """
         # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
         self._may_write()
         with self.lent() as connection, self._turn, _alone(self._lock):
             if connection.file != file_id(self._path):
                 raise DamagedRegistry(f"{self._path} is another file by now")
-            connection.execute("BEGIN IMMEDIATE")
+            begin(connection, durable=durable)
             connection.told.clear()
             try:
                 yield connection
@@ -126,8 +135,19 @@ class Database:
         with self._connections.unforked(), self._turn, _alone(self._lock):
             yield
 
+    def shrink(self) -> None:
+        """Give pages that nothing is in back to the file system, but for some to be used next.
+
+        A file that a former version made keeps them all.
+        """
+        self._may_write()
+        with self.lent() as connection, self._turn, _alone(self._lock):
+            pages = connection.execute("PRAGMA freelist_count").fetchone()[0] - _SPARE_PAGES
+            if pages > 0:  # as a script, which goes through to the last page
+                connection.executescript(f"PRAGMA incremental_vacuum({min(pages, _SHRINK_PAGES)})")
+
     def _may_write(self) -> None:
-        if self._only_read:
+        if self.only_read:
             raise OnlyRead(f"the registry {self._path} can be read here, and not written")
 
     def mend(self, error: DamagedRegistry) -> None:
@@ -140,9 +160,15 @@ class Database:
         self.generation.bump_all()
 
     def _check(self, known: str | None = None) -> None:
-        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked."""
+        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked.
+
+        One of the former version gets what it lacks.
+        """
         trouble = known or self._trouble()
-        if trouble is not None:
+        if trouble == recovery.FORMER:
+            with closing(open_database(self._path)) as connection:
+                recovery.complete(connection)
+        elif trouble is not None:
             recovery.rebuild(self._path, self.ledger, trouble, locked=trouble == _LOCKED)
 
     def _trouble(self) -> str | None:
@@ -151,8 +177,9 @@ class Database:
             return "it was gone"
         try:
             # Not one to work with: that needs the tables of this version.
-            with closing(open_database(self._path, only_read=self._only_read)) as connection:
-                return recovery.trouble(connection, self.ledger)
+            with closing(open_database(self._path, only_read=self.only_read)) as connection:
+                trouble = recovery.trouble(connection, self.ledger)
+                return None if self.only_read and trouble == recovery.FORMER else trouble
         except ERRORS as error:
             if _is_locked(error):
                 return _LOCKED
@@ -162,7 +189,9 @@ class Database:
         """What an error says of the file; raises StoreError if it is not to blame."""
         if isinstance(error, DamagedRegistry | MissingDatabase | UnicodeDecodeError) or recovery.is_damage(error):
             return DamagedRegistry(str(error), file)
-        raise StoreError(f"the registry {self._path} {_reason(error, self._path)}") from error
+        told = StoreError(f"the registry {self._path} {_reason(error, self._path)}")
+        # Who makes room on a full disk knows that by what the system says, and not by SQLite's word for it.
+        raise told from (OSError(errno.ENOSPC, str(error)) if _is_for_want_of_room(error, self._path) else error)
 
 
 def _is_locked(error: Exception) -> bool:
@@ -175,6 +204,10 @@ def _reason(error: Exception, path: Path) -> str:
     if _is_full(path):
         return f"cannot be used: its file system is full, and a megabyte is needed even to remove something ({error})"
     return f"cannot be used: {error}"
+
+
+def _is_for_want_of_room(error: Exception, path: Path) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL or (not _is_locked(error) and _is_full(path))
 
 
 def _is_full(path: Path) -> bool:

@@ -5,6 +5,7 @@ one. It takes its place by a rename, so a process killed in the midst of it leav
 files are there are served. The caller holds the write lock of the registry.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -12,20 +13,21 @@ import sqlite3
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 from package_cache.errors import DamagedRegistry, StoreError
 from package_cache.model import Status
-from package_cache.storage.blobs import is_digest, sync_directory
+from package_cache.storage.blobs import SMALL, is_digest, sync_directory
 from package_cache.storage.database import records
 from package_cache.storage.database.connections import ERRORS, Connection, file_id, open_database
 from package_cache.storage.database.ledger import Ledger, Record, row_line, side_line
 from package_cache.storage.database.schema import (
     COLUMNS,
+    LATER,
     NEEDS_BLOB,
     OF_PROXY,
     SCHEMA,
@@ -43,7 +45,11 @@ logger = logging.getLogger(__name__)
 _KEPT = 2
 """How many registries that were set aside are kept."""
 _BATCH = 1000
+_BODIES = 64
+"""Small bodies that are taken over at a time: 4 MiB at most."""
 _CACHE_KIB = 1 << 16
+_MOST_PAGES = 1 << 16
+"""Pages of 4 KiB of a registry that is written anew in a few seconds."""
 _BESIDE = ("", "-wal", "-shm")
 _OLDEST = frozenset({"entry", "blob", "total", "meta"})
 """The tables that a registry of any version has."""
@@ -51,6 +57,10 @@ _INSTANCE = re.compile("[0-9a-f]{8}")
 _MOST_VERSIONS = 1 << 31
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT})
 _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
+
+
+FORMER = "it is of the former version"
+"""What `trouble` says of a registry that `complete` is enough for."""
 
 
 def is_damage(error: Exception) -> bool:
@@ -63,8 +73,9 @@ def is_damage(error: Exception) -> bool:
 
 def trouble(connection: Connection, ledger: Ledger) -> str | None:
     """What is wrong with a registry, as far as that can be told at once, whatever its size. Raises sqlite3.Error."""
-    there, expected = _objects(connection), _expected_objects()
-    if not there >= expected:
+    there = _objects(connection)
+    expected, former = _expected_objects()
+    if not there >= former:
         known = {name for name, _ in expected} & {name for name, _ in there}
         return "it is of another version" if known >= _OLDEST else "it does not have the tables of a registry"
     totals = connection.execute("SELECT entries, blobs, bytes FROM total").fetchall()
@@ -73,17 +84,38 @@ def trouble(connection: Connection, ledger: Ledger) -> str | None:
         return "a part of it is missing"
     if _is_behind(connection, ledger):
         return "it has lost changes that were made"
-    return None
+    return None if there >= expected else FORMER
+
+
+def complete(connection: Connection) -> None:
+    """Give a registry of the former version what it lacks, in one step: those who have it open need not notice.
+
+    Unless it is very large it is also made one that becomes smaller when something is removed from it.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in LATER:
+        connection.execute(statement)
+    connection.execute("COMMIT")
+    [[pages]] = connection.execute("PRAGMA page_count")
+    if pages <= _MOST_PAGES:
+        with suppress(sqlite3.OperationalError):  # no room for a second one, or somebody reads for a long time
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
     return set(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
 
-def _expected_objects() -> set[tuple[str, str]]:
+def _expected_objects() -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """What a registry has, and what one of the former version has of it."""
     with closing(sqlite3.connect(":memory:")) as model:
         model.executescript(SCHEMA)
-        return _objects(model)
+        expected = _objects(model)
+        model.execute("DROP TABLE small")
+        model.execute("DROP TRIGGER small_gone")
+        return expected, _objects(model)
 
 
 def _is_behind(connection: Connection, ledger: Ledger) -> bool:
@@ -158,6 +190,7 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
     with closing(sqlite3.connect(new, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what is removed is to make room on the disk
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.executescript(SCHEMA)
         _drop_what_slows(connection)
@@ -167,6 +200,7 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
         _replay(connection, ledger, count)
         if aside is not None:
             _salvage(connection, aside, ledger, count)
+            _salvage_bodies(connection, aside)
         count.lost += restore_items(connection)
         connection.execute("COMMIT")
         connection.executescript(SCHEMA)
@@ -255,9 +289,11 @@ def _salvage(connection: sqlite3.Connection, aside: Path, ledger: Ledger, count:
         ledger.append(b"".join(side_line("item", row) for row in take_over_items(connection, rows)))
 
 
-def _batches(aside: Path, table: str, order: str, sound: Callable[[Row, list[str]], Row | None]) -> Iterator[list[Row]]:
+def _batches(
+    aside: Path, table: str, order: str, sound: Callable[[Row, list[str]], Row | None], size: int = _BATCH
+) -> Iterator[list[Row]]:
     wanted = (row for row in _rows_of(aside, table, order, sound) if row is not None)
-    return iter(lambda: list(islice(wanted, _BATCH)), [])
+    return iter(lambda: list(islice(wanted, size)), [])
 
 
 def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, count: _Count) -> None:
@@ -290,6 +326,41 @@ def _salvage_sides(connection: sqlite3.Connection, aside: Path) -> None:
             continue
         for row in rows:
             _put_side(connection, table, row)
+
+
+def _salvage_bodies(connection: sqlite3.Connection, aside: Path) -> None:
+    """Take over the small bodies of the old file that are what their digests say, and that an entry needs."""
+    for rows in _batches(aside, "small", "rowid", _sound_body, _BODIES):
+        connection.executemany("INSERT OR IGNORE INTO small VALUES (?, ?)", rows)
+    lacking = "SELECT digest FROM blob WHERE size <= ? AND NOT EXISTS (SELECT 1 FROM small WHERE digest = blob.digest)"
+    digests = [digest for (digest,) in connection.execute(lacking, (SMALL,))]
+    try:
+        with closing(open_database(aside)) as old:
+            for digest in digests:
+                row = _body_in(old, digest)
+                if row is not None:
+                    connection.execute("INSERT OR IGNORE INTO small VALUES (?, ?)", row)
+    except ERRORS as error:
+        logger.info("%s: %s", aside, error)
+    needed = f"SELECT 1 FROM entry WHERE digest = small.digest AND {NEEDS_BLOB}"
+    connection.execute(f"DELETE FROM small WHERE NOT EXISTS ({needed})")
+
+
+def _body_in(old: sqlite3.Connection, digest: str) -> Row | None:
+    """A row between two damaged places, which no reading from either end comes to."""
+    try:
+        row: Row | None = old.execute("SELECT digest, body FROM small WHERE digest = ?", (digest,)).fetchone()
+    except ERRORS:
+        return None
+    return row and _sound_body(row, [])
+
+
+def _sound_body(row: Row, _: list[str]) -> Row | None:
+    match row:
+        case (str(digest), bytes(body)) if hashlib.sha256(body).hexdigest() == digest:
+            return row
+        case _:
+            return None
 
 
 def _is_side(table: str, row: Row | None) -> bool:
@@ -336,7 +407,7 @@ def _sound(row: Row, columns: list[str]) -> Row | None:
 
 def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
     """Serve only what is there, and count it."""
-    present = _Present(blobs)
+    present = _Present(blobs, (digest for (digest,) in connection.execute("SELECT digest FROM small")))
     named, lost = bytearray(len(present)), list[tuple[str]]()
     for (digest,) in connection.execute(f"SELECT digest FROM entry WHERE {NEEDS_BLOB}"):
         place = present.find(digest)
@@ -372,12 +443,12 @@ def recount(connection: sqlite3.Connection) -> None:
 class _Present:
     """Which blobs there are, in 8 bytes each: enough to look a million up without asking a slow disk for each."""
 
-    def __init__(self, root: Path) -> None:
-        found = array("Q")
+    def __init__(self, root: Path, rows: Iterable[str]) -> None:
+        found = array("Q", (int(digest[:16], 16) for digest in rows))
         for directory in os.scandir(root) if root.is_dir() else ():
             if directory.is_dir():
                 found.extend(int(name[:16], 16) for name in os.listdir(directory) if is_digest(name))  # noqa: PTH208 - only names
-        self._sorted = array("Q", sorted(found))
+        self._sorted = array("Q", (start for start, _ in groupby(sorted(found))))
 
     def __len__(self) -> int:
         return len(self._sorted)

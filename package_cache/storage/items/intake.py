@@ -29,6 +29,7 @@ from package_cache.storage.database.file import Database, mended
 from package_cache.storage.database.schema import COLUMNS, seal_of
 from package_cache.storage.items.rows import Details, write_item
 from package_cache.storage.parts.part import Part, translated
+from package_cache.storage.small import became_file
 
 LOCK = "upkeep:import"
 """No key begins like this."""
@@ -214,7 +215,7 @@ class Intake:
 
     @mended
     def _record(self, several: Iterable[tuple[Version, str | None]]) -> list[int | None]:
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             return [_insert(connection, one, digest) for one, digest in several]
 
 
@@ -294,6 +295,7 @@ def _insert(connection: Connection, one: Version, digest: str | None) -> int | N
         return None
     if digest is not None:
         connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, one.representation.size))
+        became_file(connection, digest)
     number, now = one.number or _next(connection, one.key), time.time()
     text = records.dump(one.representation)
     row = connection.execute(

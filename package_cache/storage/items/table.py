@@ -24,6 +24,7 @@ from package_cache.storage.database.schema import COLUMNS, seal_of
 from package_cache.storage.items.queries import Clause, where
 from package_cache.storage.items.rows import ROWS, Details, ItemRow, item_of, write_item
 from package_cache.storage.removal import PAGE, Removal, doom
+from package_cache.storage.small import became_file
 
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
@@ -144,8 +145,9 @@ class Items:
         """Record that the blob has the bytes of an item, which is READY. The caller holds the blob. Raises ItemError."""
         now = time.time()
         text = records.dump(Representation((), size, "", now))
-        with self._database.writing() as connection:
+        with self._database.writing(durable=True) as connection:
             connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, size))
+            became_file(connection, digest)
             changed = connection.execute(
                 "UPDATE entry SET status = 3, digest = ?, representation = ?, seal = ?, used = ?"
                 " WHERE id = ? AND key = ? AND version = ? AND status >= 0",
