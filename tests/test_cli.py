@@ -407,3 +407,12 @@ def test_what_syslog_does_not_take_goes_to_standard_error_until_it_is_back(origi
                 assert b'"PUT / HTTP/1.1" 405' in log.recv(65536)
         process.terminate()
         assert process.communicate(timeout=15) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["nonsense"], 2), (["config", "check"], 2), (["ls", "--cache", "/nowhere"], 1)]
+)
+def test_a_command_whose_errors_cannot_be_written_has_its_exit_code_all_the_same(words: list[str], code: int) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "package_cache", *words]
+        assert subprocess.run(command, stderr=full, env=surroundings(), check=False).returncode == code

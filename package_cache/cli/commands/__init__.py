@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -134,7 +135,8 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 
 def fail(code: int, *lines: str) -> int:
-    """Say what is wrong; the exit code."""
-    for line in lines:
-        print(f"package-cache: {output.shown(line)}", file=sys.stderr)  # noqa: T201 - the person at the keyboard
+    """Say what is wrong, if anybody can be told; the exit code."""
+    with suppress(OSError):
+        for line in lines:
+            print(f"package-cache: {output.shown(line)}", file=sys.stderr, flush=True)  # noqa: T201 - the person at the keyboard
     return code
