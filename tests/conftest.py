@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("stage")
-settings.register_profile("long", max_examples=2000)
+# That a machine is slow is no fault of what is tested.
+settings.register_profile("default", suppress_health_check=(HealthCheck.too_slow,))
+settings.register_profile("long", max_examples=2000, suppress_health_check=(HealthCheck.too_slow,))
+settings.load_profile("default")
 
 from cradle import Cradle  # noqa: E402 - found by the line above
 from origin import Origin  # noqa: E402

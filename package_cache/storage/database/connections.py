@@ -84,7 +84,7 @@ def open_database(path: Path, *, only_read: bool = False) -> Connection:
 def _connect(path: Path) -> Connection:
     uri = f"{path.absolute().as_uri()}?mode=rw"
     connection = sqlite3.connect(
-        uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True
+        uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -109,7 +109,9 @@ def _connect_to_read(path: Path) -> Connection:
     # Without a log nobody uses it. It is not to be looked for then: where it can be made, it would be the wrong user's.
     mode = "ro" if file_id(f"{path}-wal") is not None else "ro&immutable=1"
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True)
+    return sqlite3.connect(
+        uri, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=Connection, uri=True
+    )
 
 
 class Connections:
