@@ -104,7 +104,7 @@ def test_what_another_user_left_of_a_download_does_not_keep_it_from_being_stored
     proxy = nursery.start(ground / "cache", [origin.url], ground)
     assert proxy.get(PATH).body == BODY
     until(lambda: stored(proxy.cache) == [PATH])
-    assert list(parts.iterdir()) == []
+    until(lambda: not list(parts.iterdir()))
     assert proxy.log_lines() == []
     proxy.kill()
 

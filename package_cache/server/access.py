@@ -270,6 +270,17 @@ class AccessLog:
             logger.warning("%d lines of the access log are lost: %s (this is said once a minute)", self._lost, reason)
             self._lost, self._told = 0, time.monotonic()
 
+    def drain(self) -> None:
+        """Write what was gathered, at the end: a reader who takes nothing for a second gets no more."""
+        with self._guard:
+            until, before = time.monotonic() + _LAST_SECONDS, len(self.lines) + 1
+            while self.lines and time.monotonic() < until:
+                if len(self.lines) < before:
+                    until, before = time.monotonic() + _LAST_SECONDS, len(self.lines)
+                else:
+                    time.sleep(_MOMENT)
+                self._write()
+
     def reopen(self) -> None:
         """Write what was gathered; what comes goes to the file that has the name of the log then."""
         with self._guard:
@@ -284,11 +295,7 @@ class AccessLog:
             self._sink.close()
 
     def close(self) -> None:
-        """Write what was gathered, and nothing more. A reader who is busy has a second to take it."""
-        until = time.monotonic() + _LAST_SECONDS
+        """Write what was gathered, and nothing more."""
         with self._guard:
-            self._write()
-            while self.lines and time.monotonic() < until:
-                time.sleep(_MOMENT)
-                self._write()
+            self.drain()
             self._sink.close()

@@ -214,7 +214,7 @@ class Reactor(ABC):
         """Cut whatever is left."""
         for connection in list(self._connections.values()):
             self._close(connection, cut=connection.busy)
-        self._access.flush()
+        self._access.drain()
         self._alarm.close()
         self._bell.close()
 

@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 from package_cache import compose
 from package_cache.cli import arguments, logs, output, owners
@@ -136,7 +136,9 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 def fail(code: int, *lines: str) -> int:
     """Say what is wrong, if anybody can be told; the exit code."""
-    with suppress(OSError):
+    try:
         for line in lines:
             print(f"package-cache: {output.shown(line)}", file=sys.stderr, flush=True)  # noqa: T201 - the person at the keyboard
+    except OSError:
+        sys.stderr = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115 - its failure would be the exit code
     return code
