@@ -136,10 +136,7 @@ class Proxy:
             for name, value in (fields or {}).items():
                 connection.putheader(name, value)
             connection.endheaders()
-            try:
-                response = connection.getresponse()
-            except http.client.RemoteDisconnected:  # cut before the head was sent: there is no status
-                return Response(0, http.client.HTTPMessage(), b"", whole=False)
+            response = connection.getresponse()
             try:
                 body, whole = response.read(), True
             except (http.client.IncompleteRead, ConnectionError) as error:

@@ -1,7 +1,9 @@
 """Content codings that nobody asked for: taken off a document, left on a file that is itself compressed."""
 
 import gzip
+import http.client
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from origin import Origin, Serve
@@ -53,8 +55,9 @@ def test_an_index_whose_coding_does_not_come_to_its_end_is_not_one(
 ) -> None:
     origin.put("/simple/foo/", b"", how, content_type="text/html", etag=None)
     proxy = start(origin.url, environment=LIMITS)
-    answer = proxy.get("/simple/foo/")
-    assert answer.status == 502 or not answer.whole
+    with suppress(http.client.RemoteDisconnected):  # cut, before there was anything to be had
+        answer = proxy.get("/simple/foo/")
+        assert answer.status == 502 or not answer.whole
     assert not blobs(proxy.cache)
 
 
