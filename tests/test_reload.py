@@ -247,7 +247,7 @@ def test_a_worker_that_is_told_to_end_before_it_is_ready_does(origin: Origin, st
 
 
 def is_refused(proxy: Proxy) -> bool:
-    with suppress(ConnectionRefusedError), proxy.connect():
+    with suppress(ConnectionRefusedError, ConnectionResetError), proxy.connect():
         return False
     return True
 
