@@ -1,7 +1,6 @@
 """Answers with documents whose links are replaced for the client that asks; see `rules.repositories.links`."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from io import FileIO
 
@@ -13,6 +12,7 @@ from package_cache.errors import FillError
 from package_cache.model import Representation, Request
 from package_cache.rules.http.answer import Reply, Serving, decide
 from package_cache.rules.repositories.links import LONGEST, Linking
+from package_cache.storage.blobs import file_in_memory
 
 _SHORT = 1 << 16
 """Bytes of a body that are sent from memory together with the head."""
@@ -68,10 +68,6 @@ def _sent(reply: Reply, body: bytes) -> bytes:
 def _file_of(body: bytes) -> FileIO:
     """A file in memory, so that it is sent as any stored one is. Raises FillError."""
     try:
-        with FileIO(os.memfd_create("document"), "r+b") as file:
-            view = memoryview(body)
-            while view:
-                view = view[file.write(view) :]
-            return FileIO(os.dup(file.fileno()), "rb")
+        return file_in_memory("document", body)
     except OSError as error:
         raise FillError(f"there is no room in memory for the document: {error.strerror}", 503) from error

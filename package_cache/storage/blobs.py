@@ -328,14 +328,21 @@ def _in_memory(body: bytes, digest: str, size: int) -> io.FileIO:
     if trouble is not None:
         raise DamagedBlob(f"blob {digest} {trouble}")
     try:
-        file = io.FileIO(os.memfd_create(f"blob-{digest}", os.MFD_CLOEXEC), "r")
+        return file_in_memory(f"blob-{digest}", body)
     except OSError as error:
         raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
+
+
+def file_in_memory(name: str, body: bytes) -> io.FileIO:
+    """A file of these bytes at its start, which is on no disk; /proc shows its name. Raises OSError."""
+    file = io.FileIO(os.memfd_create(name, os.MFD_CLOEXEC), "r")
+    view, at = memoryview(body), 0
     try:
-        os.pwrite(file.fileno(), body, 0)
-    except OSError as error:
+        while at < len(view):
+            at += os.pwrite(file.fileno(), view[at:], at)
+    except BaseException:
         file.close()
-        raise StoreError(f"cannot open blob {digest}: {error.strerror}") from error
+        raise
     return file
 
 
