@@ -25,6 +25,10 @@ _REOPEN_SECONDS = 1.0
 _KEPT = 4096
 """Lines that wait for who reads the log; what comes beyond them is lost."""
 _TELL_SECONDS = 60.0
+_LAST_SECONDS = 1.0
+"""How long, at the end, the log waits for a reader who takes nothing."""
+_MOMENT = 0.01
+"""Between two looks at whether he takes something."""
 
 
 @dataclass(slots=True)
@@ -200,10 +204,6 @@ def _open(path: Path) -> int:
         return os.open(path, flags | os.O_RDWR, 0o640)  # a pipe that nobody reads yet (fifo(7))
 
 
-_LAST_SECONDS = 1.0
-_MOMENT = 0.01
-
-
 class AccessLog:
     """Gathers records and writes them when `flush` is called. Safe for any number of threads.
 
@@ -273,13 +273,13 @@ class AccessLog:
     def drain(self) -> None:
         """Write what was gathered, at the end: a reader who takes nothing for a second gets no more."""
         with self._guard:
-            until, before = time.monotonic() + _LAST_SECONDS, len(self.lines) + 1
-            while self.lines and time.monotonic() < until:
+            until = time.monotonic() + _LAST_SECONDS
+            while (before := len(self.lines)) and time.monotonic() < until:
+                self._write()
                 if len(self.lines) < before:
-                    until, before = time.monotonic() + _LAST_SECONDS, len(self.lines)
+                    until = time.monotonic() + _LAST_SECONDS
                 else:
                     time.sleep(_MOMENT)
-                self._write()
 
     def reopen(self) -> None:
         """Write what was gathered; what comes goes to the file that has the name of the log then."""
