@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     )
     from package_cache.library.archives.archive import open_archive
     from package_cache.library.cache import Cache
-    from package_cache.library.downloads.bodies import File
-    from package_cache.library.downloads.descriptors import Descriptor
+    from package_cache.library.downloads.descriptors import Descriptor, File
     from package_cache.library.downloads.manager import DownloadManager
     from package_cache.library.items import CacheItem
     from package_cache.model import Status
@@ -113,7 +112,7 @@ _HOMES = {  # of all but the errors
     "CacheItem": "package_cache.library.items",
     "Descriptor": "package_cache.library.downloads.descriptors",
     "DownloadManager": "package_cache.library.downloads.manager",
-    "File": "package_cache.library.downloads.bodies",
+    "File": "package_cache.library.downloads.descriptors",
     "Server": "package_cache.compose",
     "Status": "package_cache.model",
     "create_app": "package_cache.compose",
@@ -124,7 +123,7 @@ _HOMES = {  # of all but the errors
 def __getattr__(name: str) -> Any:
     """A public name, from its module, which is imported with the first use: who wants one part pays for no other."""
     if name == "__version__":
-        found: Any = import_module("package_cache.upstream.agent").version_text()
+        found: Any = import_module("package_cache.upstream.reach").version_text()
     elif name in __all__:
         found = getattr(import_module(_HOMES.get(name, "package_cache.errors")), name)
     else:

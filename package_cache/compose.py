@@ -6,25 +6,21 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from package_cache.config import Config, TcpAddress, parse_source
-from package_cache.config.files import configured
+from package_cache.config.layers import configured
 from package_cache.engine.checks import Checks
 from package_cache.engine.fills.fill import Fills
 from package_cache.engine.health import Health, look_at
 from package_cache.engine.service import Service
 from package_cache.engine.upkeep.caretaker import Caretaker
-from package_cache.engine.upkeep.check import Checker
 from package_cache.engine.upkeep.culling import Culler
-from package_cache.engine.upkeep.damage import Damages
 from package_cache.engine.upkeep.last_use import LastUse
-from package_cache.engine.upkeep.peers import Peers
-from package_cache.engine.upkeep.refetch import Refetch
 from package_cache.engine.upkeep.room import Room
-from package_cache.engine.upkeep.scrub import Scrub
 from package_cache.engine.upkeep.space import Space
-from package_cache.engine.upkeep.sweep import Sweep
+from package_cache.engine.upkeep.verification import Checker, Refetch, Scrub, Sweep
 from package_cache.errors import ConfigError, StoreError
 from package_cache.model import Source
 from package_cache.rules.repositories.routes import Routes
@@ -32,19 +28,15 @@ from package_cache.server.access import AccessLog, FileSink, LoggerSink
 from package_cache.server.admission import Admission
 from package_cache.server.app import Application
 from package_cache.server.tunnels import Tunnels
-from package_cache.storage.audit import Audit
-from package_cache.storage.machine import installation
+from package_cache.storage.cache_directory import Apart, CacheDirectory, default_directory, open_cache_directory, try_commit
+from package_cache.storage.notes import Peers, Reports
 from package_cache.storage.registry import Totals
 from package_cache.storage.removal import Removal
-from package_cache.storage.reports import Reports
-from package_cache.storage.stores import Stores, default_directory, open_stores
-from package_cache.storage.trial import Apart, try_commit
-from package_cache.upstream import surroundings
-from package_cache.upstream.agent import software
+from package_cache.storage.system import installation
+from package_cache.upstream.answers import Throttle
 from package_cache.upstream.fetcher import Fetcher
-from package_cache.upstream.http import HttpFetcher
 from package_cache.upstream.mirrors import Mirrors
-from package_cache.upstream.throttle import Throttle, ThrottledFetcher
+from package_cache.upstream.reach import problems, software
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +44,12 @@ _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def cache_directory(config: Config) -> Path:
-    """Where the cache is: as configured, else that of this user."""
+    """The cache directory: the configured one, else that of this user."""
     return config.cache or default_directory()
 
 
 def prepare(config: Config) -> Totals:
-    """Make the cache directory usable, or raise StoreError with what to do; what it holds already."""
+    """Make the cache directory usable, and return what it holds already. Raises StoreError with what to do."""
     stores = _open_stores(config, reading=True)
     totals = stores.registry.totals()
     _try(stores)
@@ -65,7 +57,7 @@ def prepare(config: Config) -> Totals:
     return totals
 
 
-def _try(stores: Stores) -> None:
+def _try(stores: CacheDirectory) -> None:
     """Tell at once that nothing can be stored; raise StoreError where nothing ever could be."""
     try:
         try_commit(stores.root / "parts-v1", stores.root / "blobs-v1", stores.blobs.locks)
@@ -76,7 +68,7 @@ def _try(stores: Stores) -> None:
 
 
 def require_cache(config: Config) -> Path:
-    """The directory of the cache, which is there already. Raises StoreError."""
+    """The directory of an existing cache. Raises StoreError."""
     root = cache_directory(config)
     try:
         found = (root / "blobs-v1").is_dir()
@@ -88,8 +80,8 @@ def require_cache(config: Config) -> Path:
 
 
 @contextmanager
-def opened(config: Config, *, reading: bool = False) -> Iterator[Stores]:
-    """The cache that is there already, within a with-block; with `reading` it is only read. Raises StoreError."""
+def opened(config: Config, *, reading: bool = False) -> Iterator[CacheDirectory]:
+    """The existing cache, open within a with-block; with `reading` it is only read. Raises StoreError."""
     require_cache(config)
     stores = _open_stores(config, reading=reading)
     try:
@@ -98,18 +90,18 @@ def opened(config: Config, *, reading: bool = False) -> Iterator[Stores]:
         stores.registry.close()
 
 
-def _open_stores(config: Config, *, reading: bool = False) -> Stores:
+def _open_stores(config: Config, *, reading: bool = False) -> CacheDirectory:
     remedy = "Give a directory this user may write with --cache PATH"
-    return open_stores(cache_directory(config), remedy, reading=reading)
+    return open_cache_directory(cache_directory(config), remedy, reading=reading)
 
 
 def build_service(config: Config, throttle: Throttle | None = None) -> Service:
-    """The service of a configuration, with a bound on the speed of its downloads. Opens the store, starts nothing."""
+    """The service of a configuration, with `throttle` to limit the speed of downloads. Opens the store, starts nothing."""
     stores = _open_stores(config, reading=True)
     registry = stores.registry
     via = _via(stores)
     space, culler = build_culler(config, stores)
-    fills, damages = Fills(stores.parts, config.downloads), _damages(stores)
+    fills = Fills(stores.parts, config.downloads)
     return Service(
         registry,
         stores.blobs,
@@ -117,8 +109,8 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
         _fetcher(config, via, stores.reports, throttle),
         LastUse(registry, time.time),
         Room(space, culler),
-        damages,
-        Checks(stores.blobs, damages, fills.threads.run),
+        stores.damages,
+        Checks(stores.blobs, stores.damages, fills.threads.run),
         _caretaker(config, stores, culler),
         Health(partial(look_at, stores, config.repositories), fills.threads.run),
         via,
@@ -126,19 +118,19 @@ def build_service(config: Config, throttle: Throttle | None = None) -> Service:
     )
 
 
-def _via(stores: Stores) -> str:
-    """What this cache is called where requests say by whom they came (RFC 9110, section 7.6.3)."""
+def _via(stores: CacheDirectory) -> str:
+    """The name of this cache in Via (RFC 9110, section 7.6.3)."""
     return f"package-cache-{installation(stores.registry.instance, stores.root)}"
 
 
 def routes_of(config: Config) -> Routes:
-    """Which repository a request is for."""
+    """The repositories of a configuration, by which a request's is found."""
     own = (address.host.lower() for address in config.addresses if isinstance(address, TcpAddress) and address.host)
     return Routes(config.repositories, _LOCAL.union(own))
 
 
-def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
-    """What keeps a store within the bounds of a configuration. Starts nothing."""
+def build_culler(config: Config, stores: CacheDirectory) -> tuple[Space, Culler]:
+    """The parts that keep a store within the bounds of a configuration. Starts nothing."""
     space = Space(stores.root, stores.registry, config.max_size, config.min_free, config.max_age)
     removal = Removal(stores.registry.database, stores.blobs)
     peers = Peers(stores.root / "bounds-v1", stores.blobs.locks)
@@ -147,37 +139,27 @@ def build_culler(config: Config, stores: Stores) -> tuple[Space, Culler]:
 
 def _fetcher(config: Config, via: str, reports: Reports, throttle: Throttle | None = None) -> Fetcher:
     mirrors = Mirrors(config.sources, time.monotonic, balance=config.balance, tell=reports.tell)
-    asking = (config.sources, config.timeouts, software(), via)
-    http = HttpFetcher(*asking) if throttle is None else ThrottledFetcher(*asking, throttle)
-    return Fetcher(http, mirrors, config.timeouts.crawl)
+    return Fetcher(config.sources, config.timeouts, software(), via, mirrors, throttle)
 
 
-def _damages(stores: Stores) -> Damages:
-    return Damages(stores.registry, Audit(stores.registry.database), stores.blobs, stores.quarantine)
-
-
-def _caretaker(config: Config, stores: Stores, culler: Culler) -> Caretaker:
-    database, damages = stores.registry.database, _damages(stores)
-    if stores.only_read:
-        return Caretaker(stores.registry, stores.blobs.locks, None, None, culler.start)
-    sweep = Sweep(stores.root, database, stores.blobs, damages, stores.quarantine)
-    scrub = Scrub(stores.root, Audit(database), stores.blobs, damages, config.scrub) if config.scrub else None
+def _caretaker(config: Config, stores: CacheDirectory, culler: Culler) -> Caretaker:
+    sweep = None if stores.only_read else Sweep(stores)
+    scrub = Scrub(stores, config.scrub) if config.scrub and not stores.only_read else None
     return Caretaker(stores.registry, stores.blobs.locks, sweep, scrub, culler.start)
 
 
 @contextmanager
-def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, Stores]]:
-    """What checks the cache that is there, and with `repair` mends it. Raises ConfigError, StoreError."""
+def checker(config: Config, *, repair: bool) -> Iterator[tuple[Checker, CacheDirectory]]:
+    """The check of the existing cache, which also repairs it with `repair`. Raises ConfigError, StoreError."""
     if repair and not config.sources:
         raise ConfigError(["--repair fetches damaged files again, but no source is given: name them with --source URL"])
     with opened(config) as stores:
-        database = stores.registry.database
-        audit, refetch = Audit(database), None
+        refetch = None
         if repair:
             fetcher = _fetcher(config, _via(stores), stores.reports)
             room = Room(*build_culler(config, stores))
-            refetch = Refetch(audit, stores.blobs, stores.parts, fetcher, routes_of(config), room)
-        yield Checker(stores.root, database, stores.blobs, _damages(stores), refetch, time.time), stores
+            refetch = Refetch(stores, fetcher, routes_of(config), room)
+        yield Checker(stores, refetch, time.time), stores
 
 
 def build_application(config: Config) -> Application:
@@ -195,7 +177,7 @@ def build_access_log(config: Config) -> AccessLog:
 
 
 def check_access_log(config: Config) -> None:
-    """Raise StoreError where the access log of a configuration could not be written."""
+    """Raise StoreError if the access log of a configuration cannot be written."""
     if config.access_log not in ("", "-"):
         with _writing(config.access_log):
             FileSink.check(config.access_log)
@@ -216,17 +198,36 @@ NO_SOURCE = (
 
 
 def require_sources(config: Config) -> None:
-    """Raise ConfigError if there is nothing to fetch from, or the environment names no usable way to it."""
+    """Raise ConfigError if there is no source, or if the environment names a proxy for it that cannot be used."""
     if not config.sources:
         raise ConfigError([NO_SOURCE])
     require_ways(config)
 
 
 def require_ways(config: Config) -> None:
-    """Raise ConfigError if a proxy or certificates that the environment names for the sources cannot be used."""
-    problems = surroundings.problems(config.sources, os.environ)
-    if problems:
-        raise ConfigError(problems)
+    """Raise ConfigError if the environment names a proxy or certificates for the sources that cannot be used."""
+    found = problems(config.sources, os.environ)
+    if found:
+        raise ConfigError(found)
+
+
+_LEAST_GUNICORN = (20, 1)
+"""The oldest Gunicorn whose arbiter works as `server.gunicorn` expects."""
+
+
+def require_gunicorn(config: Config) -> None:
+    """Raise ConfigError where the server is to run under Gunicorn, and there is none or too old a one."""
+    if config.server != "gunicorn":
+        return
+    try:
+        found = tuple(import_module("gunicorn").version_info)
+    except ModuleNotFoundError as error:
+        if error.name != "gunicorn":
+            raise
+        found = ()
+    if found[:2] < _LEAST_GUNICORN:
+        what = f"Gunicorn {'.'.join(map(str, found))} is too old" if found else "Gunicorn is not installed"
+        raise ConfigError([f"--server gunicorn: {what}; it takes {'.'.join(map(str, _LEAST_GUNICORN))} or later"])
 
 
 class Server(Application):
@@ -260,8 +261,8 @@ def _parsed(sources: Iterable[str]) -> tuple[Source, ...]:
 def create_app() -> Application:
     """The WSGI callable, configured by environment: `gunicorn 'package_cache:create_app()'`.
 
-    Every option of the command is a variable: `PACKAGE_CACHE_SOURCE` (URLs separated by blanks), `PACKAGE_CACHE_CACHE`
-    and so on; `PACKAGE_CACHE_CONFIG` names a file of configuration. Raises ConfigError or StoreError.
+    Every option of the command is a variable: `PACKAGE_CACHE_SOURCE` (URLs separated by spaces), `PACKAGE_CACHE_CACHE`
+    and so on; `PACKAGE_CACHE_CONFIG` names a configuration file. Raises ConfigError or StoreError.
     """
     config = configured(os.environ, {}).config
     require_sources(config)

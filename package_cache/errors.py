@@ -1,8 +1,8 @@
 """The one exception tree.
 
-Each class carries the HTTP status that a client sees when the error reaches the server's edge. Foreign
-exceptions (`OSError`, `sqlite3.Error`, urllib3's, those of the decompressors) are translated where they enter: in
-`storage/`, `upstream/` and `library/`.
+Each class has the HTTP status that a client sees if the error reaches the server's edge. Foreign exceptions (`OSError`,
+`sqlite3.Error`, those of requests, libcurl and the decompressors) are translated where they enter: in `storage/`,
+`upstream/` and `library/`.
 """
 
 import math
@@ -11,7 +11,7 @@ import math
 class PackageCacheError(Exception):
     """Base of every error this package raises on purpose.
 
-    `retry_after` is the seconds for which trying again would be in vain, where that is known.
+    `retry_after` is the number of seconds for which trying again is useless, if that is known.
     """
 
     http_status = 500
@@ -19,7 +19,7 @@ class PackageCacheError(Exception):
 
 
 class ConfigError(PackageCacheError):
-    """A setting cannot be used. Holds every problem found, one line each."""
+    """Settings that cannot be used. It has every problem found, one line for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -27,25 +27,25 @@ class ConfigError(PackageCacheError):
 
 
 class ArgumentError(PackageCacheError, ValueError):
-    """A value that a caller of the library gave cannot be used: which, and what would be right."""
+    """A value from a caller of the library cannot be used. The message says which one, and what would be right."""
 
     http_status = 400
 
 
 class UnknownCriterion(ArgumentError, TypeError):
-    """Items cannot be selected by that."""
+    """An unknown criterion for selecting items."""
 
 
 class ItemError(PackageCacheError):
-    """An item of the cache is not in the state that it would have to be in for what is asked."""
+    """An item of the cache is in the wrong state for what is requested."""
 
 
 class ItemBusy(ItemError):
-    """Somebody else writes an item, for longer than the caller wants to wait."""
+    """Another thread or process is writing the item, for longer than the caller wants to wait."""
 
 
 class RequestError(PackageCacheError):
-    """The client asked for something that is not answered; `close` ends its connection too."""
+    """A request that is refused; `close` ends its connection, too."""
 
     http_status = 400
     close = False
@@ -58,7 +58,7 @@ class BadRequest(RequestError):
 
 
 class TargetTooLong(BadRequest):
-    """A longer target than is served here (RFC 9110, section 15.5.15)."""
+    """A target that is too long (RFC 9110, section 15.5.15)."""
 
     http_status = 414
 
@@ -70,14 +70,14 @@ class NotAllowed(RequestError):
 
 
 class LengthRequired(RequestError):
-    """Content that is passed on, and does not say how long it is (RFC 9110, section 15.5.12)."""
+    """Content to be passed on, without its length (RFC 9110, section 15.5.12)."""
 
     http_status = 411
     close = True
 
 
 class ContentTooLarge(RequestError):
-    """More content than is passed on (RFC 9110, section 15.5.14)."""
+    """Content that is too long to be passed on (RFC 9110, section 15.5.14)."""
 
     http_status = 413
     close = True
@@ -90,19 +90,19 @@ class NoRepository(RequestError):
 
 
 class NotImplementedHere(RequestError):
-    """What another host of this cache could do, and this one cannot (RFC 9110, section 15.6.2)."""
+    """A request that this cache cannot answer under the server it runs under (RFC 9110, section 15.6.2)."""
 
     http_status = 501
 
 
 class ForeignHost(RequestError):
-    """An absolute-form target for a host of which there is nothing here."""
+    """A target in absolute form whose host is not served here."""
 
     http_status = 403
 
 
 class Forbidden(RequestError):
-    """A client whose address is in none of the networks that may ask (RFC 9110, section 15.5.4)."""
+    """A client whose address is in none of the allowed networks (RFC 9110, section 15.5.4)."""
 
     http_status = 403
     close = True
@@ -115,7 +115,7 @@ class LoopDetected(RequestError):
 
 
 class UpstreamError(PackageCacheError):
-    """A source did not deliver. `again` says that the same source may be asked once more at once."""
+    """A source did not deliver. With `again`, the same source may be asked once more at once."""
 
     http_status = 502
 
@@ -125,17 +125,17 @@ class UpstreamError(PackageCacheError):
 
 
 class UpstreamLie(UpstreamError):
-    """A source said or sent what cannot be right, so nothing it said is worth anything."""
+    """A source said or sent something that cannot be right, so nothing it said counts."""
 
 
 class UpstreamTimeout(UpstreamError):
-    """A source did not answer, or fell silent, for longer than the limit."""
+    """A source did not answer, or sent nothing, for longer than the limit."""
 
     http_status = 504
 
 
 class UpstreamBusy(UpstreamError):
-    """A source said that it is not to be asked for `retry_after` more seconds, and so it was not (RFC 9110, 10.2.3)."""
+    """A source was not asked, since it had said not to for `retry_after` more seconds (RFC 9110, section 10.2.3)."""
 
     http_status = 503
 
@@ -145,11 +145,11 @@ class UpstreamBusy(UpstreamError):
 
 
 class UpstreamCrawl(UpstreamTimeout):
-    """A source delivers so little that it would take for ever."""
+    """A source delivers so slowly that the download would take for ever."""
 
 
 class FillError(PackageCacheError):
-    """A download came to nothing. `status` is what a client that has seen no byte is told."""
+    """A download failed. `status` is the one for a client that has seen no byte of it."""
 
     def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -158,7 +158,7 @@ class FillError(PackageCacheError):
 
 
 class OutOfDescriptors(FillError):
-    """This process, or the machine, may open no more files and sockets: no source is to blame, and it passes."""
+    """This process, or the machine, cannot open more files and sockets at present; no source is to blame."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"there is no descriptor for {what}; try again in a while", 503)
@@ -169,11 +169,11 @@ class StoreError(PackageCacheError):
 
 
 class OnlyRead(StoreError):
-    """The cache can be read, and not written: it belongs to another user, or is on a file system that is only read."""
+    """The cache can be read but not written: it belongs to another user, or its file system is mounted read-only."""
 
 
 class DamagedRegistry(StoreError):
-    """The registry is not what was written, or is gone. `file` is the device and inode it was seen in, None if unknown."""
+    """The registry is damaged or missing. `file` is the device and inode in which that was found, None if unknown."""
 
     def __init__(self, message: str, file: tuple[int, int] | None = None) -> None:
         super().__init__(message)
@@ -181,7 +181,7 @@ class DamagedRegistry(StoreError):
 
 
 class DamagedBlob(StoreError):
-    """A stored file is missing, or its bytes are not those its name promises."""
+    """A stored file is missing, or its bytes do not have the digest in its name."""
 
 
 class NoRoom(StoreError):
@@ -189,44 +189,44 @@ class NoRoom(StoreError):
 
 
 class NotKept(NoRoom):
-    """A file is not to be stored: a rule, or its source, says so."""
+    """A file is not stored because a rule, or its source, says so."""
 
 
 class ExtractionError(PackageCacheError):
-    """The content of an archive or of a compressed file cannot be had."""
+    """An archive or a compressed file cannot be read."""
 
 
 class BrokenArchive(ExtractionError):
-    """It is damaged or cut short, or a link in it leads to nothing."""
+    """An archive is damaged or cut short, or a link in it leads to nothing."""
 
 
 class ArchiveTooLarge(ExtractionError):
-    """More would come out of it than the limit allows, or its inflation needs too much memory."""
+    """An archive contains more than the limit allows, or decompressing it needs too much memory."""
 
 
 class UnsafeMember(ExtractionError):
-    """A name or a link in it leads out of the archive."""
+    """A name or a link in an archive leads out of it."""
 
 
 class UnsupportedArchive(ExtractionError):
-    """It is encrypted, or compressed in a way that cannot be read here."""
+    """An archive is encrypted, or compressed in a way that cannot be read here."""
 
 
 class MissingMember(ExtractionError, KeyError):
-    """It has no member of that name."""
+    """An archive has no member of that name."""
 
     def __str__(self) -> str:  # a KeyError would show its message as a key, in quotes
         return str(self.args[0])
 
 
 class DescriptorError(ArgumentError):
-    """A request that a caller of the library described cannot be made."""
+    """A descriptor does not describe a request that can be made."""
 
 
 class DownloadError(PackageCacheError):
-    """A download of the library came to nothing.
+    """A download of the library failed.
 
-    `status` is what a server answered, None where none did. `retryable` says whether trying again later may help.
+    `status` is that of the server's answer, None if there was none. `retryable` says whether trying again later may help.
     """
 
     http_status = 502

@@ -1,4 +1,4 @@
-"""Frozen values that cross the floors: what is asked for, what a source said, what the registry holds.
+"""Frozen values that all floors use: what is requested, what a source said, what the registry holds.
 
 Nothing here does I/O or decides anything.
 """
@@ -6,11 +6,24 @@ Nothing here does I/O or decides anything.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
-from typing import NewType
+from typing import NamedTuple, NewType, TypeVar, dataclass_transform
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: type[_T]) -> type[_T]:
+    """A frozen dataclass with slots, as a type checker sees it, for values that are made often.
+
+    At run time nothing prevents an assignment: that would make an instance four times as expensive, and each request makes
+    twenty.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
 
 Key = NewType("Key", str)
 """The canonical name of a thing: path and query in normal form, see `rules/http/targets.py`; it begins with a slash. Or the
-name of an item of the library, see `rules/library/keys.py`; it never does."""
+name of an item of the library, see `rules/library/naming.py`; it never does."""
 
 Fields = tuple[tuple[str, str], ...]
 """HTTP header fields, in order, names as first written."""
@@ -57,7 +70,7 @@ class Preset(Enum):
 
 
 class Freshness(Enum):
-    """By what an answer is good without asking a source."""
+    """What decides how long a response is fresh."""
 
     IMMUTABLE = "immutable"
     HTTP = "http"
@@ -69,7 +82,7 @@ class Freshness(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """How long an answer is good: `text` as a person writes it, `seconds` where it is TIMED."""
+    """How long a response is fresh: `text` is as in the configuration, `seconds` is set if it is TIMED."""
 
     how: Freshness
     text: str
@@ -78,7 +91,7 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What holds for the paths of a repository that a glob matches. None where the rule says nothing of it.
+    """What holds for the paths of a repository that the glob `match` matches; None if the rule does not say.
 
     `largest` is how many bytes a file may have to be stored.
     """
@@ -89,39 +102,39 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where clients believe a repository to be: an authority in lower case, without its scheme's port, and a path."""
+class VirtualHost:
+    """A host by which clients address a repository: an authority, in lower case and without default port, and a path."""
 
     authority: str
     path: str = ""
 
 
 Links = tuple[tuple[str, str], ...]
-"""Beginnings of links, and what is put in their place."""
+"""Beginnings of links, and their replacements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
     """Files of one kind, and the sources that have them.
 
-    `home` is what its keys begin with: its prefix without the final slash, and of one that is known by hosts alone
-    `/-/NAME`. `preset` is the table of what is an index there; None stands for all of them. `largest` is how many bytes a
-    file may have to be stored.
+    `home` is the beginning of its keys: its prefix without the final slash, or `/-/NAME` if it is known by hosts alone.
+    `preset` is the table of what is an index there; None stands for all tables. `largest` is how many bytes a file may
+    have to be stored.
     """
 
     name: str
     sources: tuple[Source, ...]
     home: str = ""
-    places: tuple[Place, ...] = ()
+    hosts: tuple[VirtualHost, ...] = ()
     preset: Preset | None = None
     rules: tuple[Rule, ...] = ()
     largest: int | None = None
     links: Links = ()
-    """Links in its documents that are to lead to other repositories of this cache."""
+    """Links in its documents that are made to lead to other repositories of this cache."""
     posts: tuple[str, ...] | None = None
-    """Globs on the paths where a POST is passed on to its sources; None stands for those of the preset."""
+    """Globs on the paths where a POST is passed on to its sources; None for those of the preset."""
     tarballs: bool = False
-    """Whether links to tarballs of npm in its documents, at whatever host, are to lead to itself."""
+    """Whether links to tarballs of npm in its documents, at any host, are made to lead to this repository."""
 
     @property
     def may_have_distfiles(self) -> bool:
@@ -129,12 +142,12 @@ class Repository:
         return self.preset in (None, Preset.GENTOO)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Target:
     """What a request names: a path in the repository that is at `home`.
 
-    `path` is absolute and percent-encoded in normal form; `query` None if there is none. `spelled` is the path that was
-    asked for, where that is another name of the same thing: a source may know it by that alone.
+    `path` is absolute and percent-encoded in normal form; `query` is None if there is none. `spelled` is the path in the
+    request, if that is another name of the same file: a source may know only that name.
     """
 
     path: str
@@ -149,27 +162,30 @@ class Target:
 
     @property
     def text(self) -> str:
-        """Its name here."""
-        return self.home + self.asked
+        """Its name in this cache."""
+        return self.home + self.path if self.query is None else f"{self.home}{self.path}?{self.query}"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One client request, already checked. Field names are lower case."""
 
     method: str
     target: Target
     fields: Mapping[str, str]
     modern: bool = True
-    """Whether the client speaks HTTP/1.1, and so can tell a cut chunked body from a whole one."""
+    """Whether the client speaks HTTP/1.1, and so can tell a truncated chunked body from a whole one."""
     client: str = ""
-    """Who asks, as far as it is known: downloads are shared out among clients."""
+    """The client, as far as it is known: downloads are shared fairly among clients."""
     text: str = ""
     """The target as it was sent."""
     scheme: str = "http"
 
+    def of_client(self, client: str) -> "Request":
+        """The same request, from that client."""
+        return Request(self.method, self.target, self.fields, self.modern, client, self.text, self.scheme)
 
-@dataclass(frozen=True, slots=True)
+
+@frozen
 class Span:
     """A half-open byte range [start, stop)."""
 
@@ -180,9 +196,9 @@ class Span:
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Validators:
-    """What a source said to recognise a version by (RFC 9110, section 8.8), as it wrote it."""
+    """The validators of a version, as the source wrote them (RFC 9110, section 8.8)."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -191,11 +207,11 @@ class Validators:
         return self.etag is not None or self.last_modified is not None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Representation:
-    """What a source said about a body, apart from the body. `size` is None while nobody knows it (bytes).
+    """What a source said about a body. `size` is in bytes, None while it is unknown.
 
-    `good_until` is what the body itself says of that, in seconds of the epoch, where it was asked.
+    `good_until` is until when the body itself says that it is fresh, in seconds of the epoch, if a rule asks for that.
     """
 
     fields: Fields
@@ -207,15 +223,22 @@ class Representation:
 
     def get(self, name: str) -> str | None:
         """The value of a field, by its name in lower case."""
-        return next((value for key, value in self.fields if key.lower() == name), None)
+        for key, value in self.fields:
+            if key.lower() == name:
+                return value
+        return None
+
+    def of_size(self, size: int | None) -> "Representation":
+        """The same, for a body of `size` bytes."""
+        return self if size == self.size else Representation(self.fields, size, self.source, self.received, self.good_until)
 
     @property
     def validators(self) -> Validators:
-        """What the source recognises this version by."""
+        """The validators of this version."""
         return Validators(self.get("etag"), self.get("last-modified"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entry:
     """A row of the registry: one version of one key. `digest` is the SHA-256 of its bytes in hex."""
 
@@ -227,6 +250,10 @@ class Entry:
     representation: Representation
     created: float
     used: float
+
+    def told(self, representation: Representation) -> "Entry":
+        """The same entry, with what its source says now."""
+        return Entry(self.id, self.key, self.version, self.status, self.digest, representation, self.created, self.used)
 
     @property
     def size(self) -> int:

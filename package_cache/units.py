@@ -11,12 +11,12 @@ _SHARE = re.compile(_NUMBER + "%", re.ASCII)
 _DURATION = re.compile(_NUMBER + "([smhdwy])", re.ASCII)
 _SIZE_EXAMPLE = "a size is a number with K, M, G or T (powers of 1024), such as 200G"
 _BARE = 1 << 20
-"""From this number on one without a unit counts bytes, as programs print them; nobody writes a smaller bound in bytes."""
+"""A number without a unit counts bytes from here on, as programs print them; nobody writes a smaller bound in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """So much of a file system: a number of bytes, or a part of its size between 0 and 1."""
+    """A share of a file system: a number of bytes, or a part of its size between 0 and 1."""
 
     bytes: int = 0
     part: float = 0.0
@@ -36,7 +36,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_bound(text: str) -> int:
-    """Bytes from the text of a bound. Raises ValueError, also for a small number whose unit was most likely forgotten."""
+    """Bytes from the text of a bound. Raises ValueError, also for a small number whose unit was probably forgotten."""
     size = parse_size(text)
     if size < _BARE and text[-1].isdigit():
         raise ValueError(f"{text!r} has no unit: write {text}G, {text}M or {text}K, or {text}B for so few bytes")
@@ -77,7 +77,7 @@ def size_text(size: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """A time for people to read, to the unit that fits: `45 s`, `3 h`, `265 d`."""
+    """A time for people to read, in the unit that fits: `45 s`, `3 h`, `265 d`."""
     for unit, size, least in (("d", 86400, 2 * 86400), ("h", 3600, 2 * 3600), ("min", 60, 120)):
         if seconds >= least:
             return f"{int(seconds // size)} {unit}"

@@ -3,34 +3,35 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cradle import Cradle
 from hypothesis import HealthCheck, settings
+from origin import Origin
+from product import HOSTS, Proxy, Spawn, launch
+from shell import Shell, opened
 
-sys.path.insert(0, str(Path(__file__).parent))
 pytest.register_assert_rewrite("stage")
 # That a machine is slow is no fault of what is tested.
-settings.register_profile("default", suppress_health_check=(HealthCheck.too_slow,))
-settings.register_profile("long", max_examples=2000, suppress_health_check=(HealthCheck.too_slow,))
+settings.register_profile("default", deadline=None, suppress_health_check=(HealthCheck.too_slow,))
+settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=(HealthCheck.too_slow,))
 settings.load_profile("default")
-
-from cradle import Cradle  # noqa: E402 - found by the line above
-from origin import Origin  # noqa: E402
-from product import HOSTS, Proxy, Spawn, launch  # noqa: E402
-from shell import Shell, opened  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("model", "the model test")
     group.addoption("--model-seed", type=int, help="the number of its first schedule (default: another one each time)")
     group.addoption("--model-runs", type=int, default=24, help="how many schedules it plays (default: %(default)s)")
+    group = parser.getgroup("lanes", "which tests run, and how much of them")
+    group.addoption("--quick", action="store_true", help="only those that start no program")
+    group.addoption("--every-step", action="store_true", help="the crash table dies at each repetition of a step, too")
     group = parser.getgroup("skipped", "tests that are skipped")
     group.addoption("--skipped-to", metavar="FILE", help="write their names to FILE: pytest @FILE runs them alone")
 
@@ -46,6 +47,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
         folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="package-cache-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+PROGRAMS = {"start", "start_program", "cradle", "shell", "nursery", "mirror", "private"}
+"""Fixtures of tests that start programs."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+    quick = [one for one in items if isinstance(one, pytest.Function) and not PROGRAMS & set(one.fixturenames)]
+    config.hook.pytest_deselected(items=[one for one in items if one not in set(quick)])
+    items[:] = quick
 
 
 class _Skipped:
@@ -148,3 +161,38 @@ def sharing(tmp_path: Path) -> Iterator[Path]:
             pytest.skip(f"{command[0]} does not work here: as root, with xfsprogs, it makes a file system with reflinks")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def silence() -> Iterator[Callable[[str, int], None]]:
+    """Makes addresses of this machine that answer nothing, as a host behind a firewall does: `silence(host, port)`."""
+    with ExitStack() as stack:
+
+        def make(host: str, port: int) -> None:
+            # What comes once the queue of those that nobody accepts is full is not answered at all.
+            stack.enter_context(socket.create_server((host, port), backlog=0))
+            for _ in range(8):
+                one = stack.enter_context(socket.socket())
+                one.settimeout(0.1)
+                try:
+                    one.connect((host, port))
+                except TimeoutError:
+                    return
+            pytest.skip("the queue of a listener is never full here")
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key, and a certificate of its own for 127.0.0.1 and mirror.example, in one file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "-"]
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:mirror.example"]
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-days", "2", *key, *subject], capture_output=True, check=True, text=True
+    )
+    path.write_text(made.stdout)
+    return path

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import random
+import resource
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ import clients
 import servers
 from clients import GIB, KIB, MIB
 from peers import program
-from report import Metric, Sample
+from report import Goal, Metric, Sample
 from servers import Server
+from walker import walk
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Scale:
     paced: int
     seconds_crowd: int
     registry: tuple[int, ...]
+    cold: int
+    stored: int
+    storm: int
+    after: int
 
 
 FULL = Scale(
@@ -38,6 +45,10 @@ FULL = Scale(
     paced=64 * MIB,
     seconds_crowd=5,
     registry=(1000, 100_000, 1_000_000),
+    cold=4000,
+    stored=50_000,
+    storm=50_000,
+    after=6000,
 )
 QUICK = Scale(
     runs=1,
@@ -48,6 +59,10 @@ QUICK = Scale(
     paced=16 * MIB,
     seconds_crowd=1,
     registry=(1000, 20_000),
+    cold=500,
+    stored=2000,
+    storm=10_000,
+    after=1000,
 )
 
 
@@ -66,13 +81,13 @@ class Case:
     name = ""
     title = ""
     metrics: Sequence[Metric] = ()
+    goals: Sequence[Goal] = ()
+    """What the product's figures are to be."""
     variants: Sequence[str] = ("",)
     static = False
     """Whether nginx with the files themselves takes part: it has no cold files."""
     direct = False
     """Whether the source itself is measured too."""
-    quick = True
-    """Whether it is among the cases of --quick that nobody named."""
     fresh = False
     """Whether each round begins with empty caches."""
     alone = False
@@ -133,11 +148,23 @@ class Hits(Case):
 
     name = "hits"
     title = "Hits of 4 KiB, {variant}: wrk -t1 -c64, {seconds} s"
-    metrics = (
+    metrics: Sequence[Metric] = (
         Metric("rate", "requests/s", 0, "ratio"),
         Metric("cost", "CPU us/request", 1, "ratio", "nginx"),
+        Metric("p50", "p50 ms", 2),
+        Metric("p99", "p99 ms", 2),
     )
-    variants = (
+    goals: Sequence[Goal] = (
+        Goal("cost", "hits, keep-alive: CPU / nginx", "nginx", most=1.15, variant="{small} files, keep-alive"),
+        Goal(
+            "rate",
+            "hits, a connection each: rate / nginx-cache",
+            "nginx-cache",
+            least=1.0,
+            variant="{small} files, a connection each",
+        ),
+    )
+    variants: Sequence[str] = (
         "one file, keep-alive",
         "{small} files, keep-alive",
         "one file, a connection each",
@@ -159,19 +186,62 @@ class Hits(Case):
 
     def warm(self, server: Server) -> list[str]:
         paths = [self.pattern % number for number in range(self.scale.small)]
-        wrong = []
+        bodies = [noise(number, SMALL) for number in range(self.scale.small)]
+        wrong: list[str] = []
         for _ in range(2):
-            _, answers = clients.walk(server.address, paths, 16)
-            wrong.append(sum(clients.body_of(answer) != noise(number, SMALL) for number, answer in enumerate(answers)))
+            wrong += walk(server.address, paths, 16).wrong(bodies)
         # Each worker has its own open files: one pass in this process may leave another without them.
         clients.wrk(server, self.script, 1, keep=True)
-        return [f"{max(wrong)} of {len(paths)} bodies wrong"] if any(wrong) else []
+        return wrong
 
     def sample(self, turn: Turn) -> Sample:
         target = self.script if turn.variant.startswith("{small}") else self.pattern % 1
         load = clients.wrk(turn.server, target, self.scale.seconds, keep="keep-alive" in turn.variant)
-        faults = [f"{load.errors} requests failed"] if load.errors else []
-        return Sample({"rate": load.rate, "cost": 1e6 * load.cost}, faults)
+        return Sample({"rate": load.rate, "cost": 1e6 * load.cost, "p50": load.p50, "p99": load.p99}, load.faults)
+
+
+class Clients(Hits):
+    """What the clients of these cases can do at most, and so what no server here can be shown to do better."""
+
+    name = "client"
+    title = "The clients themselves: files of 4 KiB from nginx, {small} files, by {variant}"
+    metrics = (*Hits.metrics, Metric("own", "CPU us/request of the client", 1))
+    goals = ()
+    variants = ("wrk -c64", "walker.py, 64 connections", "walker.py, 16 connections")
+
+    def rows(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name == "nginx"]
+
+    def shown(self) -> Sequence[str]:
+        return self.variants
+
+    def sample(self, turn: Turn) -> Sample:
+        if turn.variant.startswith("wrk"):
+            begun = _children()
+            load = clients.wrk(turn.server, self.script, self.scale.seconds, keep=True)
+            own = (_children() - begun) / max(1, load.requests)
+            values = {"rate": load.rate, "cost": 1e6 * load.cost, "p50": load.p50, "p99": load.p99}
+            return Sample({**values, "own": 1e6 * own}, load.faults)
+        times = 10
+        paths = [self.pattern % number for number in range(self.scale.small)] * times
+        before, begun = turn.server.cpu(), time.process_time()
+        done = walk(turn.server.address, paths, int(turn.variant.split()[1]))
+        own, spent = time.process_time() - begun, turn.server.cpu() - before
+        values = {
+            "rate": len(paths) / done.seconds,
+            "cost": 1e6 * spent / len(paths),
+            "p50": done.quantile(0.5),
+            "p99": done.quantile(0.99),
+            "own": 1e6 * own / len(paths),
+        }
+        bodies = [noise(number, SMALL) for number in range(self.scale.small)]
+        return Sample(values, done.wrong(bodies * times))
+
+
+def _children() -> float:
+    """Seconds of CPU of the programs that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class LargeHits(Case):
@@ -210,6 +280,7 @@ class ColdLarge(Case):
         Metric("speed", "MB/s", 0, "ratio"),
         Metric("cost", "CPU s/GiB", 2, "ratio"),
     )
+    goals = (Goal("speed", "a cold file of {cold_large} MiB: speed / nginx-cache", "nginx-cache", least=1.15),)
     direct = True
     fresh = True
     path = "cold/package-1.0.tar"
@@ -219,7 +290,7 @@ class ColdLarge(Case):
         self.digest = clients.digest_of_file(self.files / self.path)
 
     def sample(self, turn: Turn) -> Sample:
-        os.sync()  # what the server before left to be written is not this one's
+        os.sync()
         before = turn.server.cpu()
         seconds, sizes = clients.drain_all(turn.server.address, self.path, 1)
         spent = turn.server.cpu() - before
@@ -234,32 +305,45 @@ class ColdSmall(Case):
     """Many small files that are not cached."""
 
     name = "cold-small"
-    title = "{small} cold files of 4 KiB, 16 connections, each asked for once"
-    metrics = (Metric("rate", "files/s", 0, "ratio"), Metric("cost", "CPU us/file", 0, "ratio"))
+    title = "{cold} cold files of 4 KiB, 16 connections, each asked for once"
+    metrics: Sequence[Metric] = (
+        Metric("rate", "files/s", 0, "ratio"),
+        Metric("cost", "CPU us/file", 0, "ratio"),
+        Metric("p50", "p50 ms", 2),
+        Metric("p99", "p99 ms", 2),
+    )
+    goals: Sequence[Goal] = (
+        Goal("rate", "cold files of 4 KiB: rate / nginx-cache", "nginx-cache", least=0.8),
+        Goal("cost", "cold files of 4 KiB: CPU / nginx-cache", "nginx-cache", most=1.3),
+    )
     direct = True
 
     def make(self) -> None:
         for run in range(self.runs):
             (self.files / f"cold-{run}").mkdir()
-            for number in range(self.scale.small):
-                (self.files / self.path(run, number)).write_bytes(self.body(run, number))
+            for path, body in zip(self.paths(run), self.bodies(run), strict=True):
+                (self.files / path).write_bytes(body)
 
-    def path(self, run: int, number: int) -> str:
-        return f"cold-{run}/package-1.{number}.tar"
+    def paths(self, run: int) -> list[str]:
+        return [f"cold-{run}/package-1.{number}.tar" for number in range(self.scale.cold)]
 
-    def body(self, run: int, number: int) -> bytes:
-        return noise(run * self.scale.small + number, SMALL)
+    def bodies(self, run: int) -> list[bytes]:
+        return [noise(run * self.scale.cold + number, SMALL) for number in range(self.scale.cold)]
 
     def sample(self, turn: Turn) -> Sample:
-        os.sync()
-        paths = [self.path(turn.number, at) for at in range(self.scale.small)]
+        os.sync()  # what the server before left to be written is not this one's
+        paths, bodies = self.paths(turn.number), self.bodies(turn.number)
         before = turn.server.cpu()
-        seconds, answers = clients.walk(turn.server.address, paths, 16)
-        spent = turn.server.cpu() - before
-        wrong = sum(clients.body_of(answer) != self.body(turn.number, at) for at, answer in enumerate(answers))
+        done = walk(turn.server.address, paths, 16)
+        spent = turn.server.cpu_at_rest() - before
         return Sample(
-            {"rate": len(paths) / seconds, "cost": 1e6 * spent / len(paths)},
-            [f"{wrong} of {len(paths)} bodies wrong"] if wrong else [],
+            {
+                "rate": len(paths) / done.seconds,
+                "cost": 1e6 * spent / len(paths),
+                "p50": done.quantile(0.5),
+                "p99": done.quantile(0.99),
+            },
+            done.wrong(bodies),
         )
 
 

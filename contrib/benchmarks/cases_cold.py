@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import origins
 from cases import Case, Turn, noise
 from clients import KIB, MIB, Herd, fetch
-from report import Metric, Sample
+from report import Goal, Metric, Sample
 from servers import Server
+from walker import quantile
 
 CLIENTS = 32
 
@@ -39,6 +40,7 @@ class FirstByte(Paced):
         Metric("median", "ms", 2, "added", "direct"),
         Metric("worst", "worst ms", 2, worst=True),
     )
+    goals = (Goal("median", "first byte of a cold file: ms after the source's", "direct", most=1.0),)
     direct = True
     size = 4 * MIB
     times = 5
@@ -59,6 +61,7 @@ class Range(Paced):
     name = "range"
     title = "64 KiB from the middle of a cold file of {paced} MiB, source at 50 MB/s"
     metrics = (Metric("last", "ms", 1, "ratio", "direct"),)
+    goals = (Goal("last", "64 KiB from the middle of a cold file: ms / the source's", "direct", most=3.0),)
     direct = True
 
     def sample(self, turn: Turn) -> Sample:
@@ -78,9 +81,15 @@ class Crowded(Paced):
     metrics = (
         Metric("asked", "source requests", 0, worst=True),
         Metric("slowest", "slowest / ideal", 3),
-        Metric("first", "first byte ms", 1),
-        Metric("worst", "worst first byte ms", 1, worst=True),
+        Metric("first", "first byte p50 ms", 1),
+        Metric("p99", "p99 ms", 1),
+        Metric("worst", "worst ms", 1, worst=True),
         Metric("cost", "CPU s", 2, "ratio"),
+    )
+    goals = (
+        Goal("asked", f"{CLIENTS} clients at once on a cold file: source requests", most=1),
+        Goal("slowest", f"{CLIENTS} clients at once: slowest / ideal", most=1.01),
+        Goal("p99", f"{CLIENTS} clients at once: first byte p99, ms", most=8),
     )
 
     def sample(self, turn: Turn) -> Sample:
@@ -93,7 +102,8 @@ class Crowded(Paced):
         values = {
             "asked": self.source.asked - asked,
             "slowest": max(reader.last for reader in herd.readers) / self.ideal,
-            "first": firsts[CLIENTS // 2],
+            "first": quantile(firsts, 0.5),
+            "p99": quantile(firsts, 0.99),
             "worst": firsts[-1],
             "cost": turn.server.cpu() - spent,
         }

@@ -6,10 +6,11 @@ import time
 import clients
 import processes
 from cases import SMALL, Case, Turn, noise, write_large
-from clients import MIB, head_of
+from clients import MIB
 from crowd import Crowd, visiting
-from report import Metric, Sample
+from report import Goal, Metric, Sample
 from servers import Server
+from walker import Address, head_of, quantile, walk
 
 _PROBES = 1000
 """Small hits a second."""
@@ -28,6 +29,7 @@ class SlowReaders(Case):
         Metric("max", "max ms", 1, worst=True),
         Metric("before", "PSS MiB before", 1),
         Metric("under", "PSS MiB", 1, "ratio", "nginx"),
+        Metric("private", "private MiB", 1, "ratio", "nginx"),
         Metric("kernel", "kernel KiB/reader", 0, "ratio", "nginx"),
         Metric("readers", "readers served", 0),
         Metric("idle", "idle served", 0),
@@ -60,14 +62,15 @@ class SlowReaders(Case):
             served = visit.leave()
             held -= served.held
         values = {
-            "before": before / MIB,
-            "under": under / MIB,
+            "before": before.whole / MIB,
+            "under": under.whole / MIB,
+            "private": under.private / MIB,
             "kernel": held / 1024 / self.readers,
             "readers": served.readers,
             "idle": served.idle,
         }
         if len(times) > 1:
-            values |= {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "max": times[-1]}
+            values |= {"p50": quantile(times, 0.5), "p99": quantile(times, 0.99), "max": times[-1]}
         faults = [f"{failed} probes failed"] if failed else []
         if served.readers < self.readers:
             faults.append(f"{self.readers - served.readers} readers not served")
@@ -82,13 +85,36 @@ class ManyIdle(SlowReaders):
     name = "idle"
     title = "The same beside 400 readers at 0.1 MB/s and 4,000 idle connections"
     readers, rate, idlers = 400, 100_000, 4000
-    quick = False
 
 
-def probe(address: clients.Address, path: str, seconds: float) -> tuple[list[float], int]:
-    """Ask for a small file each millisecond on one kept connection; milliseconds of each, sorted, and how many failed."""
+class AfterMany(SlowReaders):
+    """The readers and idle connections of `slow` at a server that has fetched many small files before, and served them."""
+
+    name = "slow-after"
+    title = "64 readers at 1 MB/s and 512 idle connections after {after} small files, which were cold and then hits"
+    goals = (Goal("private", "64 slow readers after {after} small files: private MiB of all processes", most=45),)
+
+    def paths(self) -> list[str]:
+        return [f"after/package-1.{number}.tar" for number in range(self.scale.after)]
+
+    def make(self) -> None:
+        super().make()
+        (self.files / "after").mkdir()
+        for number, path in enumerate(self.paths()):
+            (self.files / path).write_bytes(noise(number, SMALL))
+
+    def warm(self, server: Server) -> list[str]:
+        bodies = [noise(number, SMALL) for number in range(self.scale.after)]
+        walks = [walk(server.address, self.paths(), connections) for connections in (16, 64, 64)]
+        return [fault for done in walks for fault in done.wrong(bodies)] + super().warm(server)
+
+
+def probe(address: Address, path: str, seconds: float, lines: int = 1) -> tuple[list[float], int]:
+    """Ask for a small file each millisecond on kept connections in turn, one by default; milliseconds of each, sorted, and
+    how many failed."""
     times: list[float] = []
-    failed, connection = 0, None
+    kept: list[socket.socket | None] = [None] * lines
+    failed = 0
     begun = time.perf_counter()
     head = head_of(path)
     for number in range(int(seconds * _PROBES)):
@@ -97,6 +123,7 @@ def probe(address: clients.Address, path: str, seconds: float) -> tuple[list[flo
         elif -ahead > seconds:
             break  # it was held up for so long that there is nothing more to learn
         start = time.perf_counter()
+        connection = kept[number % lines]
         try:
             connection = connection or socket.create_connection(address, _PATIENCE)
             connection.sendall(head)
@@ -110,6 +137,7 @@ def probe(address: clients.Address, path: str, seconds: float) -> tuple[list[flo
         if not whole and connection:
             connection.close()
             connection = None
-    if connection:
+        kept[number % lines] = connection
+    for connection in filter(None, kept):
         connection.close()
     return sorted(times), failed

@@ -15,6 +15,7 @@ from peers import Place, program
 from processes import ROOT, Unusable
 from report import Metric, Sample
 from servers import Server
+from walker import walk
 
 _SERVER = "gunicorn"
 _FILES = 1000
@@ -35,7 +36,6 @@ class Entries(Case):
         Metric("look", "look-up us", 1, "ratio", "1,000"),
     )
     alone = True
-    quick = False
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[list[Server]]:
@@ -70,9 +70,8 @@ class Entries(Case):
     def sample(self, turn: Turn) -> Sample:
         server, name = turn.server, turn.server.name
         before = server.cpu()
-        _, answers = clients.walk(server.address, self.paths, 16)
+        first = walk(server.address, self.paths, 16)
         spent = server.cpu() - before
-        wrong = sum(clients.body_of(answer) != noise(number, SMALL) for number, answer in enumerate(answers))
         clients.wrk(server, self.script, 1, keep=True)
         load = clients.wrk(server, self.script, self.scale.seconds, keep=True)
         values = {
@@ -82,8 +81,7 @@ class Entries(Case):
             "cost": 1e6 * load.cost,
             "look": float(self._entries("look", self.folder / name / "cache", name)),
         }
-        faults = [f"{load.errors} requests failed"] if load.errors else []
-        return Sample(values, [*faults, f"{wrong} bodies wrong"] if wrong else faults)
+        return Sample(values, load.faults + first.wrong([noise(number, SMALL) for number in range(_FILES)]))
 
     def _place(self, name: str, source: tuple[str, int]) -> Place:
         return Place(self.folder / name, servers.free_port(), source, self.files)
@@ -93,7 +91,7 @@ class Entries(Case):
         model = self.folder / "model"
         model.mkdir()
         with servers.one(_SERVER, self._place("model", source)) as (server, _):
-            clients.walk(server.address, self.paths, 16)
+            walk(server.address, self.paths, 16)
         for name in self.rows([_SERVER]):
             shutil.copytree(model, self.folder / name)
             self._entries("fill", self.folder / name / "cache", name)

@@ -6,22 +6,18 @@ Bodies are compared where that costs little, else after the clock has stopped. T
 import contextlib
 import hashlib
 import re
-import select
 import selectors
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from processes import search_path
 from servers import Server
+from walker import PATIENCE, Address, head_of
 
-Address = tuple[str, int]
-
-PATIENCE = 60.0
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+) *\r\n", re.IGNORECASE)
@@ -29,6 +25,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+) *\r\n", re.IGNORECASE)
 _ROTATION = """\
 local requests, at = {{}}, 0
 init = function(arguments)
+    {fields}
     for number = 0, {last} do requests[number] = wrk.format("GET", string.format("/{pattern}", number)) end
 end
 request = function()
@@ -39,15 +36,13 @@ end
 """
 
 
-def rotation(pattern: str, count: int) -> str:
-    """A script for wrk that asks for `count` paths in turn; `pattern` has a `%d` for the number of a path."""
-    return _ROTATION.format(pattern=pattern, last=count - 1)
+def rotation(pattern: str, count: int, etag: str = "") -> str:
+    """A script for wrk that asks for `count` paths in turn; `pattern` has a `%d` for the number of a path.
 
-
-def head_of(path: str, *, close: bool = False, extra: str = "") -> bytes:
-    """A GET request."""
-    fields = f"Host: 127.0.0.1\r\n{'Connection: close' if close else 'Connection: keep-alive'}\r\n{extra}"
-    return f"GET /{path} HTTP/1.1\r\n{fields}\r\n".encode()
+    With an ETag it asks whether they still have that.
+    """
+    fields = f"wrk.headers[\"If-None-Match\"] = '{etag}'" if etag else ""
+    return _ROTATION.format(pattern=pattern, last=count - 1, fields=fields)
 
 
 # Small files: hits
@@ -55,11 +50,20 @@ def head_of(path: str, *, close: bool = False, extra: str = "") -> bytes:
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw: requests a second, seconds of the server's CPU a request, failed requests."""
+    """What wrk saw: requests, how many a second, milliseconds of the middle one and of the slowest hundredth, seconds of
+    the server's CPU a request, failed requests."""
 
+    requests: int
     rate: float
+    p50: float
+    p99: float
     cost: float
     errors: int
+
+    @property
+    def faults(self) -> list[str]:
+        """What to say of the failed ones."""
+        return [f"{self.errors} requests failed"] if self.errors else []
 
 
 def wrk(server: Server, target: str | Path, seconds: int, *, keep: bool) -> Load:
@@ -68,7 +72,7 @@ def wrk(server: Server, target: str | Path, seconds: int, *, keep: bool) -> Load
     what = ["-s", str(target), server.url] if isinstance(target, Path) else [server.url + target]
     before = server.cpu()
     said = subprocess.run(
-        ["wrk", "-t1", "-c64", f"-d{seconds}s", "--timeout", "5s", *close, *what],
+        ["wrk", "-t1", "-c64", f"-d{seconds}s", "--latency", "--timeout", "5s", *close, *what],
         capture_output=True,
         text=True,
         check=True,
@@ -81,88 +85,19 @@ def wrk(server: Server, target: str | Path, seconds: int, *, keep: bool) -> Load
     if broken := re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said):
         # With a connection each, wrk counts as a read error the end of one that it has read to the end.
         errors += sum(int(broken[at]) for at in ((1, 2, 3, 4) if keep else (1, 3, 4)))
-    return Load(_number(r"Requests/sec:\s*([\d.]+)", said), spent / max(1, requests), errors)
+    rate, p50, p99 = _number(r"Requests/sec:\s*([\d.]+)", said), _latency(50, said), _latency(99, said)
+    return Load(requests, rate, p50, p99, spent / max(1, requests), errors)
+
+
+def _latency(percent: int, said: str) -> float:
+    """Milliseconds within which so many of a hundred answers came."""
+    found = re.search(rf"\s{percent}%\s+([\d.]+)(us|ms|s)\b", said)
+    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]] if found else float("nan")
 
 
 def _number(pattern: str, text: str) -> float:
     found = re.search(pattern, text)
     return float(found[1]) if found else 0.0
-
-
-# Small files: each once
-
-
-class _Walker:
-    """One connection of `walk`: asks for the next path that nobody asked for, and keeps what it gets."""
-
-    def __init__(self, address: Address, paths: "enumerate[str]", answers: list[bytes]) -> None:
-        self._address, self._paths, self._answers = address, paths, answers
-        self._at, self._path, self._got, self._need = -1, "", b"", 0
-        self.socket = socket.create_connection(address, PATIENCE)
-
-    def begin(self) -> bool:
-        """Ask for the next path; False if there is none."""
-        self._at, self._path = next(self._paths, (-1, ""))
-        self._got, self._need = b"", 0
-        if self._at >= 0:
-            self.socket.send(head_of(self._path))
-        return self._at >= 0
-
-    def receive(self) -> bool | None:
-        """Take what is there. True: the answer is whole. None: the connection is at its end."""
-        data = self.socket.recv(65536)
-        self._got += data
-        if not self._need and (end := self._got.find(b"\r\n\r\n")) >= 0:
-            length = _LENGTH.search(self._got, 0, end + 2)
-            self._need = end + 4 + int(length[1]) if length else 1 << 40
-        if not data or (self._need and len(self._got) >= self._need):
-            self._answers[self._at] = self._got
-            return True if data and b"onnection: close" not in self._got[:1024] else None
-        return False
-
-    def reconnect(self) -> socket.socket:
-        """A new connection in the place of one that the server ended."""
-        self.socket.close()
-        self.socket = socket.create_connection(self._address, PATIENCE)
-        return self.socket
-
-
-def walk(address: Address, paths: Sequence[str], connections: int) -> tuple[float, list[bytes]]:
-    """Ask for each path once, over so many connections at once; seconds, and each answer with its head."""
-    answers = [b""] * len(paths)
-    todo = enumerate(paths)
-    walkers = [_Walker(address, todo, answers) for _ in range(min(connections, len(paths)))]
-    poller = select.epoll()
-    active = {}
-    begun = time.perf_counter()
-    for walker in walkers:
-        if walker.begin():
-            active[walker.socket.fileno()] = walker
-            poller.register(walker.socket, select.EPOLLIN)
-    while active and time.perf_counter() - begun < PATIENCE:
-        for number, _ in poller.poll(1.0):
-            walker = active[number]
-            done = walker.receive()
-            if done is None:
-                poller.unregister(number)
-                del active[number]
-                walker.reconnect()
-                active[walker.socket.fileno()] = walker
-                poller.register(walker.socket, select.EPOLLIN)
-            if done is not False and not walker.begin():
-                del active[walker.socket.fileno()]
-                poller.unregister(walker.socket)
-    seconds = time.perf_counter() - begun
-    poller.close()
-    for walker in walkers:
-        walker.socket.close()
-    return seconds, answers
-
-
-def body_of(answer: bytes) -> bytes | None:
-    """The body of a 200 with its head; None if it is anything else."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return body if head.startswith(b"HTTP/1.1 200 ") else None
 
 
 # One file
@@ -194,6 +129,12 @@ def fetch(address: Address, path: str, size: int, extra: str = "") -> Fetched:
                     first = time.perf_counter() - begun
     last = time.perf_counter() - begun
     return Fetched(bytes(buffer[: buffer.find(b"\r\n")]), bytes(buffer[start:have]) if start >= 0 else b"", first, last)
+
+
+def requests_of(source: Address) -> int:
+    """How many requests an nginx that is a source had so far, with this one."""
+    found = re.search(rb"requests\s+\d+ \d+ (\d+)", fetch(source, "-/requests", KIB).body)
+    return int(found[1]) if found else 0
 
 
 def receive_one(connection: socket.socket) -> bool | None:

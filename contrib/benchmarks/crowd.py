@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from clients import KIB, Address, head_of
+from clients import KIB
+from walker import Address, head_of
 
 _BLOCK = 16 * KIB
 _WINDOW = 64 * KIB

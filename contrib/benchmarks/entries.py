@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from package_cache.model import Key
-from package_cache.storage.registry import News, Registry
+from package_cache.storage.registry import NewVersion, Registry
 
 _BATCH = 20_000
 _LOOKS = 20_000
@@ -31,7 +31,9 @@ def fill(registry: Registry, like: Key, count: int) -> None:
     digests = random.Random(count)
     for start in range(0, count, _BATCH):
         numbers = range(start, min(count, start + _BATCH))
-        registry.commit_all([News(key(one), f"{digests.getrandbits(256):064x}", model.representation) for one in numbers])
+        registry.commit_all(
+            [NewVersion(key(one), f"{digests.getrandbits(256):064x}", model.representation) for one in numbers]
+        )
 
 
 def look(registry: Registry, count: int) -> float:

@@ -130,7 +130,7 @@ def run(python: Path, program: str, backend: str, url: str, small: int, threads:
 
 def rows_of(arguments: argparse.Namespace, peer: Path) -> dict[str, dict[str, float]]:
     """The medians, by program."""
-    programs = {f"package-cache, {name}": (Path(sys.executable), OURS, name) for name in ("urllib3", "requests", "curl")}
+    programs = {f"package-cache, {name}": (Path(sys.executable), OURS, name) for name in ("builtin", "requests", "curl")}
     programs |= {f"dlmachine, {name}": (peer, THEIRS, name) for name in ("requests", "curl")}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
     with server(arguments.large * MIB) as url:

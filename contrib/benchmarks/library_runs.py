@@ -12,13 +12,16 @@ import sqlite3
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 PACKAGES = {"new": "package_cache", "cachedir": "cachedir"}
 _LOOKS = 20
 
 
-def make_and_find(cache, count, seconds):
+def make_and_find(cache: Any, count: int, seconds: float) -> dict[str, float]:
     """Create an item, write its file, make it ready and find it, so many times or for so long: ms each."""
     begun = time.perf_counter()
     done = 0
@@ -34,13 +37,13 @@ def make_and_find(cache, count, seconds):
     return {"ms": 1000 * (time.perf_counter() - begun) / done, "done": done}
 
 
-def attributes(number):
+def attributes(number: int) -> dict[str, int | str | float]:
     return {"rows": number, "kind": f"kind {number % 100}", "score": number / 7}
 
 
-def find(cache, count):
+def find(cache: Any, count: int) -> dict[str, float]:
     """Search by attributes among so many items: ms of each kind of search."""
-    conditions = {
+    conditions: dict[str, dict[str, object]] = {
         "one": {"rows": count // 2},
         "ten": {"rows>=": count - 10},
         "both": {"kind": "kind 7", "rows<": 1000},
@@ -48,15 +51,17 @@ def find(cache, count):
     }
     if len(cache.search(attrs={"rows>=": count - 10})) != 10:
         raise SystemExit("not found")
-    figures = {
-        name: median_ms(lambda wanted=wanted: cache.search(attrs=dict(wanted))) for name, wanted in conditions.items()
-    }
+
+    def search(wanted: dict[str, object]) -> None:
+        cache.search(attrs=dict(wanted))
+
+    figures = {name: median_ms(partial(search, wanted)) for name, wanted in conditions.items()}
     figures["numbers"] = median_ms(lambda: cache.by_attrs({"rows>=": count - 10}))
     return figures
 
 
-def median_ms(act):
-    samples = []
+def median_ms(act: Callable[[], object]) -> float:
+    samples: list[float] = []
     begun = time.perf_counter()
     while len(samples) < 3 or (len(samples) < _LOOKS and time.perf_counter() - begun < 20):
         start = time.perf_counter()
@@ -65,21 +70,21 @@ def median_ms(act):
     return statistics.median(samples)
 
 
-def fill_new(cache, count):
+def fill_new(cache: Any, count: int) -> None:
     """Items in one transaction: made one by one they would take long, in the original half a day."""
-    from package_cache.library.forms import new_item  # noqa: PLC0415 - only where it is installed
+    from package_cache.library.core import new_item  # noqa: PLC0415 - only where it is installed
     from package_cache.storage.items.table import _insert  # noqa: PLC0415
 
     core = cache._core
-    with core.library.stores.registry.database.writing() as connection:
+    with core.stores.registry.database.writing() as connection:
         for number in range(count):
             uri = f"http://mirror.example/{number}"
             _insert(connection, new_item(uri, {"n": number}, attributes(number), 3, "txt", None, None))
 
 
-def fill_cachedir(cache, count):
+def fill_cachedir(cache: Any, count: int) -> None:
     """The rows that it would write itself, in one transaction."""
-    item = cache.create("model", status=3, ext="txt")
+    cache.create("model", status=3, ext="txt")
     cache.con.close()
     with sqlite3.connect(cache.path) as connection:
         columns = [row[1] for row in connection.execute("PRAGMA table_info(main)")]
@@ -97,10 +102,9 @@ def fill_cachedir(cache, count):
                 insert = f"INSERT INTO attr_{table} (id, namespace, keyvar, name, value) VALUES (?, NULL, 0, ?, ?)"
                 connection.execute(insert, (number + 1, name, value))
     connection.close()
-    return item
 
 
-def main():
+def main() -> None:
     which, case, directory, count, seconds = (
         sys.argv[1],
         sys.argv[2],

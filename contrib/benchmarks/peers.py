@@ -37,10 +37,12 @@ http {{
     open_file_cache_valid 600s;
     {http}
     server {{
-        listen 127.0.0.1:{port} reuseport backlog=4096;
+        listen 127.0.0.1:{port}{tls} reuseport backlog=4096;
+        {certificate}
         location / {{
             {server}
         }}
+        {locations}
     }}
 }}
 """
@@ -50,12 +52,39 @@ proxy_cache_path {folder}/cache levels=1:2 keys_zone=files:64m max_size=100g ina
     upstream origin {{ server {source}; keepalive 64; }}"""
 
 _CACHE_SERVER = """\
-proxy_pass http://origin;
+proxy_pass {scheme}://origin;
+            {trust}
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_cache files;
             proxy_cache_valid 200 1d;
+            proxy_cache_revalidate on;
             proxy_cache_lock on;"""
+
+_TRUST = """\
+proxy_ssl_verify on;
+            proxy_ssl_name {host};
+            proxy_ssl_trusted_certificate {certificate};"""
+
+# Indexes that are to be asked for each time: `@1` is a time that has passed, so nginx stores them and revalidates them
+# with each request, which it would not with `Cache-Control: no-cache`. What they cost is told by the log, which has the
+# answers that are no 304, and by the count of all requests.
+_ORIGIN_HTTP = """\
+map $status $whole {{ 304 0; default 1; }}
+    log_format status $status;"""
+
+_ORIGIN_LOCATIONS = """\
+location = /-/requests {{ stub_status; }}
+        location /index/ {{
+            root {files};
+            add_header X-Accel-Expires @1;
+            access_log {folder}/whole.log status if=$whole;
+        }}
+        location /changing/ {{
+            root {files};
+            add_header X-Accel-Expires @1;
+            open_file_cache off;
+        }}"""
 
 _SQUID = """\
 http_port 127.0.0.1:{port} accel defaultsite={source} no-vhost
@@ -63,6 +92,7 @@ cache_peer {host} parent {source_port} 0 no-query no-digest originserver
 http_access allow all
 never_direct allow all
 collapsed_forwarding on
+refresh_pattern /(index|changing)/ 0 0% 0
 refresh_pattern . 1440 100% 10080
 cache_dir aufs {folder}/cache 100000 16 32
 cache_mem 256 MB
@@ -84,23 +114,42 @@ shutdown_lifetime 0 seconds
 _VARNISH = """\
 vcl 4.1;
 backend default {{ .host = "{host}"; .port = "{source_port}"; }}
-sub vcl_backend_response {{ set beresp.ttl = 1d; }}
+sub vcl_backend_response {{
+    set beresp.ttl = 1d;
+    if (bereq.url ~ "^/(index|changing)/") {{
+        set beresp.ttl = 0.001s;  # with 0s it asks for the whole each time
+        set beresp.grace = 0s;
+        set beresp.keep = 1d;
+    }}
+}}
 """
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server is to run: its folder, its port, the address of its source, the files of that source."""
+    """Where a server is to run: its folder, its port, the address of its source, the files of that source, and the
+    certificate of that source if it speaks https; its key lies beside it, with `.key` at its end."""
 
     folder: Path
     port: int
     source: tuple[str, int]
     files: Path
+    certificate: Path | None = None
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+        return "https" if self.certificate else "http"
 
     @property
     def url(self) -> str:
         """The source as a URL."""
-        return f"http://{self.source[0]}:{self.source[1]}/"
+        return f"{self.scheme}://{self.source[0]}:{self.source[1]}/"
+
+    @property
+    def trust(self) -> dict[str, str]:
+        """What a program that uses OpenSSL needs in its environment to believe the source."""
+        return {"SSL_CERT_FILE": str(self.certificate)} if self.certificate else {}
 
 
 @dataclass(frozen=True)
@@ -121,25 +170,41 @@ def program(name: str) -> str:
 
 def nginx_static(place: Place) -> Launch:
     """nginx that serves the files of the source itself."""
-    return _nginx(place, "", f"root {place.files};", f"{place.folder}/access.log combined buffer=64k flush=1s")
+    return _nginx(place, f"root {place.files};")
 
 
 def nginx_origin(place: Place) -> Launch:
-    """The source of the caches: the same without a log."""
-    return _nginx(place, "", f"root {place.files};", "off")
+    """The source of the caches: the same without a log, with what the cases about indexes need."""
+    locations = _ORIGIN_LOCATIONS.format(files=place.files, folder=place.folder)
+    log, certificate = "off", ""
+    if place.certificate:
+        certificate = f"ssl_certificate {place.certificate}; ssl_certificate_key {place.certificate}.key;"
+    return _nginx(place, f"root {place.files};", _ORIGIN_HTTP.format(), log, locations, certificate)
 
 
 def nginx_cache(place: Place) -> Launch:
-    """nginx with `proxy_cache` and `proxy_cache_lock`."""
+    """nginx with `proxy_cache`, `proxy_cache_lock` and `proxy_cache_revalidate`."""
     http = _CACHE_HTTP.format(folder=place.folder, source=f"{place.source[0]}:{place.source[1]}")
-    return _nginx(place, http, _CACHE_SERVER, f"{place.folder}/access.log combined buffer=64k flush=1s")
+    trust = _TRUST.format(host=place.source[0], certificate=place.certificate) if place.certificate else ""
+    return _nginx(place, _CACHE_SERVER.format(scheme=place.scheme, trust=trust), http)
 
 
-def _nginx(place: Place, http: str, server: str, log: str) -> Launch:
+def _nginx(place: Place, server: str, http: str = "", log: str = "", locations: str = "", certificate: str = "") -> Launch:
     user = "user root;" if os.geteuid() == 0 else ""
-    text = _NGINX.format(user=user, folder=place.folder, log=log, http=http, port=place.port, server=server)
-    (place.folder / "nginx.conf").write_text(text)
     folder = place.folder
+    log = log or f"{folder}/access.log combined buffer=64k flush=1s"
+    text = _NGINX.format(
+        user=user,
+        folder=folder,
+        log=log,
+        http=http,
+        port=place.port,
+        tls=" ssl" if certificate else "",
+        certificate=certificate,
+        server=server,
+        locations=locations,
+    )
+    (folder / "nginx.conf").write_text(text)
     return Launch([program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")])
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -17,6 +17,19 @@ class Metric:
     against: Literal["ratio", "added", ""] = ""
     base: str = "nginx-cache"
     worst: bool = False
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a figure of the server that is in view is to be: `most` or `least`, of itself or, with `base`, compared as the
+    metric says: a ratio to that server, or the difference from it. `variant` as in the case's own list."""
+
+    key: str
+    what: str
+    base: str = ""
+    most: float | None = None
+    least: float | None = None
+    variant: str = ""
 
 
 @dataclass
@@ -80,20 +93,48 @@ def faults(samples: Sequence[Sample]) -> str:
     return "; ".join(f"{text} ({said.count(text)} times)" if said.count(text) > 1 else text for text in dict.fromkeys(said))
 
 
+def judged(goal: Goal, metric: Metric, samples: Mapping[str, Sequence[Sample]], name: str) -> list[str] | None:
+    """A row of the table of goals; None if the server was not measured, or what it is compared with."""
+    if name not in samples or (goal.base and goal.base not in samples):
+        return None
+    if goal.base:
+        found = _compared_value(replace(metric, base=goal.base), samples[name], samples[goal.base])
+    else:
+        found = _value(metric, samples[name])
+    wanted = f"at most {goal.most:g}" if goal.most is not None else f"at least {goal.least:g}"
+    if found is None:
+        return [goal.what, "-", wanted, "-"]
+    met = found <= goal.most if goal.most is not None else goal.least is not None and found >= goal.least
+    return [goal.what, f"{found:.3g}", wanted, "yes" if met else "no"]
+
+
 def _figure(metric: Metric, samples: Sequence[Sample]) -> str:
+    value = _value(metric, samples)
+    return "-" if value is None else f"{value:,.{metric.digits}f}"
+
+
+def _value(metric: Metric, samples: Sequence[Sample]) -> float | None:
     values = [sample.values[metric.key] for sample in samples if metric.key in sample.values]
     if not values:
-        return "-"
-    return f"{max(values) if metric.worst else statistics.median(values):,.{metric.digits}f}"
+        return None
+    return max(values) if metric.worst else statistics.median(values)
 
 
 def _compared(metric: Metric, mine: Sequence[Sample], base: Sequence[Sample]) -> str:
+    value = _compared_value(metric, mine, base)
+    if value is None:
+        return "-"
+    return f"{value:+.{metric.digits}f}" if metric.against == "added" else f"{value:.2f}"
+
+
+def _compared_value(metric: Metric, mine: Sequence[Sample], base: Sequence[Sample]) -> float | None:
     pairs = [
         (one.values[metric.key], other.values[metric.key])
         for one, other in zip(mine, base, strict=True)
         if metric.key in one.values and metric.key in other.values
     ]
     if metric.against == "added":
-        return f"{statistics.median([one - other for one, other in pairs]):+.{metric.digits}f}" if pairs else "-"
-    ratios = [one / other for one, other in pairs if other]
-    return f"{statistics.median(ratios):.2f}" if ratios else "-"
+        found = [one - other for one, other in pairs]
+    else:
+        found = [one / other for one, other in pairs if other]
+    return statistics.median(found) if found else None

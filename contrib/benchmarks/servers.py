@@ -5,13 +5,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import peers
 import processes
 from peers import Launch, Place
 from processes import Unusable
+
+_REST = 0.1
+_REST_PATIENCE = 3.0
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,19 @@ class Server:
         """Seconds of CPU that it used so far, with all its processes."""
         return processes.cpu(self.process.pid) if self.process else 0.0
 
-    def memory(self) -> int:
-        """Its proportional memory in bytes, with all its processes."""
-        return processes.memory(self.process.pid) if self.process else 0
+    def cpu_at_rest(self) -> float:
+        """The same, once it has done what it put off until after its answers."""
+        spent, deadline = self.cpu(), time.monotonic() + _REST_PATIENCE
+        while time.monotonic() < deadline:
+            time.sleep(_REST)
+            before, spent = spent, self.cpu()
+            if spent - before < _REST / 50:
+                break
+        return spent
+
+    def memory(self) -> processes.Memory:
+        """Its memory, with all its processes."""
+        return processes.memory(self.process.pid) if self.process else processes.Memory(0, 0)
 
 
 def ours(place: Place, server: str) -> Launch:
@@ -42,7 +55,7 @@ def ours(place: Place, server: str) -> Launch:
     command = [sys.executable, "-m", "package_cache", "--server", server, "--host", "127.0.0.1", "--port", str(place.port)]
     command += ["--source", place.url, "--cache", str(place.folder / "cache")]
     command += ["--access-log", str(place.folder / "access.log")]
-    return Launch([*command, "--workers", "2"] if server == "gunicorn" else command)
+    return Launch([*command, "--workers", "2"] if server == "gunicorn" else command, place.trust)
 
 
 def ours_plain(place: Place) -> Launch:
@@ -51,6 +64,7 @@ def ours_plain(place: Place) -> Launch:
         "PACKAGE_CACHE_SOURCE": place.url,
         "PACKAGE_CACHE_CACHE": str(place.folder / "cache"),
         "PACKAGE_CACHE_ACCESS_LOG": str(place.folder / "access.log"),
+        **place.trust,
     }
     return Launch([*peers.gunicorn(place), "package_cache:create_app()"], variables)
 
@@ -67,7 +81,11 @@ KINDS: Mapping[str, tuple[str, Callable[[Place], Launch]]] = {
 }
 """What each name in a table stands for, and how it is started."""
 
-ALIASES = {"ours": ("gunicorn", "wsgiref", "gthread"), "peers": ("nginx", "nginx-cache", "squid", "varnish", "0.2")}
+ALIASES = {
+    "ours": ("gunicorn", "wsgiref", "gthread"),
+    "peers": ("nginx", "nginx-cache", "squid", "varnish", "0.2"),
+    "goals": ("gunicorn", "nginx", "nginx-cache"),
+}
 OURS = ALIASES["ours"]
 NEEDS = {"nginx": "nginx", "nginx-cache": "nginx", "squid": "squid", "varnish": "varnishd"}
 
@@ -85,9 +103,10 @@ def missing(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def origin(folder: Path, files: Path) -> Iterator[Server]:
-    """The source of the caches: an nginx with a directory of files."""
-    with _running({"direct": peers.nginx_origin}, folder, ("127.0.0.1", 0), files) as (servers, failed):
+def origin(folder: Path, files: Path, certificate: Path | None = None) -> Iterator[Server]:
+    """The source of the caches: an nginx with a directory of files, over https if there is a certificate."""
+    place = Place(folder, 0, ("127.0.0.1", 0), files, certificate)
+    with _running({"direct": peers.nginx_origin}, place) as (servers, failed):
         for reason in failed.values():
             raise Unusable(f"the source of all caches cannot run: {reason}")
         yield servers[0]
@@ -95,16 +114,18 @@ def origin(folder: Path, files: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def running(
-    names: Sequence[str], folder: Path, source: tuple[str, int], files: Path
+    names: Sequence[str], folder: Path, source: tuple[str, int], files: Path, certificate: Path | None = None
 ) -> Iterator[tuple[list[Server], dict[str, str]]]:
-    """Servers with empty caches, ready, in the order of their names; and why the others are not there, by name."""
-    with _running({name: KINDS[name][1] for name in names}, folder, source, files) as found:
+    """Servers, ready, in the order of their names, with the caches that are in the folder, which are empty if it is new;
+    and why the others are not there, by name."""
+    place = Place(folder, 0, source, files, certificate)
+    with _running({name: KINDS[name][1] for name in names}, place) as found:
         yield found
 
 
 @contextlib.contextmanager
 def _running(
-    kinds: Mapping[str, Callable[[Place], Launch]], folder: Path, source: tuple[str, int], files: Path
+    kinds: Mapping[str, Callable[[Place], Launch]], common: Place
 ) -> Iterator[tuple[list[Server], dict[str, str]]]:
     ports = processes.free_ports(len(kinds))
     failed: dict[str, str] = {}
@@ -112,15 +133,15 @@ def _running(
     with contextlib.ExitStack() as stack:
         begun: list[tuple[Server, subprocess.Popen[bytes]]] = []
         for (name, kind), port in zip(kinds.items(), ports, strict=True):
-            place = Place(folder / name, port, source, files)
-            place.folder.mkdir(parents=True)
+            place = replace(common, folder=common.folder / name, port=port)
+            place.folder.mkdir(parents=True, exist_ok=True)
             try:
                 begun.append(_start(stack, name, kind(place), place))
             except Unusable as reason:
                 failed[name] = str(reason)
         for server, process in begun:
             try:
-                processes.wait_until_answers(server.address, process, folder / server.name / "log")
+                processes.wait_until_answers(server.address, process, common.folder / server.name / "log")
                 servers.append(server)
             except Unusable as reason:
                 failed[server.name] = str(reason)

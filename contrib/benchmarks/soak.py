@@ -497,8 +497,8 @@ def live(
                 case "herd":
                     due[what] = now + dice.uniform(5, 15)
                     clients.herd = (dice.choice(list(mirrors.files)), now)
-                case "sample":
-                    due[what] = now + SAMPLE
+                case _:
+                    due["sample"] = now + SAMPLE
                     samples.append(service.sample())
         time.sleep(0.05)
     return samples, done

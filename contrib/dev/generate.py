@@ -1,9 +1,11 @@
-"""Writes what is made from the parsers of the command and the table of settings: the manual and the completions."""
+"""Writes what is made from the program: the manual and the completions, from the parsers of the command and the table of
+settings; and the reference of the Python API, from the docstrings."""
 
 from pathlib import Path
 
 import completion
 import manual
+import reference
 
 CONTRIB = Path(__file__).parent.parent
 
@@ -16,6 +18,7 @@ def generated() -> dict[Path, str]:
         CONTRIB / "completion/package-cache.bash": completion.bash(),
         CONTRIB / "completion/_package-cache": completion.zsh(),
         CONTRIB / "completion/package-cache.fish": completion.fish(),
+        CONTRIB / "doc/api.md": reference.page(),
     }
 
 

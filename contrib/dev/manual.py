@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from parsers import COMMON, Argument, Command, Option, all_commands, server
 
-from package_cache.cli.commands.template import template
-from package_cache.config.files import SYSTEM
+from package_cache.cli.commands.configuring import template
+from package_cache.config.layers import SYSTEM
 from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS
 from package_cache.config.settings import SETTINGS, TIMEOUTS, Setting
 

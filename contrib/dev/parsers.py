@@ -55,7 +55,7 @@ class Command:
 
 def server() -> Command:
     """The command that serves."""
-    it = arguments.parser(commands.summaries())
+    it = arguments.build_parser(commands.summaries())
     return _read(it, "", "a caching proxy for package downloads")
 
 
@@ -64,7 +64,7 @@ def all_commands() -> list[Command]:
     found = []
     for name, home in commands.COMMANDS.items():
         command = commands.load(name)
-        found.append(_read(commands.parser(name, command), name, home.summary, command.like_serving))
+        found.append(_read(commands.build_parser(name, command), name, home.summary, command.like_serving))
     return found
 
 

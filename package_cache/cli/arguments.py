@@ -1,12 +1,40 @@
-"""The options of the command, and how a command line becomes settings."""
+"""What a command is, and the options of the command line: how they become settings."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import signal
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from package_cache.config.files import SYSTEM
-from package_cache.config.nearest import hint
+from package_cache.config import Config
+from package_cache.config.layers import SYSTEM
+from package_cache.config.parsing import hint
 from package_cache.config.settings import FILE, SETTINGS, TIMEOUTS
-from package_cache.upstream.agent import version_text
+from package_cache.upstream.reach import version_text
+
+DONE = 0
+FAILED = 1
+WRONG_OPTIONS = 2
+INTERRUPTED = 128 + signal.SIGINT
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command. `detail` is what its --help says after its summary.
+
+    `add` adds its arguments and options to a parser. Those named like a setting are read as settings and reach `run` in the
+    Config; the others reach it in the namespace. `run` returns the exit code and raises `PackageCacheError`. A command that
+    is `like_serving` takes the options of the server too; one with `own_settings` reads the settings itself, and is given
+    the defaults; one that `asks_sources` needs the credentials for them, which only the user of the service may read.
+    """
+
+    detail: str
+    add: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Config], int]
+    like_serving: bool = False
+    own_settings: bool = False
+    asks_sources: bool = False
+
 
 _DESCRIPTION = """\
 Serve a package mirror through a cache. The first request for a file fetches it from the first source that has it and
@@ -15,7 +43,7 @@ for Portage, GENTOO_MIRRORS="http://THIS-HOST:4000/" in make.conf."""
 
 _EPILOG = """\
 Every option can be set in the environment instead: PACKAGE_CACHE_PORT for --port, PACKAGE_CACHE_SOURCE for --source
-(several URLs, addresses or networks separated by blanks), and so on; or in a file, config.toml, which can describe several
+(several URLs, addresses or networks separated by spaces), and so on; or in a file, config.toml, which can describe several
 repositories. The environment wins over the file, and the command line over both. Without options, in seconds:
 {timeouts}
 
@@ -29,10 +57,10 @@ _Holder = argparse._ActionsContainer
 """A parser, or a group of its options."""
 
 
-def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The parser of the `package-cache` command that serves; `commands` are the others, with what they do."""
+def build_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The parser of `package-cache` itself, which serves; `commands` are the names and summaries of the others."""
     timeouts = "\n".join(f"  {one.variable} (default: {one.default}): {one.text}" for one in TIMEOUTS.values())
-    it = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="package-cache",
         description=_DESCRIPTION,
         epilog=_EPILOG.format(
@@ -42,9 +70,9 @@ def parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    it.add_argument("--version", action="version", version=f"package-cache {version_text()}")
-    add_serving(it)
-    return it
+    parser.add_argument("--version", action="version", version=f"package-cache {version_text()}")
+    add_serving(parser)
+    return parser
 
 
 _GROUPS = {
@@ -57,38 +85,41 @@ _GROUPS = {
 }
 
 
-def add_serving(it: argparse.ArgumentParser) -> None:
+def add_serving(parser: argparse.ArgumentParser) -> None:
     """Add every option of the server."""
     for number, (title, names) in enumerate(_GROUPS.items()):
-        group = it.add_argument_group(title)
+        group = parser.add_argument_group(title)
         if number == 0:
             add_config(group)
         for name in names:
             _add(group, name)
 
 
-def _add(it: _Holder, name: str) -> None:
-    """Add the option of a setting; what it says of it is in the table of settings."""
+def _add(parser: _Holder, name: str) -> None:
+    """Add the option of a setting; its help is in the table of settings."""
     setting = SETTINGS[name]
     text = setting.text.replace("%", "%%")
     if name == "verbose":
-        it.add_argument("--verbose", "-v", action="count", default=argparse.SUPPRESS, help=_VERBOSE)
+        parser.add_argument(
+            "--verbose",
+            "-v",
+            action="count",
+            default=argparse.SUPPRESS,
+            help="log more: -v each request, -vv each decision",
+        )
     elif not setting.looks:
-        it.add_argument(setting.option, action="store_true", default=argparse.SUPPRESS, help=text)
+        parser.add_argument(setting.option, action="store_true", default=argparse.SUPPRESS, help=text)
     elif setting.several:
         text += "" if setting.default == "none" else f" (default: {setting.default})"
-        it.add_argument(setting.option, metavar=setting.looks, action="append", default=argparse.SUPPRESS, help=text)
+        parser.add_argument(setting.option, metavar=setting.looks, action="append", default=argparse.SUPPRESS, help=text)
     else:
         text += f" (default: {setting.default})"
-        it.add_argument(setting.option, metavar=setting.looks, default=argparse.SUPPRESS, help=text)
+        parser.add_argument(setting.option, metavar=setting.looks, default=argparse.SUPPRESS, help=text)
 
 
-_VERBOSE = "log more: -v each request, -vv each decision"
-
-
-def add_config(it: _Holder) -> None:
+def add_config(parser: _Holder) -> None:
     """Add `--config`."""
-    it.add_argument(
+    parser.add_argument(
         f"--{FILE}",
         metavar="FILE",
         default=argparse.SUPPRESS,
@@ -96,42 +127,42 @@ def add_config(it: _Holder) -> None:
     )
 
 
-def add_source(it: _Holder) -> None:
+def add_source(parser: _Holder) -> None:
     """Add `--source`."""
-    _add(it, "source")
+    _add(parser, "source")
 
 
-def add_common(it: _Holder) -> None:
-    """Add what every command takes."""
-    add_config(it)
-    _add(it, "cache")
-    _add(it, "verbose")
+def add_common(parser: _Holder) -> None:
+    """Add the options that every command takes."""
+    add_config(parser)
+    _add(parser, "cache")
+    _add(parser, "verbose")
 
 
-def add_bounds(it: argparse.ArgumentParser) -> None:
+def add_bounds(parser: argparse.ArgumentParser) -> None:
     """Add the options that bound the cache."""
-    bounds = it.add_argument_group("how much is kept (what was used longest ago goes first, what is pinned stays)")
+    bounds = parser.add_argument_group("how much is kept (what was used longest ago goes first, what is pinned stays)")
     for name in ("max_size", "min_free", "max_age"):
         _add(bounds, name)
 
 
 def read(words: Sequence[str], commands: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What was given on the command line, as the text `config.build` reads; and what is wrong with the options' names."""
-    it = parser(commands)
-    namespace, unknown = it.parse_known_args(words)
+    """The settings on the command line, as strings for `config.build`; and what is wrong with the options' names."""
+    parser = build_parser(commands)
+    namespace, unknown = parser.parse_known_args(words)
     late = [f"{word!r} is a command: write it first, as in package-cache {word}" for word in unknown if word in commands]
-    return texts(namespace), late[:1] or problems(unknown, it)
+    return texts(namespace), late[:1] or problems(unknown, parser)
 
 
 def texts(namespace: argparse.Namespace) -> dict[str, str]:
-    """What was given, as the text `config.build` reads."""
+    """The options that were given, as the strings that `config.build` reads."""
     return {name: " ".join(value) if isinstance(value, list) else str(value) for name, value in vars(namespace).items()}
 
 
-def problems(unknown: list[str], it: argparse.ArgumentParser) -> list[str]:
-    """What is wrong with the words that a parser does not know."""
+def problems(unknown: list[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The messages about words that a parser does not know."""
     # What follows an unknown option is most likely its value, and argparse has no public list of its options.
     options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-    known = [option for action in it._actions for option in action.option_strings]
+    known = [option for action in parser._actions for option in action.option_strings]
     found = [f"{option}: there is no such option; {hint(option, known, '--help lists them')}" for option in options]
     return found or [f"{word!r} is not an option; --help lists them" for word in unknown]

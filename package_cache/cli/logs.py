@@ -11,7 +11,7 @@ from package_cache.errors import PackageCacheError
 
 _SOCKET = "/dev/log"
 _PATIENCE = 0.02
-"""Seconds that a message waits for the system log, which may be busy; the next one does not if it took none meanwhile."""
+"""Seconds that a message waits for the system log, which may be busy; after a failure, the next one does not wait."""
 
 
 class CannotLog(PackageCacheError):
@@ -19,20 +19,20 @@ class CannotLog(PackageCacheError):
 
 
 class _Formatter(logging.Formatter):
-    """Escapes what could pass for another line or steer a terminal, whoever put it into a message."""
+    """Escapes what could look like another line or steer a terminal, wherever in a message it comes from."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is the standard library's
         return output.shown(super().formatMessage(record))
 
 
 class _SystemLog(logging.handlers.SysLogHandler):
-    """Says on standard error what the system log does not take: it may be started later, or again, or be too busy."""
+    """Writes to standard error what the system log does not take: it may be started later, or again, or be too busy."""
 
     _hangs = False
     _fails = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record, and wait but a moment where there is no room for it: who logs may serve many others."""
+        """Send a record, and wait only a moment if there is no room for it: the thread that logs may serve many clients."""
         self._fails = False
         super().emit(record)
         self._hangs = self._fails
@@ -49,7 +49,7 @@ class _SystemLog(logging.handlers.SysLogHandler):
 def configure(config: Config) -> None:
     """Send records of WARNING and above, and with each -v one level more, to standard error or the system log.
 
-    That the settings were read again is told at any level: whoever sent the signal waits for it.
+    That the settings were read again is logged at any level: whoever sent the signal waits for it.
 
     Raises CannotLog.
     """
@@ -63,24 +63,22 @@ def configure(config: Config) -> None:
         handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("package_cache.server.reloading").setLevel(min(level, logging.INFO))
-    # How urllib3 fares with a connection is told by this package in its own words.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def check(config: Config) -> None:
-    """Raise CannotLog where what configures logging would."""
+    """Raise CannotLog if `configure` would."""
     if config.syslog:
         system_log().close()
 
 
 def leave_failures_to_the_command(config: Config) -> None:
-    """Do not log why a download failed, unless more is to be logged: a command says it at its end."""
+    """Do not log why a download failed, unless -v is given: the command prints that at its end."""
     if not config.verbose:
         logging.getLogger("package_cache.engine").setLevel(logging.ERROR)
 
 
 def system_log() -> logging.Handler:
-    """What sends to the system log. Raises CannotLog."""
+    """The handler that sends to the system log. Raises CannotLog."""
     address = _SOCKET if Path(_SOCKET).exists() else ("127.0.0.1", logging.handlers.SYSLOG_UDP_PORT)
     try:
         return _SystemLog(address, facility=logging.handlers.SysLogHandler.LOG_DAEMON)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from package_cache import compose
-from package_cache.cli import arguments, commands, hosts, logs
-from package_cache.cli.command import FAILED, WRONG_OPTIONS
-from package_cache.config import PREFIX, Config, files
-from package_cache.config.files import configured
+from package_cache.cli import arguments, commands, logs
+from package_cache.cli.arguments import FAILED, WRONG_OPTIONS
+from package_cache.config import PREFIX, Config
+from package_cache.config.layers import configured, names_sources
 from package_cache.errors import ConfigError, PackageCacheError
 from package_cache.server import outlets
 
@@ -19,16 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGINT arrived. No `Exception`: whoever handles all of those must not swallow it."""
+    """SIGTERM or SIGINT arrived. Not an `Exception`, so that code which handles all of those does not swallow it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code. Where that is a server which came to its end, the process ends with it."""
+    """Run the command; the exit code. A server that ended normally ends the process and does not return."""
     _have_standard_streams()
     words = sys.argv[1:] if argv is None else argv
     if words and not words[0].startswith("-"):
         return commands.run(words)
-    sys.stderr = outlets.unfailing(2, sys.stderr.encoding)  # who reads there, and whether, is no condition for a service
+    sys.stderr = outlets.unfailing(2, sys.stderr.encoding)  # a service runs whether or not its standard error is read
 
     def read() -> Config:
         return _configuration(*arguments.read(words, commands.summaries()))
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
         config = read()
-        hosts.require_gunicorn(config)
+        compose.require_gunicorn(config)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # the settings were read a moment ago, and the logs opened
         logs.configure(config)
@@ -55,9 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _have_standard_streams() -> None:
-    """Where one of the three was closed, put something in its place: a file of the cache would be opened as that one.
+    """Open /dev/null for each of the three that is closed: else a file of the cache would get its descriptor.
 
-    It can be neither read nor written, as the one that is closed, but for errors, which are told to nobody then.
+    It is opened the wrong way round, so that reading and writing fail as they do on a closed stream; only standard error
+    can be written, and nobody reads that.
     """
     for number, flag in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -70,14 +71,14 @@ def _have_standard_streams() -> None:
 
 
 def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
-    """Raises ConfigError with every problem of every kind."""
+    """The settings. Raises ConfigError with all problems of all kinds."""
     config = None
     try:
         config = configured(os.environ, options).config
         compose.require_ways(config)
     except ConfigError as error:
         problems.extend(error.problems)
-    if not (config.sources if config else files.names_sources(os.environ, options)):
+    if not (config.sources if config else names_sources(os.environ, options)):
         problems.append(compose.NO_SOURCE)
     server = config.server if config else options.get("server") or os.environ.get(f"{PREFIX}SERVER") or Config().server
     if server == "wsgiref" and options.get("workers", "1") != "1":
@@ -88,9 +89,9 @@ def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: a thread that sends to a slow client would keep the process.
+    """End the process at once: a thread that sends to a slow client would keep it alive.
 
-    And while an interpreter comes to its own end, a signal meets its default action, as if the server had been killed.
+    Besides, while the interpreter shuts down a signal has its default action, and the server would seem to be killed.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -99,7 +100,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _terminate(_number: int, _frame: object) -> None:
-    # A second signal finds the default action, and ends what this one could not.
+    # A second signal has the default action, in case this one does not end the process.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     raise _Terminated

@@ -8,22 +8,24 @@ from collections.abc import Callable
 
 from package_cache import compose
 from package_cache.cli import logs
-from package_cache.cli.command import FAILED
+from package_cache.cli.arguments import FAILED
 from package_cache.config import Config
+from package_cache.engine.upkeep.memory import share_arena
 from package_cache.server import addresses, systemd
 from package_cache.server.app import Application
 from package_cache.server.reloading import Settings
-from package_cache.server.standalone import Renewal, StandaloneServer
-from package_cache.upstream.agent import software
+from package_cache.server.serving import Renewal, Serving, limits_of
+from package_cache.upstream.reach import software
 
 
 def serve(config: Config, read: Callable[[], Config]) -> int:
-    """Serve until the end; the exit code. Raises PackageCacheError where that cannot begin.
+    """Serve until a signal ends it; the exit code. Raises PackageCacheError if it cannot start.
 
-    At SIGHUP `read` gives the settings as they are then, or raises ConfigError.
+    At SIGHUP `read` returns the settings as they are then, or raises ConfigError.
     """
+    share_arena()
     settings = Settings(config, read, compose.build_application, logs.configure)
-    # Taken out: other programs, and the arbiter of Gunicorn, would take what is meant for this process.
+    # Removed from the environment: other programs, and the arbiter of Gunicorn, would use what is meant for this process.
     notifier = systemd.Notifier(os.environ.pop("NOTIFY_SOCKET", ""))
     sockets = systemd.inherited(os.environ)
     inherited = addresses.Listening(sockets) if sockets else None
@@ -33,7 +35,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
 
 
 def _announce(config: Config, places: str) -> None:
-    """Say that clients are answered from now on: the line a person or a script waits for."""
+    """Print that clients are answered from now on: people and scripts wait for this line."""
     sources = ", ".join(source.base + "/" for source in config.sources)
     text = f"serving {sources} at {places} (cache in {compose.cache_directory(config)})"
     if config.syslog:
@@ -51,7 +53,7 @@ def _serve_alone(settings: Settings, inherited: addresses.Listening | None, noti
         return (settings.config, application) if application is not None else None
 
     with inherited or addresses.listen(config) as listening:
-        server = StandaloneServer(config, listening, settings.build(), software())
+        server = Serving(settings.build(), listening, limits_of(config), software())
         renewal, terminal = Renewal(make, notifier.ready), _Terminal()
         try:
             signal.signal(signal.SIGTERM, lambda *_: _stop(server, notifier, settings.config.timeouts.graceful))
@@ -69,20 +71,20 @@ def _serve_alone(settings: Settings, inherited: addresses.Listening | None, noti
 
 
 class _Terminal:
-    """The terminal that the command was started from, if it was. When that is closed, it sends SIGHUP too."""
+    """The terminal that the command was started from, if any. When it is closed, it sends SIGHUP too."""
 
     def __init__(self) -> None:
         self._was_there = os.isatty(2)
 
     def is_gone(self) -> bool:
-        """Whether it was closed: nobody would see the server any more, and it would keep its port."""
+        """Whether it was closed: the server would go on unseen, and keep its port."""
         return self._was_there and not os.isatty(2)
 
 
-def _stop(server: StandaloneServer, notifier: systemd.Notifier, patience: float) -> None:
+def _stop(server: Serving, notifier: systemd.Notifier, patience: float) -> None:
     server.stop(patience)
     notifier.stopping()
-    # A second signal ends what the first one lets run.
+    # A second signal ends the answers that the first one lets run.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop(0.0))
 
@@ -91,6 +93,7 @@ def _serve_with_gunicorn(settings: Settings, inherited: addresses.Listening | No
     from package_cache.server.gunicorn import GunicornServer, upgraded  # noqa: PLC0415 - the bare command does without
 
     arbiter = os.getpid()
+    software()  # determined once, and not by each worker
     with inherited or upgraded(os.environ) or addresses.listen(settings.config) as listening:
         try:
             cache = compose.cache_directory(settings.config)

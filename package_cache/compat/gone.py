@@ -1,4 +1,4 @@
-"""What the older packages had, and is not here: each name raises, and says what is there for it."""
+"""What older packages had and this one does not: each such name raises an error that names its replacement."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -7,11 +7,11 @@ from package_cache.errors import ArgumentError
 
 
 class Gone(ArgumentError):
-    """Something that an older package had cannot be kept: what is there for it."""
+    """Something that an older package had is not available; the message names the replacement."""
 
 
 class GoneAttribute(Gone, AttributeError):
-    """An attribute that objects of an older package had cannot be kept."""
+    """An attribute that objects of an older package had is not available."""
 
 
 def gone(what: str, instead: str) -> NoReturn:
@@ -20,10 +20,10 @@ def gone(what: str, instead: str) -> NoReturn:
 
 
 def missing(owner: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module that had names which are gone; `names` are these, each with what is there for it."""
+    """The `__getattr__` of a module; `names` are those that are not available any more, each with its replacement."""
 
     def getattr_of_module(name: str) -> Any:
-        if name in names:  # no AttributeError: `from ... import` would not pass its words on
+        if name in names:  # not an AttributeError: `from ... import` would replace its message
             gone(f"{owner}.{name}", names[name])
         raise AttributeError(f"module {owner!r} has no attribute {name!r}")
 

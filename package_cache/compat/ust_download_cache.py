@@ -31,7 +31,7 @@ __all__ = [
 
 
 class DownloadError(errors.DownloadError):
-    """No server has the document, or what it has is none."""
+    """No server has the document, or only something that is not one."""
 
 
 class BZ2ExtractionError(errors.ExtractionError):
@@ -55,7 +55,7 @@ class Logger(Protocol):
 
 @dataclass
 class CachedFile:
-    """A document that is here. `timestamp` is in seconds of the epoch, `ttl` in seconds."""
+    """A document in the cache. `timestamp` is in seconds of the epoch, `ttl` in seconds."""
 
     url: str
     path: str
@@ -64,7 +64,7 @@ class CachedFile:
 
     @property
     def is_expired(self) -> bool:
-        """Whether its time has passed."""
+        """Whether it has expired."""
         return int(time.time()) - self.timestamp > self.ttl
 
     @classmethod
@@ -82,7 +82,7 @@ class CacheJSONEncoder(json.JSONEncoder):
 
 
 class USTDownloadCache:
-    """Documents that say for how long they are good.
+    """Documents that say for how long they are fresh.
 
     They are in `cache_dir`; else in `.ust_cache` within `$SNAP_USER_COMMON`, else within the home directory. What
     `file_cache.json` lists in there stays as it is: `package-cache import` takes it over. Raises FileExistsError for what

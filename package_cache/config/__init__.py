@@ -1,9 +1,18 @@
-"""Settings: what can be set, where it is written, and what is said of what is wrong."""
+"""Settings: what can be set, where it is written, and how errors in it are reported.
 
-from package_cache.config.layers import Layered, layered
-from package_cache.config.parsing import ACCESS_FORMATS, SERVERS, parse_address, parse_network, parse_source
-from package_cache.config.settings import NAMES, PREFIX
-from package_cache.config.values import Config, TcpAddress, Timeouts, UnixAddress
+`layers`, which reads files, is imported by those who need it, and not from here: `rules` uses the rest.
+"""
+
+from package_cache.config.parsing import (
+    ACCESS_FORMATS,
+    SERVERS,
+    TcpAddress,
+    UnixAddress,
+    parse_address,
+    parse_network,
+    parse_source,
+)
+from package_cache.config.settings import NAMES, PREFIX, Config, Timeouts
 
 __all__ = [
     "ACCESS_FORMATS",
@@ -11,11 +20,9 @@ __all__ = [
     "PREFIX",
     "SERVERS",
     "Config",
-    "Layered",
     "TcpAddress",
     "Timeouts",
     "UnixAddress",
-    "layered",
     "parse_address",
     "parse_network",
     "parse_source",

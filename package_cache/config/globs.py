@@ -1,8 +1,8 @@
-"""Globs on paths, as configuration has them.
+"""Globs on paths, as in the configuration.
 
-`*` stands for any text within a segment and `**` for any text at all; `**/` at the beginning of a segment stands for any
-folders, or none. `?` stands for one character but a slash, `[a-z]` for one of a set and `[!a-z]` for one that is not in it.
-A glob without a slash is matched against the last segment, any other against the whole path, from its beginning.
+`*` matches any characters within a segment and `**` any characters at all; `**/` at the beginning of a segment matches any
+folders, or none. `?` matches one character but a slash, `[a-z]` one of a set and `[!a-z]` one that is not in the set. A
+glob without a slash is matched against the last segment, any other against the whole path, from its beginning.
 """
 
 import re
@@ -17,7 +17,7 @@ _LAZY = {_FOLDERS: "(?:|.*?/)", _ANY: ".*?", _STAR: "[^/]*?", "": ""}
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """What a glob matches, of paths that are decoded and begin with a slash. Raises ValueError."""
+    """The pattern of a glob, for paths that are decoded and begin with a slash. Raises ValueError."""
     if not glob:
         raise ValueError("a glob that is empty matches nothing; /** matches everything")
     whole = f"**/{glob}" if "/" not in glob else glob.removeprefix("/")
@@ -28,10 +28,10 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
 
 
 def _expression(tokens: Iterable[str]) -> str:
-    """The tokens as a regular expression of which a long path cannot make a long search.
+    """The tokens as a regular expression that takes no long search in a long path.
 
-    What stands between two stars is taken where it comes first, since whatever may follow it elsewhere may follow it there;
-    and so is what stands between two double stars. Every place is tried for what comes last, only.
+    The text between two stars is matched where it comes first, since whatever may follow it elsewhere may follow it there;
+    and so is the text between two double stars. Only for the last text is every place tried.
     """
     numbers = count()
     begin, *middle = _chunks(tokens)
@@ -49,7 +49,7 @@ def _expression(tokens: Iterable[str]) -> str:
 
 
 def _chunks(tokens: Iterable[str]) -> list[list[list[str]]]:
-    """The tokens in pieces, which begin with their star, and the pieces in chunks, which begin with a double star."""
+    """The tokens in pieces that begin with a star, and the pieces in chunks that begin with a double star."""
     chunks: list[list[list[str]]] = [[["", ""]]]
     for token in tokens:
         if token in (_FOLDERS, _ANY):
@@ -71,14 +71,14 @@ def _of_chunk(pieces: list[list[str]], numbers: Iterator[int], stars: dict[str, 
 
 
 def _first(expression: str, numbers: Iterator[int]) -> str:
-    """What an expression matches first, and nothing else instead."""
-    # An atomic group would do, but for the first releases of Python 3.11.
+    """An expression without backtracking: it matches where it matches first, or not at all."""
+    # The first releases of Python 3.11 have errors in atomic groups.
     name = f"g{next(numbers)}"
     return f"(?=(?P<{name}>{expression}))(?P={name})"
 
 
 def _one(word: str) -> str:
-    """One character of a path."""
+    """The expression for a token that matches one character of a path."""
     if word == "?":
         return "[^/]"
     if not word.startswith("[") or word == "[":
@@ -88,6 +88,6 @@ def _one(word: str) -> str:
 
 
 def _range(match: re.Match[str]) -> str:
-    """A character of a set, or two with all between them."""
+    """A character of a set, or a range of them."""
     first, last = match.groups()
     return re.escape(first) if last is None else f"{re.escape(first)}-{re.escape(last)}"

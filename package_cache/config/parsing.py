@@ -1,19 +1,20 @@
 """The text of a setting -> its value: what may be written, and what is said of anything else.
 
-Every function raises ValueError with what is wrong and what would be right.
+Every `parse_` function raises ValueError with what is wrong and what would be right. `nearest` finds the known name that a
+person may have meant by an unknown one: none, rather than one that is merely the least far.
 """
 
 import os
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
-from package_cache.config.values import TcpAddress, UnixAddress
 from package_cache.model import Fields, Source
 from package_cache.units import parse_duration
 
@@ -29,6 +30,27 @@ _END = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._\-]+)):([0-9]{1,5})")
 _LONGEST_PATH = 107
 """Bytes of a unix socket's path (sun_path of unix(7), less its end)."""
 _T = TypeVar("_T")
+_SHORTEST = 3
+"""Letters of the shortest beginning that is taken for a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host and a port. To listen on, `host` None stands for all addresses of the machine, `port` 0 for any free one."""
+
+    host: str | None
+    port: int
+
+    def __str__(self) -> str:
+        """As it is written in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A unix socket to listen on, by its absolute path."""
+
+    path: Path
 
 
 def parse_source(text: str) -> Source:
@@ -53,14 +75,14 @@ def parse_source(text: str) -> Source:
 
 
 def basic(pair: bytes) -> Fields:
-    """The field that says who asks, of a user and a password parted by a colon (RFC 7617)."""
+    """The Authorization field for a user and a password separated by a colon (RFC 7617)."""
     return (("Authorization", "Basic " + b64encode(pair).decode("ascii")),)
 
 
 def _check_source(text: str, parts: SplitResult) -> None:
     shown = _without_credentials(text)
     if not re.fullmatch(r"[\x21-\x7e]*", text):
-        raise ValueError(f"source {shown!r} holds blanks or characters that must be percent-encoded; {_EXAMPLE}")
+        raise ValueError(f"source {shown!r} holds spaces or characters that must be percent-encoded; {_EXAMPLE}")
     if re.search("%(?![0-9A-Fa-f]{2})", text):
         raise ValueError(f"source {shown!r} has a '%' without two hexadecimal digits; a '%' itself is written %25")
     if parts.scheme not in ("http", "https", "file"):
@@ -136,37 +158,47 @@ def parse_network(text: str) -> IPv4Network | IPv6Network:
     return network
 
 
-def each(parse: Callable[[str], _T], text: str) -> tuple[_T, ...]:
-    """Every word of a setting that may be given several times. Raises ValueError with all that is wrong."""
-    values: list[_T] = []
-    problems: list[str] = []
-    for word in text.split():
-        try:
-            values.append(parse(word))
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(problems))
-    return tuple(values)
+def each(parse: Callable[[str], _T], none: str = "") -> Callable[[str], tuple[_T, ...]]:
+    """A parser of values separated by spaces, for a setting that may be given several times.
+
+    It reports all that is wrong with them. `none` says what is wrong with having no value, if that is wrong.
+    """
+
+    def parse_each(text: str) -> tuple[_T, ...]:
+        values: list[_T] = []
+        problems = [none] if none and not text.strip() else []
+        for word in text.split():
+            try:
+                values.append(parse(word))
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return tuple(values)
+
+    return parse_each
 
 
-def parse_sources(text: str) -> tuple[Source, ...]:
-    """One or more `--source` values, parted by blanks."""
-    return each(parse_source, text)
+def whole(least: int, most: int, what: str) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` to `most`; any other text is said not to be `what`."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ValueError(f"{text!r} is not {what}")
+        return int(text)
+
+    return parse
 
 
-def parse_listen(text: str) -> tuple[TcpAddress | UnixAddress, ...]:
-    """One or more `--listen` values, parted by blanks."""
-    if not text.strip():
-        raise ValueError(f"no address is named; {_ADDRESSES}")
-    return each(parse_address, text)
+def one_of(known: Iterable[str], what: str) -> Callable[[str], str]:
+    """A parser of one of the `known` words; any other text is said not to be `what`."""
 
+    def parse(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"{text!r} is not {what}; known are {' and '.join(known)}")
+        return text
 
-def parse_allow(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """One or more `--allow` values, parted by blanks."""
-    if not text.strip():
-        raise ValueError(f"no network is named, so nobody could ask; {_NETWORKS}")
-    return each(parse_network, text)
+    return parse
 
 
 def parse_end(text: str) -> TcpAddress:
@@ -182,39 +214,6 @@ def parse_end(text: str) -> TcpAddress:
     return TcpAddress(host, int(match[3]))
 
 
-def parse_connect(text: str) -> tuple[TcpAddress, ...]:
-    """One or more `--connect` values, parted by blanks."""
-    return each(parse_end, text)
-
-
-def parse_port(text: str) -> int:
-    """A TCP port."""
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise ValueError(f"{text!r} is not a port; it is a number from 0 to 65535 (0 takes any free one)")
-    return int(text)
-
-
-def parse_count(text: str) -> int:
-    """A number of processes, threads or downloads."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 4096:
-        raise ValueError(f"{text!r} is not a count from 1 to 4096")
-    return int(text)
-
-
-def parse_many(text: str) -> int:
-    """A number of connections."""
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise ValueError(f"{text!r} is not a count from 1 to 1000000")
-    return int(text)
-
-
-def parse_level(text: str) -> int:
-    """A level of verbosity."""
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"{text!r} is not a level; it is 0, 1 or 2")
-    return int(text)
-
-
 def parse_switch(text: str) -> bool:
     """A yes or a no."""
     values = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
@@ -227,20 +226,6 @@ def parse_text(text: str) -> str:
     """A name or a path as the system takes it."""
     if "\0" in text:
         raise ValueError("it holds a NUL character, which no name and no path can have")
-    return text
-
-
-def parse_server(text: str) -> str:
-    """The name of a host for the application."""
-    if text not in SERVERS:
-        raise ValueError(f"{text!r} is not a server; known are {' and '.join(SERVERS)}")
-    return text
-
-
-def parse_format(text: str) -> str:
-    """The name of a format of the access log."""
-    if text not in ACCESS_FORMATS:
-        raise ValueError(f"{text!r} is not a format of the access log; known are {' and '.join(ACCESS_FORMATS)}")
     return text
 
 
@@ -268,3 +253,62 @@ def parse_seconds(text: str) -> float:
     if not 0 < value < 1e6:
         raise ValueError(f"{text!r} is not a number of seconds above 0")
     return value
+
+
+parse_sources = each(parse_source)
+parse_listen = each(parse_address, f"no address is named; {_ADDRESSES}")
+parse_allow = each(parse_network, f"no network is named, so nobody could ask; {_NETWORKS}")
+parse_connect = each(parse_end)
+parse_port = whole(0, 65535, "a port; it is a number from 0 to 65535 (0 takes any free one)")
+parse_count = whole(1, 4096, "a count from 1 to 4096")
+parse_many = whole(1, 1_000_000, "a count from 1 to 1000000")
+parse_level = whole(0, 1_000_000, "a level; it is 0, 1 or 2")
+parse_server = one_of(SERVERS, "a server")
+parse_format = one_of(ACCESS_FORMATS, "a format of the access log")
+
+
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """The known name that is near `given`, if there is one; of several the nearest, of equally near ones the first.
+
+    A name is near if it is the same but for case, hyphens and underscores; if one begins with the other (`verb`,
+    `timeouts`); if one has all words of the other (`max-size`, `max-file-size`); or if at most a third of its letters are
+    wrong (`prot`, `sauce`), and the first is right or only one is wrong: `centos` is not meant for `gentoo`.
+    """
+    name = _plain(given)
+    ranked = ((_distance(name, _plain(one)), at, one) for at, one in enumerate(known))
+    return min(((far, at, one) for far, at, one in ranked if far is not None), default=(0, 0, None))[2]
+
+
+def _plain(name: str) -> str:
+    return name.lower().lstrip("-").replace("_", "-")
+
+
+def _distance(given: str, known: str) -> int | None:
+    """How many letters are wrong; None if those are too many."""
+    wrong = _edits(given, known)
+    words, others = set(given.split("-")), set(known.split("-"))
+    begins = min(len(given), len(known)) >= _SHORTEST and (given.startswith(known) or known.startswith(given))
+    slip = wrong <= max(len(given), len(known)) // 3 and (wrong == 1 or given[:1] == known[:1])
+    return wrong if begins or words <= others or others <= words or slip else None
+
+
+def _edits(given: str, known: str) -> int:
+    """Letters to be added, dropped, replaced, or exchanged with the next one, until one name is the other."""
+    before: list[int] = []
+    last = list(range(len(known) + 1))
+    for at, letter in enumerate(given, 1):
+        row = [at]
+        for to, other in enumerate(known, 1):
+            cost = min(last[to] + 1, row[to - 1] + 1, last[to - 1] + (letter != other))
+            if at > 1 and to > 1 and letter == known[to - 2] and given[at - 2] == other:
+                cost = min(cost, before[to - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]
+
+
+def hint(given: str, known: Iterable[str], otherwise: str, elsewhere: str | None = None) -> str:
+    """What an error adds about an unknown name: which name is near, `elsewhere` if it is known there, else `otherwise`."""
+    near = nearest(given, known)
+    found = (None if near is None else f"the nearest is {near}", elsewhere)
+    return "; ".join(filter(None, found)) or otherwise

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from package_cache.config.globs import glob_pattern
-from package_cache.config.nearest import hint, nearest
-from package_cache.config.parsing import basic, parse_source
+from package_cache.config.parsing import basic, hint, nearest, parse_source
 from package_cache.config.settings import SETTINGS
-from package_cache.model import Fields, Fresh, Freshness, Place, Preset, Repository, Rule, Source
+from package_cache.model import Fields, Fresh, Freshness, Preset, Repository, Rule, Source, VirtualHost
 from package_cache.units import parse_bound, parse_duration
 
 REPOSITORY_KEYS = {
@@ -52,25 +51,7 @@ _OURS = re.compile(
 _WORDS = {one.value: one for one in Freshness if one is not Freshness.TIMED}
 _SETTINGS = frozenset(setting.key for setting in SETTINGS.values())
 ABOVE = "the setting {} is written above the first table of the file"
-"""What is said of a setting that stands below a table, to which TOML counts it."""
-
-
-class _Problems:
-    """What is wrong, each with its place."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.found: list[str] = []
-
-    def add(self, key: str, text: object) -> None:
-        self.found.append(f"{self.where}: {key}: {text}" if key else f"{self.where}: {text}")
-
-    def unknown(self, given: Iterable[str], known: Iterable[str]) -> None:
-        for key in given:
-            if key not in known:
-                above = ABOVE.format(key) if key in _SETTINGS else None
-                told = hint(key, known, f"known are {', '.join(known)}", above)
-                self.add("", f"there is no key {key}; {told}")
+"""What is said of a setting that is written below a table, so that TOML takes it for a part of that table."""
 
 
 def read_repositories(tables: object, secret: Secret) -> tuple[tuple[Repository, ...], list[str]]:
@@ -82,10 +63,8 @@ def read_repositories(tables: object, secret: Secret) -> tuple[tuple[Repository,
     problems: list[str] = []
     for number, table in enumerate(tables, 1):
         name = table.get("name")
-        told = _Problems(f"repository {name}" if isinstance(name, str) else f"repository {number}")
-        reader = _Reader(table, secret, told)
+        reader = _Reader(f"repository {name if isinstance(name, str) else number}", table, secret, problems)
         repository, links = reader.read(), reader.links()
-        problems += told.found
         if repository is not None:
             found.append(repository)
             wanted[repository.name] = links
@@ -107,29 +86,41 @@ def _linked(one: Repository, names: tuple[str, ...], known: list[Repository], pr
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads one table."""
+    """Reads one table, and adds what is wrong with it to `problems`, after the words of `where`."""
 
+    where: str
     table: Mapping[str, Any]
     secret: Secret
-    told: _Problems
+    problems: list[str]
+
+    def _add(self, key: str, text: object) -> None:
+        self.problems.append(f"{self.where}: {key}: {text}" if key else f"{self.where}: {text}")
+
+    def _check_keys(self, given: Iterable[str], known: Iterable[str]) -> None:
+        for key in given:
+            if key not in known:
+                above = ABOVE.format(key) if key in _SETTINGS else None
+                told = hint(key, known, f"known are {', '.join(known)}", above)
+                self._add("", f"there is no key {key}; {told}")
 
     def read(self) -> Repository | None:
         """The repository; None if it has no name."""
-        self.told.unknown(self.table, REPOSITORY_KEYS)
+        before = len(self.problems)
+        self._check_keys(self.table, REPOSITORY_KEYS)
         name = self._value("name", _name)
         if name is None:
             if "name" not in self.table:
-                self.told.add("", "it has no name")
+                self._add("", "it has no name")
             return None
         prefix = self._value("prefix", _prefix)
         places = self._list("hosts", parse_place)
         if "prefix" not in self.table and "hosts" not in self.table:
-            self.told.add(
+            self._add(
                 "", 'it has neither prefix nor hosts, so that nobody could ask for it; a prefix looks like "/debian/"'
             )
         sources = self._sources()
-        if not sources and not self.told.found:
-            self.told.add("", 'it has no sources; they look like ["http://mirror.example/debian/"]')
+        if not sources and len(self.problems) == before:
+            self._add("", 'it has no sources; they look like ["http://mirror.example/debian/"]')
         return Repository(
             name,
             sources,
@@ -139,7 +130,7 @@ class _Reader:
             self._rules(),
             self._value("max-file-size", parse_bound),
             posts=self._list("pass-post", _glob) if "pass-post" in self.table else None,
-            # Who says where links lead has said all of it.
+            # With links-to, the configuration has said where all links lead.
             tarballs=self.table.get("preset") == Preset.NPM.value and "links-to" not in self.table,
         )
 
@@ -152,36 +143,36 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, str | int) or isinstance(value, bool):
-            self.told.add(key, "it is no text")
+            self._add(key, "it is no string")
             return None
         try:
             return parse(str(value))
         except ValueError as error:
-            self.told.add(key, error)
+            self._add(key, error)
             return None
 
     def _list(self, key: str, parse: Callable[[str], Any]) -> tuple[Any, ...]:
         values = self.table.get(key, [])
         if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
-            self.told.add(key, 'it is a list of texts: ["...", "..."]')
+            self._add(key, 'it is a list of strings: ["...", "..."]')
             return ()
         return tuple(found for one in values if (found := self._value(key, parse, {key: one})) is not None)
 
     def _sources(self) -> tuple[Source, ...]:
         values = self.table.get("sources", [])
         if not isinstance(values, list):
-            self.told.add("sources", 'it is a list: ["http://mirror.example/debian/"]')
+            self._add("sources", 'it is a list: ["http://mirror.example/debian/"]')
             return ()
         common = self._fields(self.table)
         return tuple(found for one in values if (found := self._source(one, common)) is not None)
 
     def _source(self, value: object, common: Fields) -> Source | None:
         table = value if isinstance(value, dict) else {"url": value}
-        self.told.unknown(table, _SOURCE_KEYS)
+        self._check_keys(table, _SOURCE_KEYS)
         source: Source | None = self._value("url", parse_source, table)
         if source is None:
             if "url" not in table:
-                self.told.add("sources", 'a table of it has no url; it looks like { url = "http://mirror.example/" }')
+                self._add("sources", 'a table of it has no url; it looks like { url = "http://mirror.example/" }')
             return None
         own = self._fields(table) if isinstance(value, dict) else ()
         return replace(source, fields=_merged(common, source.fields, own))
@@ -189,63 +180,60 @@ class _Reader:
     def _fields(self, table: Mapping[str, Any]) -> Fields:
         headers = table.get("headers", {})
         if not isinstance(headers, dict):
-            self.told.add("headers", 'it is a table: { X-Token = { file = "/etc/package-cache/token" } }')
+            self._add("headers", 'it is a table: { X-Token = { file = "/etc/package-cache/token" } }')
             return ()
         fields: list[tuple[str, str]] = []
         for name, value in headers.items():
             text = self._secret(f"headers: {name}", value)
             if not _FIELD_NAME.fullmatch(name) or _OURS.fullmatch(name):
-                self.told.add("headers", f"{name} is not a field that can be set for a source")
+                self._add("headers", f"{name} is not a field that can be set for a source")
             elif text is not None:
                 fields.append((name, text))
         if "credentials" in table:
             pair = self._secret("credentials", table["credentials"])
             if pair is not None and ":" not in pair:
-                self.told.add("credentials", "a user and a password are parted by a colon, as in user:password")
+                self._add("credentials", "a user and a password are separated by a colon, as in user:password")
             elif pair is not None:
                 fields += basic(pair.encode())
         return tuple(fields)
 
     def _secret(self, key: str, value: object) -> str | None:
-        """A text, or what a table says of where one is. What is wrong is told without it."""
-        text = value
+        """A string, or the secret at the place that a table names. Errors never contain it."""
         if isinstance(value, dict):
             [(kind, name)] = list(value.items()) if len(value) == 1 else [("", "")]
             if kind not in ("file", "env") or not isinstance(name, str):
-                self.told.add(key, 'it is a text, or { file = "/path" }, or { env = "VARIABLE" }')
+                self._add(key, 'it is a string, or { file = "/path" }, or { env = "VARIABLE" }')
                 return None
             try:
-                text = self.secret(kind, name)
+                value = self.secret(kind, name)
             except ValueError as error:
-                self.told.add(key, error)
+                self._add(key, error)
                 return None
-        if text is None and isinstance(value, dict):
+            if value is None:
+                return None
+        if not isinstance(value, str) or not re.fullmatch(r"[\x20-\x7e]+", value):
+            self._add(key, "it is not one line of printable ASCII")
             return None
-        if not isinstance(text, str) or not text or not re.fullmatch(r"[\x20-\x7e]*", text):
-            self.told.add(key, "it is not one line of printable ASCII")
-            return None
-        return text
+        return value
 
     def _rules(self) -> tuple[Rule, ...]:
         tables = self.table.get("rule", [])
         if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
-            self.told.add("rule", "each is written [[repository.rule]], in two brackets")
+            self._add("rule", "each is written [[repository.rule]], in two brackets")
             return ()
         return tuple(found for one in tables if (found := self._rule(one)) is not None)
 
     def _rule(self, table: Mapping[str, Any]) -> Rule | None:
-        self.told.unknown(table, RULE_KEYS)
+        self._check_keys(table, RULE_KEYS)
         if "match" not in table or not {"fresh", "max-file-size"} & set(table):
-            self.told.add(
-                "rule", 'it says match and fresh, as in match = "*.iso" and fresh = "immutable"; or max-file-size'
-            )
+            self._add("rule", 'it says match and fresh, as in match = "*.iso" and fresh = "immutable"; or max-file-size')
         match = self._value("match", _glob, table)
         fresh, largest = self._value("fresh", parse_fresh, table), self._value("max-file-size", parse_bound, table)
         return None if match is None else Rule(match, fresh, largest)
 
 
 def _merged(*several: Fields) -> Fields:
-    """Fields of which the last of each name counts."""
+    """The fields, of which the last one of each name counts."""
     return tuple({name.lower(): (name, value) for fields in several for name, value in fields}.values())
 
 
@@ -265,15 +253,15 @@ def _prefix(text: str) -> str:
     return text.rstrip("/")
 
 
-def parse_place(text: str) -> Place:
-    """A host that clients know a repository by, with a port and a path or without. Raises ValueError."""
+def parse_place(text: str) -> VirtualHost:
+    """A host by which clients know a repository, perhaps with a port and a path. Raises ValueError."""
     match = _PLACE.fullmatch(text)
     if match is None or int(match[2] or 0) > _LAST_PORT or not _PREFIX.fullmatch(match[3] or "/"):
         raise ValueError(
             f"{text!r} is no host; one looks like mirror.example, mirror.example:8080 or mirror.example/debian"
         )
     port = f":{int(match[2])}" if match[2] and int(match[2]) not in (80, 443) else ""
-    return Place(match[1].lower().rstrip(".") + port, (match[3] or "").rstrip("/"))
+    return VirtualHost(match[1].lower().rstrip(".") + port, (match[3] or "").rstrip("/"))
 
 
 def _preset(text: str) -> Preset:
@@ -292,7 +280,7 @@ def _glob(text: str) -> str:
 
 
 def parse_fresh(text: str) -> Fresh:
-    """How long an answer is good, as a rule says it. Raises ValueError."""
+    """The `fresh` of a rule. Raises ValueError."""
     if text in _WORDS:
         return Fresh(_WORDS[text], text)
     try:
@@ -302,13 +290,13 @@ def parse_fresh(text: str) -> Fresh:
 
 
 def _conflicts(repositories: list[Repository]) -> list[str]:
-    """What repositories say against each other."""
+    """Where repositories contradict each other."""
     named = [(one, "", one.name, f"there are two of the name {one.name}") for one in repositories]
     homes = [(one, "prefix: ", one.home, f"{one.home}/ is that of another one already") for one in repositories]
     places = [
         (one, "hosts: ", place, f"{place.authority}{place.path} is one of another repository already")
         for one in repositories
-        for place in one.places
+        for place in one.hosts
     ]
     problems, seen = [], set[object]()
     for one, key, value, text in (*named, *homes, *places):
@@ -328,7 +316,7 @@ def _nested(repositories: list[Repository]) -> list[str]:
 
 
 def differing(repositories: Sequence[Repository]) -> list[str]:
-    """What they say differently of one source: its credentials are found by the URL that is asked, so it has one set."""
+    """Where repositories contradict each other about a source: it has one set of credentials, found by its URL."""
     first = {source.base: source.fields for one in reversed(repositories) for source in reversed(one.sources)}
     return [
         f"repository {one.name}: sources: {source.base} has other headers or credentials elsewhere"

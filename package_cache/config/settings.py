@@ -1,27 +1,104 @@
-"""The table of settings: what each is called, how it is read, and what it is for.
+"""All settings: the frozen `Config`, and the table of what each is called, how it is read, and what it is for.
 
-The command line, the environment and the file of configuration know the same settings, by names that follow from the one
-here; `--help` and the manual say what is said here.
+The command line, the environment and the configuration file know the same settings, by names that follow from the one here;
+`--help` and the manual say what is said here. A `Config` says nothing of where its values came from.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Any
 
 from package_cache.config import parsing
-from package_cache.config.values import Config, Timeouts
-from package_cache.units import parse_bound, parse_duration, parse_share
+from package_cache.config.parsing import TcpAddress, UnixAddress
+from package_cache.model import Repository, Source
+from package_cache.units import Share, parse_bound, parse_duration, parse_share
 
 PREFIX = "PACKAGE_CACHE_"
 FILE = "config"
-"""What names the file of configuration, on the command line and in the environment."""
+"""Names the configuration file, on the command line and in the environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits on silence, in seconds.
+
+    Towards a source: `connect` to accept a connection, `head` for the whole head of an answer, `stall` between two
+    blocks of a body, `crawl` for as many KiB of it.
+    Towards a client: `request` for a whole request head, `idle` for the next request, `send` to take more of an answer,
+    `graceful` for running answers when the server is told to stop, `tunnel` for any byte in a tunnel.
+    """
+
+    connect: float = 5.0
+    head: float = 10.0
+    stall: float = 4.0
+    request: float = 10.0
+    idle: float = 60.0
+    send: float = 60.0
+    graceful: float = 300.0
+    crawl: float = 30.0
+    tunnel: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings. `cache` is None for the user's cache directory.
+
+    `source` are the sources of the repository at `/`, `connect` the ends that tunnels may have. `max_size` is in bytes and
+    `max_age` in seconds; a bound that is None does not exist. `scrub` is the time, in seconds, in which every stored file
+    is read once; None for never.
+    """
+
+    source: tuple[Source, ...] = ()
+    repository: tuple[Repository, ...] = ()
+    balance: bool = False
+    cache: Path | None = None
+    listen: tuple[TcpAddress | UnixAddress, ...] = ()
+    host: str = "localhost"
+    port: int = 4000
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    connect: tuple[TcpAddress, ...] = ()
+    server: str = "wsgiref"
+    workers: int = 2
+    threads: int = 128
+    connections: int = 8192
+    downloads: int = 64
+    verbose: int = 0
+    syslog: bool = False
+    access_log: str = ""
+    access_format: str = "combined"
+    max_size: int | None = None
+    min_free: Share | None = None
+    max_age: float | None = None
+    scrub: float | None = 30 * 86400.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def addresses(self) -> tuple[TcpAddress | UnixAddress, ...]:
+        """Where to listen: `listen` takes the place of `host` and `port`."""
+        return self.listen or (TcpAddress(self.host, self.port),)
+
+    @property
+    def repositories(self) -> tuple[Repository, ...]:
+        """All repositories: `source` are the sources of the one at `/`, however else that is configured."""
+        if not self.source:
+            return self.repository
+        if any(not one.home for one in self.repository):
+            return tuple(one if one.home else replace(one, sources=self.source) for one in self.repository)
+        return (Repository("root", self.source), *self.repository)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources of all repositories, each once."""
+        return tuple({source.base: source for one in self.repositories for source in one.sources}.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `name` is its option's, with underscores; `looks` what a value looks like, "" for a switch.
+    """One setting. `name` is that of its option, with underscores; `looks` is what a value looks like, "" for a switch.
 
-    `default` is as a person reads it. One that may be given `several` times is a list in the file of configuration.
+    `default` is in words. A setting that may be given `several` times is a list in the configuration file.
     """
 
     name: str
@@ -33,17 +110,17 @@ class Setting:
 
     @property
     def option(self) -> str:
-        """On the command line."""
+        """Its name on the command line."""
         return f"--{self.key}"
 
     @property
     def variable(self) -> str:
-        """In the environment."""
+        """Its name in the environment."""
         return f"{PREFIX}{self.name.upper()}"
 
     @property
     def key(self) -> str:
-        """In the file of configuration."""
+        """Its name in the configuration file."""
         return self.name.replace("_", "-")
 
 
@@ -66,12 +143,12 @@ _ALL = (
     Setting("port", parsing.parse_port, "INT", "port to listen on; 0: any free one", str(_DEFAULT.port)),
     Setting(
         *("allow", parsing.parse_allow, "NETWORK"),
-        "network or address whose clients are answered, such as 192.168.0.0/16 (repeat it)",
+        "network or address of the clients to serve, such as 192.168.0.0/16 (repeat it)",
         *("everybody", True),
     ),
     Setting(
         *("connect", parsing.parse_connect, "HOST:PORT"),
-        "where clients may have a tunnel to, by CONNECT, such as mirror.example:443 (repeat it)",
+        "where a tunnel of a client (CONNECT) may lead, such as mirror.example:443 (repeat it)",
         *("nowhere", True),
     ),
     Setting(
@@ -82,29 +159,29 @@ _ALL = (
     Setting("workers", parsing.parse_count, "INT", "processes under gunicorn", str(_DEFAULT.workers)),
     Setting(
         *("threads", parsing.parse_count, "INT"),
-        "threads of a process, for what its event loop leaves",
+        "requests with content that a process passes on at the same time",
         str(_DEFAULT.threads),
     ),
     Setting("connections", parsing.parse_many, "INT", "connections at once in a process", str(_DEFAULT.connections)),
-    Setting("downloads", parsing.parse_count, "INT", "downloads at once in a process", str(_DEFAULT.downloads)),
+    Setting("downloads", parsing.parse_count, "INT", "large downloads at once in a process", str(_DEFAULT.downloads)),
     Setting("verbose", parsing.parse_level, "", "log more: 1 each request, 2 each decision", "0"),
     Setting("syslog", parsing.parse_switch, "", "log to the system log instead of standard error", "no"),
     Setting(
         *("access_log", parsing.parse_text, "PATH"),
-        "write a line a request to this file (-: to standard error)",
+        "write a line per request to this file (-: to standard error)",
         "none",
     ),
     Setting(
         *("access_format", parsing.parse_format, "|".join(parsing.ACCESS_FORMATS)),
-        "form of that line",
+        "format of that line",
         _DEFAULT.access_format,
     ),
-    Setting("max_size", parse_bound, "SIZE", "keep at most so many bytes, such as 200G", "no bound"),
-    Setting("min_free", parse_share, "SIZE", "leave so much of the file system free, such as 10G or 5%", "no bound"),
-    Setting("max_age", parse_duration, "TIME", "remove what was not used for so long, such as 365d", "no bound"),
+    Setting("max_size", parse_bound, "SIZE", "store at most this many bytes, such as 200G", "no bound"),
+    Setting("min_free", parse_share, "SIZE", "keep this much of the file system free, such as 10G or 5%", "no bound"),
+    Setting("max_age", parse_duration, "TIME", "remove files that were not used for this long, such as 365d", "no bound"),
     Setting(
         *("scrub", parsing.parse_period, "TIME|never"),
-        "read every stored file through once in this time, to find damage",
+        "read every stored file once in this time, to find damage",
         "30d",
     ),
 )
@@ -115,12 +192,12 @@ _LIMITS = {
     "connect": "for a source's name to be looked up and an address to accept",
     "head": "for the whole head of a source's answer",
     "stall": "between two blocks of a body from a source",
-    "crawl": "for as many KiB of a body from a source",
+    "crawl": "for a source to send as many KiB of a body",
     "request": "for the whole head of a client's request",
     "idle": "for a client's next request",
-    "send": "for a client to take what was sent",
+    "send": "for a client to take more of an answer",
     "graceful": "for running answers, when the server is told to stop",
-    "tunnel": "for anything to move in a tunnel",
+    "tunnel": "for any byte in a tunnel, in either direction",
 }
 TIMEOUTS = {
     f"{one.name}_timeout": Setting(
@@ -128,7 +205,7 @@ TIMEOUTS = {
     )
     for one in fields(Timeouts)
 }
-"""By name. They have no options; in the file of configuration they are the table `timeouts`, without their last word."""
+"""By name. They have no options; in the configuration file they are the table `timeouts`, without their last word."""
 
 NAMES = (*SETTINGS, *TIMEOUTS)
 """Every setting, by the name of its option with underscores."""

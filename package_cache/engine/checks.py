@@ -7,16 +7,16 @@ served, beside the clients, who do not get the end of what they asked for before
 import logging
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from io import FileIO
 
-from package_cache.engine.fills.fill import TAIL
 from package_cache.engine.fills.line import Run
-from package_cache.engine.upkeep.damage import Damages
+from package_cache.engine.fills.reader import TAIL
 from package_cache.errors import DamagedBlob, FillError, StoreError
 from package_cache.model import Span
-from package_cache.storage.blobs import BlobStore
+from package_cache.storage.blobs import BlobStore, flaw
+from package_cache.storage.damage import Damages
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ class _Check:
 
     over: threading.Event = field(default_factory=threading.Event)
     damage: str | None = None
+    listeners: list[Callable[[], None]] = field(default_factory=list)
+    """Called at the end, in the thread that compares."""
 
 
 class CheckedReader:
@@ -46,6 +48,12 @@ class CheckedReader:
     def fileno(self) -> int:
         """The descriptor of the blob, for calls that take one."""
         return self._file.fileno()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when all of it may be sent, or nothing more; from any thread."""
+        self._check.listeners.append(listener)
+        if self._check.over.is_set():
+            listener()
 
     def visible(self) -> int:
         """Where the bytes end that may be sent now. Raises `FillError` if the blob is damaged."""
@@ -95,9 +103,25 @@ class Checks:
         file.close()
         return None
 
+    def row(self, digest: str, size: int) -> bytes | None:
+        """A blob that is a row; None if it is a file. Raises DamagedBlob."""
+        body = self._blobs.body(digest, size)
+        trouble = None if body is None else flaw(body, digest, size)
+        if trouble is not None:
+            raise DamagedBlob(f"blob {digest} {trouble}")
+        return body
+
+    def at_once(self, digest: str, size: int) -> FileIO | bytes:
+        """A blob, for who must not wait; of a row, its bytes. Raises StoreError for what is to be looked at closely."""
+        return self._blobs.open_at_once(digest, size)
+
     def whole(self, digest: str, size: int) -> FileIO:
         """A blob, however long it takes to compare it. Raises DamagedBlob."""
         return self._blobs.open(digest, size)
+
+    def small(self, digest: str, size: int) -> bytes | None:
+        """A blob that is a row, compared with its digest; None for one that has no row. Raises DamagedBlob."""
+        return self._blobs.sound_body(digest, size)
 
     def begin(self, digest: str, size: int, span: Span) -> FileIO | CheckedReader:
         """A blob at the start of a span of it, or a reader of that while it is compared. Raises DamagedBlob."""
@@ -140,6 +164,8 @@ class Checks:
                 del self._running[digest]
             check.over.set()
             file.close()
+            for listener in tuple(check.listeners):
+                listener()
 
     def _take_out(self, file: FileIO, digest: str, size: int) -> None:
         status = os.fstat(file.fileno())

@@ -19,10 +19,9 @@ from package_cache.errors import StoreError
 from package_cache.model import Repository, Target
 from package_cache.rules.http.answer import Serving, problem
 from package_cache.rules.repositories.routes import RESERVED
-from package_cache.storage.parts.part import translated
-from package_cache.storage.reports import Report, Reports
-from package_cache.storage.stores import Stores
-from package_cache.storage.trial import try_commit
+from package_cache.storage.cache_directory import CacheDirectory, try_commit
+from package_cache.storage.notes import Reports, SourceReport
+from package_cache.storage.system import translated
 
 PATIENCE = 2.0
 """Seconds that a look at the store may take before the store counts as one that does not answer."""
@@ -117,7 +116,7 @@ class Health:
             look.over.set()
 
 
-def look_at(stores: Stores, repositories: Sequence[Repository]) -> Condition:
+def look_at(stores: CacheDirectory, repositories: Sequence[Repository]) -> Condition:
     """Read from the registry, store a file for a moment, and see what the sources said last. Raises StoreError."""
     stores.registry.totals()
     with translated(f"look how much of {stores.root} is free"):
@@ -133,7 +132,7 @@ def look_at(stores: Stores, repositories: Sequence[Repository]) -> Condition:
 
 def _of_sources(reports: Reports, repositories: Sequence[Repository], now: float) -> tuple[str | None, str | None]:
     """Why no file can be had, if it is so; and what cannot. A source that was not asked of late may be well."""
-    down: dict[str, Report] = {}
+    down: dict[str, SourceReport] = {}
     for source in {source for one in repositories for source in one.sources}:
         report = reports.last(source.base)
         if report is not None and report.aside_until > now:

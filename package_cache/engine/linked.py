@@ -5,8 +5,8 @@ from collections.abc import Callable
 from io import FileIO
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills.fill import FillReader
-from package_cache.engine.relay import Relay
+from package_cache.engine.fills.reader import FillReader
+from package_cache.engine.passthrough import PassThrough
 from package_cache.engine.several import SeveralReader
 from package_cache.errors import FillError
 from package_cache.model import Representation, Request
@@ -43,7 +43,7 @@ def answer_linked(
     return Answer(reply, kind, file, stored.source)
 
 
-def read_document(body: Relay | FillReader) -> bytes:
+def read_document(body: PassThrough | FillReader) -> bytes:
     """All of a document that comes from a source, or is here and about to be stored. Raises FillError."""
     blocks: list[bytes] = []
     have = 0

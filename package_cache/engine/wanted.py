@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from package_cache.model import Entry, Freshness, Key, Representation, Target
+from package_cache.model import Entry, Freshness, Key, Representation, Request, Target, frozen
+from package_cache.rules.http.caching import is_fresh, varies_by_accept
 from package_cache.rules.repositories.documents import parse
-from package_cache.rules.repositories.freshness import Policy, is_good, varies_by_accept
+from package_cache.rules.repositories.freshness import TargetPolicy
 from package_cache.upstream.fetcher import SourceOffer
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Wanted:
     """A target, named here by `key`, what holds for it, and what the sources offer there.
 
@@ -21,7 +22,7 @@ class Wanted:
 
     key: Key
     target: Target
-    policy: Policy
+    policy: TargetPolicy
     offer: SourceOffer
     since: float
     """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
@@ -42,22 +43,31 @@ class Wanted:
 
     def looked(self, mark: int, seen: Entry | None) -> "Wanted":
         """The same, after another look at what is here."""
-        return replace(self, mark=mark, seen=seen)
+        key, target, policy, offer = self.key, self.target, self.policy, self.offer
+        return Wanted(key, target, policy, offer, self.since, self.longest, self.unsaid, mark, seen)
 
-    def is_kept(self, head: Representation) -> bool:
+    def is_fresh(self, head: Representation) -> bool:
         """Whether an answer with that head is good without asking a source."""
-        until = self.policy.good_until(self.target, head)
+        until = self.policy.good_until(head)
         if self.longest is not None:
-            until = min(until, self.policy.demanded_until(self.target, head, self.longest))
-        return is_good(until, head.received, self.since)
+            until = min(until, self.policy.demanded_until(head, self.longest))
+        return is_fresh(until, head.received, self.since)
 
     def is_hot(self, head: Representation) -> bool:
-        """Whether an answer with that head is good for whoever asks, and for this client without asking a source."""
-        return self.policy.is_for_all(self.target, head) and self.is_kept(head)
+        """Whether an answer with that head may be at hand for whoever asks, and holds without asking a source."""
+        return self.policy.is_for_all(head) and self.is_fresh(head)
+
+    def is_askable(self, head: Representation) -> bool:
+        """Whether an answer with that head may be at hand for whoever asks, for a source to be asked about it first.
+
+        What a source is told of caches on the way is not the same for all.
+        """
+        is_plain = self.longest is None and self.offer.via is None
+        return is_plain and self.policy.is_for_all(head) and bool(head.validators)
 
     def is_met_by(self, head: Representation) -> bool:
         """Whether an answer with that head is good for this request."""
-        return self.is_kept(head) or head.received >= self.since
+        return self.is_fresh(head) or head.received >= self.since
 
     def describe(self, representation: Representation, digest: str) -> None:
         """What the proxy knows of a version is in its head."""
@@ -65,16 +75,16 @@ class Wanted:
     @property
     def is_for_ever(self) -> bool:
         """Whether what is there never changes, by its name."""
-        return self.policy.freshness(self.target).how is Freshness.IMMUTABLE
+        return self.policy.fresh.how is Freshness.IMMUTABLE
 
     @property
     def is_stored(self) -> bool:
         """Whether what is there is stored at all."""
-        return self.policy.freshness(self.target).how is not Freshness.NEVER
+        return self.policy.fresh.how is not Freshness.NEVER
 
     def is_lasting(self, head: Representation) -> bool:
         """Whether an answer with that head is a file that never changes, whether its sources still have it or not."""
-        return self.policy.good_until(self.target, head) == math.inf
+        return self.policy.good_until(head) == math.inf
 
     def differs(self, head: Representation) -> bool:
         """Whether sources may have another answer than that with this head for the client."""
@@ -82,19 +92,44 @@ class Wanted:
 
     def may_be_stale(self, head: Representation) -> bool:
         """Whether an answer with that head may be served where no source can be asked."""
-        return self.policy.may_be_stale(self.target, head)
+        return self.policy.may_be_stale(head)
+
+    @property
+    def has_nothing_to_tell(self) -> bool:
+        """Whether sources are asked though they are set aside: nothing here may be served, or says that they had none."""
+        return self.is_for_ever and (self.seen is None or not self.may_be_stale(self.seen.representation))
 
     def refusal(self, head: Representation) -> str | None:
         """Why an answer with that head is not stored; None if it is."""
-        return self.policy.refusal(self.target, head)
+        return self.policy.refusal(head)
 
     def largest(self) -> int | None:
         """How many bytes may be stored of it."""
-        return self.policy.largest(self.target)
+        return self.policy.largest
+
+    def is_other(self, head: Representation, size: int) -> bool:
+        """Whether a body with that head, of so many bytes, is not to be stored at all, or not as it is: it has a coding."""
+        largest = self.largest()
+        return is_coded(head) or self.refusal(head) is not None or (largest is not None and size > largest)
 
     def examined(self, head: Representation, read: Callable[[], bytes]) -> Representation:
         """The head, with what the body says of it. Raises ValueError for a body that is not what it has to be."""
-        if self.policy.freshness(self.target, head.get("content-type")).how is not Freshness.JSON_METADATA:
-            return head
+        if self.policy.fresh.how is not Freshness.JSON_METADATA:
+            return head  # only a rule says so, whatever the type
         document = parse(read())
         return replace(head, good_until=document.timestamp + document.ttl)
+
+
+@frozen
+class Pass:
+    """A request that is passed to the sources, with its content, since nothing of what they answer is kept."""
+
+    request: Request
+    wanted: Wanted
+    content: bytes = b""
+
+
+def is_coded(head: Representation) -> bool:
+    """Whether a body with that head has a content coding."""
+    coding = head.get("content-encoding")
+    return coding is not None and coding.lower() not in ("", "identity")

@@ -2,5 +2,5 @@
 
 import logging
 
-# Who uses a library says whether its log is to be seen, and where.
+# The program that uses a library configures whether its log is shown, and where.
 logging.getLogger(__name__.partition(".")[0]).addHandler(logging.NullHandler())

@@ -1,24 +1,60 @@
-"""The versioned file cache: files with parameters and attributes, to be found again by them."""
+"""The versioned file cache: files with parameters and attributes, which can be found by these.
 
+This is the public interface: what it does is in `core` and `cleaning`.
+"""
+
+import io
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
 from weakref import finalize
 
-from package_cache.errors import ArgumentError, UnknownCriterion
+from package_cache.errors import ArgumentError, ItemError, UnknownCriterion
 from package_cache.library import cleaning
 from package_cache.library.cleaning import Report
-from package_cache.library.core import Core, check_changes
-from package_cache.library.forms import Attributes, Content, State, content_of, new_item
+from package_cache.library.core import Attributes, Core, State, check_changes, directory, new_item
 from package_cache.library.items import CacheItem
-from package_cache.library.opening import directory
-from package_cache.library.writing import BinaryWriter, TextWriter, Writing
 from package_cache.model import Status
-from package_cache.rules.library.searching import LATEST, Selection, condition, criteria, status_of
+from package_cache.rules.library.searching import LATEST, Criteria, Selection, condition, criteria, status_of
 from package_cache.storage.items.rows import ItemRow
+from package_cache.storage.items.table import New
+from package_cache.storage.system import translated
+
+
+class BinaryWriter(io.BufferedWriter):
+    """A binary file; `item` is what is written."""
+
+    item: CacheItem
+
+
+class TextWriter(io.TextIOWrapper):
+    """A text file; `item` is what is written."""
+
+    item: CacheItem
+
+
+def _is_text_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+    except LookupError:
+        return False
+    return True
+
+
+class Content(TypedDict):
+    """What `Cache.contents` says of an item; `disk_fname` is None if there is no file."""
+
+    status: int
+    fname: str
+    last_read: datetime | None
+    read_count: int
+    item: CacheItem
+    disk_fname: str | None
+
 
 Moment = str | datetime
 Several = int | Collection[int]
@@ -48,11 +84,11 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Close what is open. What this object's items were writing may be taken over by others."""
+        """Close the cache. Others may then write the items that were being written through this object."""
         self._core.close()
 
     def reload(self) -> None:
-        """Close what is open, and look at the directory anew."""
+        """Close the cache, and open the directory again."""
         self._core.close()
         self._open(self._core.root)
 
@@ -82,12 +118,12 @@ class Cache:
         label: str | None = None,
         filename: str | None = None,
     ) -> CacheItem:
-        """The next version of a thing: write its file at `item.path`, then call `item.ready()`.
+        """The next version of an item: write its file at `item.path`, then call `item.ready()`.
 
-        In WRITE it is this object's to write: `best_or_new` waits for it elsewhere. The file's name is that in the uri, and
-        `ext` that of the file's name, unless they are given.
+        In WRITE only this object may write it: other callers of `best_or_new` wait for it. Unless they are given, the
+        file's name is that in the uri, and `ext` is that of the file's name.
         """
-        return self._held(self._core.create(new_item(uri, params, attrs, status, ext, label, filename)))
+        return self._held(self._core.create(self._new(uri, params, attrs, status, ext, label, filename)))
 
     @overload
     def writing(
@@ -100,7 +136,7 @@ class Cache:
         label: str | None = None,
         filename: str | None = None,
         mode: Literal["wb"] = "wb",
-    ) -> Writing[BinaryWriter]: ...
+    ) -> AbstractContextManager[BinaryWriter]: ...
 
     @overload
     def writing(
@@ -114,7 +150,7 @@ class Cache:
         filename: str | None = None,
         mode: Literal["w", "wt"],
         encoding: str | None = None,
-    ) -> Writing[TextWriter]: ...
+    ) -> AbstractContextManager[TextWriter]: ...
 
     def writing(
         self,
@@ -130,9 +166,41 @@ class Cache:
     ) -> Any:
         """A file to write the next version into, in a `with` statement; `.item` of the file is the item.
 
-        It is READY at the end, or, if that comes by an exception, FAILED and without a file. Text is UTF-8 or `encoding`.
+        At the end of the block it is READY; after an exception it is FAILED, and has no file. Text is UTF-8, or `encoding`.
         """
-        return Writing(self._core, new_item(uri, params, attrs, Status.WRITE, ext, label, filename), mode, encoding)
+        if mode not in ("wb", "w", "wt"):
+            raise ArgumentError(f"mode: {mode!r} does not write an item from its beginning; 'wb' and 'w' do")
+        if mode == "wb" and encoding is not None:
+            raise ArgumentError(f"encoding: {encoding!r} is for text; write mode='w'")
+        if encoding is not None and not _is_text_encoding(encoding):
+            raise ArgumentError(f"encoding: there is no text encoding {encoding!r}; write 'utf-8'")
+        new = self._new(uri, params, attrs, Status.WRITE, ext, label, filename)
+        return self._written(new, None if mode == "wb" else encoding or "utf-8")
+
+    @contextmanager
+    def _written(self, new: New, encoding: str | None) -> Iterator[BinaryWriter | TextWriter]:
+        row = self._core.begin(new)
+        item = self._item(row)
+        self._core.writers.hold(row.name, item)
+        with translated(f"write {item.path}"):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            raw = io.FileIO(os.open(item.path, flags, 0o666), "wb")
+        file: Any = BinaryWriter(raw) if encoding is None else TextWriter(io.BufferedWriter(raw), encoding=encoding)
+        file.item = item
+        try:
+            try:
+                yield file
+            finally:
+                with translated(f"write {item.path}"):
+                    file.close()
+            item.ready()
+        except BaseException:
+            with suppress(ItemError):  # its record may have been removed: the error to tell is what ended the writing
+                row = self._core.again(item._row)
+                if row.status == Status.WRITE:
+                    self._core.files.remove(row)
+                    item.failed()
+            raise
 
     def move_in(
         self,
@@ -149,7 +217,7 @@ class Cache:
     ) -> CacheItem:
         """A new version with the bytes of a file, which stays where it is unless `copy` is False.
 
-        The uri is the file's name if none is given. The status stays WRITE until `ready()`, unless another one is given.
+        Without a uri, it is the file's name. The status stays WRITE until `ready()` is called, unless another one is given.
         """
         source = Path(path)
         if not os.path.isfile(source):  # noqa: PTH113 - nor what it cannot look at
@@ -177,9 +245,10 @@ class Cache:
     ) -> CacheItem | None:
         """The highest version that has one of these statuses; None if there is none.
 
-        One that is READY has its bytes, or was set READY by hand and never had any. Damaged ones are put out of service.
+        A version that is READY has its bytes, or was set READY by hand and never had any. Damaged ones are taken out of
+        service.
         """
-        wanted = criteria(uri, params, status=status, newer_than=newer_than, older_than=older_than)
+        wanted = self._criteria(uri, params, status=status, newer_than=newer_than, older_than=older_than)
         row = self._core.best(wanted)
         return None if row is None else self._read(row)
 
@@ -201,12 +270,12 @@ class Cache:
     ) -> CacheItem:
         """What `best` finds, else a version to be written, in one step over all threads and processes.
 
-        A version that failed, or whose writer is gone, is begun anew. While somebody else writes one, waits for it, for
-        `timeout` seconds at most (ItemBusy); the thread that writes it gets the same item again. Without `wait`, makes a
-        version of its own.
+        A version that failed, or whose writer no longer exists, is written again. While another writer has it, waits for
+        `timeout` seconds at most, then raises ItemBusy; the thread that writes it gets the same item again. Without
+        `wait`, makes another version.
         """
-        wanted = criteria(uri, params, status=status, newer_than=newer_than, older_than=older_than)
-        new = new_item(uri, params, attrs, new_status, ext, label, filename)
+        wanted = self._criteria(uri, params, status=status, newer_than=newer_than, older_than=older_than)
+        new = self._new(uri, params, attrs, new_status, ext, label, filename)
         if not wait or new.status != Status.WRITE:
             row = self._core.best(wanted)
             return self._held(self._core.create(new)) if row is None else self._read(row)
@@ -221,20 +290,21 @@ class Cache:
     ) -> list[CacheItem]:
         """All items that meet every criterion, in the order in which they were made; without any, all.
 
-        `uri` is the thing without parameters, or with `params`; `uri_glob` a pattern with `*` and `?`, whatever the
-        parameters; `params` alone are those of any uri. `status`, `version` and `ids` may be several; `version` -1 is the
-        highest of each thing. `newer_than` and `older_than` are of `date`. `ext`, `label`, `filename` and `key` are equal.
-        `attrs`: see `by_attrs`. What is removed is found only if `status` or `include_removed` asks for it.
+        `uri` alone means the item without parameters, with `params` the one with these; `uri_glob` is a pattern with `*`
+        and `?`, whatever the parameters; `params` alone are those of any uri. `status`, `version` and `ids` may be several;
+        `version` -1 is the highest version of each item. `newer_than` and `older_than` are compared with `date`; `ext`,
+        `label`, `filename` and `key` have to be equal. `attrs`: see `by_attrs`. Removed items are found only if `status`
+        or `include_removed` asks for them.
         """
-        return [CacheItem(self._core, row) for row in self._core.items.find(criteria(uri, params, **wanted))]
+        return [self._item(row) for row in self._core.items.find(self._criteria(uri, params, **wanted))]
 
     def by_attrs(self, attrs: Attributes) -> set[int]:
         """The numbers (`item.id`) of all items, removed ones too, whose attributes or parameters meet conditions.
 
         `{"rows>=": 100}` or `{"rows": (">=", 100)}`; operators are `=` (or none), `!=`, `>=`, `<=`, `>`, `<`, and `~` for
-        texts that match a pattern with `*`, `?` and `[...]`. A name is that of a value anywhere in dicts and lists, or all
-        names that lead to it, joined by dots. A list is any of its values (with `!=`, none). `DATE:` begins a date.
-        All must hold; with `"__and": False` any. `"__or": [{...}, {...}]` is a group.
+        strings that match a pattern with `*`, `?` and `[...]`. A name is that of a value anywhere in dicts and lists, or
+        all names that lead to it, joined by dots. A list means any of its values (with `!=`, none of them). `DATE:` begins
+        a date. All conditions must hold; with `"__and": False` any of them. `"__or": [{...}, {...}]` is a group.
         """
         return self._core.items.numbers(condition(attrs)) if attrs else set()
 
@@ -256,12 +326,12 @@ class Cache:
         update: Attributes,
         **wanted: Unpack[Selection],
     ) -> int:
-        """Change items that `search` would find: some of `attrs` (those named), `label`, `filename`, `date`, `status`.
+        """Change items that `search` would find; how many there were.
 
-        How many there were.
+        `update` has new values of `label`, `filename`, `date`, `status`, and of the `attrs` that are named in it.
         """
         check_changes(update)
-        return self._core.update(self._core.items.find(criteria(uri, params, **wanted)), update)
+        return self._core.update(self._core.items.find(self._criteria(uri, params, **wanted)), update)
 
     def update_status(
         self,
@@ -271,10 +341,10 @@ class Cache:
         status: State = Status.READY,
         key: str | None = None,
     ) -> int:
-        """Give the highest version, or others, any status, by hand; how many there were.
+        """Set the status of the highest version, or of others, by hand; how many there were.
 
-        READY takes over what was written at the path, and otherwise the bytes that the item had before. An item that has
-        none may be READY too: it is a record, and nobody is ever served it.
+        READY takes over the file that was written at the path, else the bytes that the item had before. An item without
+        bytes may be READY too: it is a record, and never served.
         """
         return self._core.set_status(self._versions(uri, params, version, key), status_of(status))
 
@@ -295,7 +365,7 @@ class Cache:
         version: Several | None = LATEST,
         key: str | None = None,
     ) -> int:
-        """Say that nothing came of the highest version, or of others; how many there were."""
+        """Give up the highest version, or others: they are FAILED. How many there were."""
         return self.update_status(uri, params, version, Status.FAILED, key)
 
     def update_date(
@@ -308,8 +378,8 @@ class Cache:
         newdate: Moment | None = None,
         datefield: str = "date",
     ) -> int:
-        """Set `date` or `last_read`, or an attribute of another name, to a time, now without one; of how many items."""
-        rows = self._core.items.find(criteria(uri, params, version=version, status=status, key=key))
+        """Set `date`, `last_read` or an attribute to a time, or to now; how many items there were."""
+        rows = self._core.items.find(self._criteria(uri, params, version=version, status=status, key=key))
         return self._core.update_date(rows, datefield, newdate)
 
     def _versions(
@@ -317,7 +387,7 @@ class Cache:
     ) -> list[ItemRow]:
         if uri is None and key is None:
             raise ArgumentError("which item? Give its uri, and params if it has any, or its key")
-        return self._core.items.find(criteria(uri, params, version=version, key=key))
+        return self._core.items.find(self._criteria(uri, params, version=version, key=key))
 
     # -- removing and cleaning
 
@@ -336,7 +406,7 @@ class Cache:
         With `disk` their bytes are deleted, and without `keep_record` their records, too. To remove all items say so:
         `everything=True`.
         """
-        meant = criteria(uri, params, **wanted)
+        meant = self._criteria(uri, params, **wanted)
         if meant.is_open and not everything:
             raise ArgumentError("remove what? Give uri, attrs or another criterion, or everything=True")
         rows = self._core.items.find(meant)
@@ -345,36 +415,36 @@ class Cache:
         return self._core.set_status(rows, Status.TRASH)
 
     def restore(self, uri: str | None = None, params: Attributes | None = None, **wanted: Unpack[Selection]) -> int:
-        """Take items out of the trash, all without a criterion, as they were before; how many there were."""
+        """Take items out of the trash, without a criterion all of them; how many there were."""
         return self._core.restore(self._trash(uri, params, wanted))
 
     def purge(self, uri: str | None = None, params: Attributes | None = None, **wanted: Unpack[Selection]) -> int:
-        """Delete what is in the trash, all without a criterion, for good; how many items there were."""
+        """Delete items in the trash for good, without a criterion all of them; how many there were."""
         return self._core.remove(self._trash(uri, params, wanted), keep_record=False)
 
     def _trash(self, uri: str | None, params: Attributes | None, wanted: Selection) -> list[ItemRow]:
         if "status" in wanted:
-            raise UnknownCriterion("what is in the trash has the status TRASH; nothing can be selected by status")
+            raise UnknownCriterion("items in the trash have the status TRASH: they cannot be selected by status")
         wanted["status"] = Status.TRASH
-        return self._core.items.find(criteria(uri, params, **wanted))
+        return self._core.items.find(self._criteria(uri, params, **wanted))
 
     def clean_db(self) -> int:
         """Delete the records of items without a file, but not of those that are being written; how many there were."""
         return cleaning.clean_db(self._core)
 
     def clean_disk(self) -> int:
-        """Delete files under the paths of items that no item has; how many there were."""
+        """Delete orphans: files below the paths of items that belong to no item. How many there were."""
         return cleaning.clean_disk(self._core)
 
     def autoclean(self) -> int:
-        """Keep of each thing the highest version that is READY, else in WRITE; and what is being written, and the trash.
+        """Delete all versions but the highest that is READY, else in WRITE, of each item; how many these were.
 
-        The others are deleted, then follows `clean_disk`; how many these were.
+        What is being written, and the trash, stay. Then `clean_disk` is done.
         """
         return cleaning.autoclean(self._core)
 
     def fsck(self, *, repair: bool = False) -> Report:
-        """What does not fit together; with `repair`, it is deleted, but for files that were begun."""
+        """Find records without files and files without records; with `repair`, delete them, except files being written."""
         return cleaning.check(self._core, repair=repair)
 
     @property
@@ -386,14 +456,35 @@ class Cache:
         """Whether so many bytes are free."""
         return size <= self._core.free_space
 
+    def _criteria(self, uri: str | None, params: Attributes | None, **wanted: Unpack[Selection]) -> Criteria:
+        return criteria(uri, params, **wanted)
+
+    def _new(self, uri: str, params: Attributes | None, *more: Any) -> New:
+        return new_item(uri, params, *more)
+
+    def _item(self, row: ItemRow) -> CacheItem:
+        return CacheItem(self._core, row)
+
     def _read(self, row: ItemRow) -> CacheItem:
         if row.status == Status.READY:
             self._core.reads.note(row.id)
-        return CacheItem(self._core, row)
+        return self._item(row)
 
     def _held(self, row: ItemRow) -> CacheItem:
         """The item of a new row, with the lease that came with it."""
-        item = CacheItem(self._core, row)
+        item = self._item(row)
         if row.status == Status.WRITE:
             self._core.writers.hold(row.name, item)
         return item
+
+
+def content_of(item: CacheItem) -> Content:
+    """What `Cache.contents` says of an item."""
+    return {
+        "status": item.rstatus,
+        "fname": item.cache_fname,
+        "last_read": item.last_read,
+        "read_count": item.read_count,
+        "item": item,
+        "disk_fname": None if item.size is None else item.cache_fname,
+    }

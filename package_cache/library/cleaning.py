@@ -1,4 +1,4 @@
-"""Looks for what does not fit together, records and files, and cleans it up."""
+"""Finds records without files, and files without records (orphans), and deletes them."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ from package_cache.library.items import CacheItem
 from package_cache.model import Status
 from package_cache.rules.library.searching import Criteria
 from package_cache.storage.items.rows import ItemRow
-from package_cache.storage.items.strays import remove_stray, strays
+from package_cache.storage.orphans import orphaned_item_files, remove_files
 from package_cache.storage.removal import PAGE
 
 _ALL = Criteria(include_removed=True)
@@ -19,7 +19,11 @@ _UNFINISHED = (Status.UNINITIALIZED, Status.WRITE)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `fsck` found: records without a file, items that were begun and that nobody writes, files without a record."""
+    """What `fsck` found.
+
+    `missing`: records without a file; `abandoned`: items that were begun and have no writer; `strays`: orphans, which are
+    files without a record.
+    """
 
     missing: tuple[CacheItem, ...]
     abandoned: tuple[CacheItem, ...]
@@ -31,12 +35,12 @@ class Report:
 
 
 def without_file(core: Core, items: Iterable[ItemRow]) -> list[ItemRow]:
-    """Those that have no file, or a damaged one, and that nobody is writing."""
+    """The items that have no file, or a damaged one, and that are not being written."""
     return [item for item in items if not _has_file(core, item) and not core.is_written(item)]
 
 
 def _has_file(core: Core, item: ItemRow) -> bool:
-    return core.library.is_sound(item) if item.digest is not None else core.files.has_draft(item)
+    return core.is_sound(item) if item.digest is not None else core.files.has_draft(item)
 
 
 def clean_db(core: Core) -> int:
@@ -45,54 +49,54 @@ def clean_db(core: Core) -> int:
 
 
 def delete(core: Core, items: Sequence[ItemRow]) -> int:
-    """Delete items with their records, but for those that somebody writes or has changed; how many these were."""
+    """Delete items and their records, except those that are being written or were changed; how many these were."""
     return sum(_delete_some(core, items[start : start + PAGE]) for start in range(0, len(items), PAGE))
 
 
 def _delete_some(core: Core, items: Sequence[ItemRow]) -> int:
     held: list[ItemRow] = []
     try:
-        # A version that failed is taken over under the same number: with its lease here it stays as it is.
+        # A version that failed may be written again under the same number: while we hold its lease, nobody does.
         held.extend(item for item in items if core.writers.take(item.name))
         now = core.items.find(Criteria(ids=frozenset(item.id for item in held), include_removed=True))
         before = {item.name: item for item in held}
-        return core.remove([item for item in now if _is_no_more(before.get(item.name), item)], keep_record=False)
+        return core.remove([item for item in now if _is_unchanged(before.get(item.name), item)], keep_record=False)
     finally:
         for item in held:
             core.writers.give_back(item.name)
 
 
-def _is_no_more(before: ItemRow | None, now: ItemRow) -> bool:
-    """Whether an item has not become more than it was, nor another one; less it may be, since bytes are looked at."""
+def _is_unchanged(before: ItemRow | None, now: ItemRow) -> bool:
+    """Whether an item is still what it was, or has lost its bytes since."""
     if before is None:
         return False
     return (now.status, now.digest) == (before.status, before.digest) or now.status in (Status.FAILED, Status.DELETED)
 
 
 def clean_disk(core: Core) -> int:
-    """Delete the files that no record has; how many these were."""
+    """Delete the orphans; how many these were."""
     found = _strays(core)
     for path in found:
-        remove_stray(path)
+        remove_files([path])
     return len(found)
 
 
 def _strays(core: Core) -> list[Path]:
-    return list(strays(core.items, core.files, time.time()))
+    return list(orphaned_item_files(core.items, core.files, time.time()))
 
 
 def autoclean(core: Core) -> int:
-    """Keep one version of each key, the highest that is READY, else the highest in WRITE, and what is being written now.
+    """Delete all versions of each key but the highest that is READY, else the highest in WRITE; how many these were.
 
-    All others are deleted, but not what is in the trash; how many these were.
+    Items that are being written, or are in the trash, stay.
     """
     versions: dict[str, list[ItemRow]] = {}
     for item in core.items.find(_ALL):
         if item.status != Status.TRASH:
             versions.setdefault(item.key, []).append(item)
     kept = {key: _kept(core, several) for key, several in versions.items()}
-    doomed = [item for key, several in versions.items() for item in several if item is not kept[key]]
-    count = delete(core, doomed)
+    superseded = [item for key, several in versions.items() for item in several if item is not kept[key]]
+    count = delete(core, superseded)
     clean_disk(core)
     return count
 
@@ -100,13 +104,13 @@ def autoclean(core: Core) -> int:
 def _kept(core: Core, several: Sequence[ItemRow]) -> ItemRow | None:
     for status in (Status.READY, Status.WRITE):
         for item in sorted(several, key=lambda one: -one.version):
-            if item.status == status and (status != Status.READY or core.library.is_sound(item)):
+            if item.status == status and (status != Status.READY or core.is_sound(item)):
                 return item
     return None
 
 
 def check(core: Core, *, repair: bool) -> Report:
-    """Compare records and files; with `repair`, delete then what was found, but for files that were begun."""
+    """Compare records and files; with `repair`, delete what was found, except files that are being written."""
     items, files = core.items.find(_ALL), _strays(core)
     missing = without_file(core, (item for item in items if item.status not in (*_UNFINISHED, Status.DELETED)))
     abandoned = [item for item in items if item.status in _UNFINISHED and not core.is_written(item)]
@@ -118,5 +122,5 @@ def check(core: Core, *, repair: bool) -> Report:
     if repair:
         delete(core, [*missing, *without_file(core, abandoned)])
         for path in files:
-            remove_stray(path)
+            remove_files([path])
     return report

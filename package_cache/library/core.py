@@ -1,7 +1,13 @@
-"""What can be done with items of one cache directory: `Cache` and `CacheItem` are faces of this."""
+"""All operations on the items of one cache directory; `Cache` and `CacheItem` are their public interface.
 
+It opens the directory, checks what callers say of an item, and holds the leases of the items that are being written. It
+knows nothing of downloads and archives.
+"""
+
+import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,59 +15,181 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from package_cache.errors import ArgumentError, ItemBusy, ItemError, StoreError
-from package_cache.library.opening import now, open_library
-from package_cache.library.reads import Reads
+from package_cache.errors import ArgumentError, DamagedBlob, ItemBusy, ItemError, OnlyRead, StoreError
 from package_cache.library.writers import Writers
 from package_cache.model import Status
-from package_cache.rules.library.attributes import dump, load, moment
+from package_cache.rules.library.attributes import canonical, dump, load, moment
+from package_cache.rules.library.naming import extension, file_name, item_key
 from package_cache.rules.library.searching import Criteria, date, status_of
+from package_cache.storage.blobs import hash_file
+from package_cache.storage.cache_directory import default_directory, open_cache_directory
+from package_cache.storage.items.files import ItemFiles
 from package_cache.storage.items.rows import Details, ItemRow
-from package_cache.storage.items.table import New, Outcome
-from package_cache.storage.parts.part import translated
+from package_cache.storage.items.table import Items, New, Outcome
+from package_cache.storage.system import translated
 
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 30.0
+"""How long reads may be noted only in memory."""
 _CHANGEABLE = ("attrs", "label", "filename", "date", "status")
 _FIXED = ("key", "version", "uri", "params", "ext", "path")
 _LEAST, _MOST = 0.002, 0.1
-"""Seconds between two looks at whether a writer is done."""
+"""The shortest and longest time in seconds between two looks at whether a writer is done."""
+_REMEDY = "Give a directory that this user may write: --cache PATH, or path=... in Python"
+
+
+def directory(path: str | os.PathLike[str] | None, pkg: str | None) -> Path:
+    """Where the cache is: at `path`; else the cache directory of the program `pkg`; else that of package-cache itself.
+
+    Raises ArgumentError for a path that is a file.
+    """
+    if path is None:
+        return default_directory(pkg) if pkg else default_directory()
+    found = Path(os.path.abspath(os.path.expanduser(path)))  # noqa: PTH100, PTH111 - links in it stay as they are
+    if os.path.exists(found) and not os.path.isdir(found):  # noqa: PTH110, PTH112 - nothing is said of what is out of reach
+        raise ArgumentError(f"path: {found} is a file; give the directory of the cache")
+    return found
+
+
+def now() -> int:
+    """Microseconds of the epoch."""
+    return int(time.time() * 1e6)
+
+
+class Reads:
+    """When items of one `Cache` were read, and how often, as far as it is not in the registry yet: a write-behind buffer.
+
+    It is written with the first read after half a minute, and at the end; a killed process loses no more. Safe for any
+    number of threads.
+    """
+
+    def __init__(self, items: Items) -> None:
+        self._items = items
+        self._guard = threading.Lock()
+        self._owner = os.getpid()
+        self._noted: dict[int, tuple[int, int]] = {}
+        self._since = time.monotonic()
+
+    def note(self, number: int) -> None:
+        """An item is being read."""
+        with self._guarding():
+            self._noted[number] = (int(time.time() * 1e6), self._noted.get(number, (0, 0))[1] + 1)
+            is_due = time.monotonic() - self._since > FLUSH_SECONDS
+        if is_due:
+            self.flush()
+
+    def of(self, number: int) -> tuple[int | None, int]:
+        """When an item was last read, in microseconds of the epoch, and how often, as far as it is noted here."""
+        with self._guarding():
+            return self._noted.get(number, (None, 0))
+
+    def flush(self) -> None:
+        """Write the noted reads to the registry."""
+        with self._guarding():
+            noted, self._noted = self._noted, {}
+            self._since = time.monotonic()
+        if noted:
+            try:
+                self._items.read(noted)
+            except OnlyRead:
+                return
+            except StoreError as error:
+                logger.warning("the times at which items were read are lost: %s", error)
+
+    def _guarding(self) -> threading.Lock:
+        """The lock; a forked child starts with an empty buffer."""
+        if self._owner != os.getpid():
+            self._guard, self._noted, self._owner = threading.Lock(), {}, os.getpid()
+        return self._guard
 
 
 class Core:
-    """The items of one cache directory. Safe for any number of threads and processes. Methods raise StoreError."""
+    """The items of one cache directory, made if it is missing. Safe for any number of threads and processes.
+
+    With `reading`, it may be a directory that this user may only read. Methods raise StoreError.
+    """
 
     def __init__(self, root: Path, *, reading: bool = False) -> None:
         self.root = root
-        self.library = open_library(root, reading=reading)
-        self.items = self.library.items
-        self.files = self.library.files
+        self.stores = open_cache_directory(root, _REMEDY, reading=reading)
+        self.items = Items(self.stores.registry.database, self.stores.blobs)
+        self.files = ItemFiles(root / "items-v1")
         self.writers: Writers[object] = Writers(root / "leases-v1")
         self.reads = Reads(self.items)
 
     def close(self) -> None:
-        """Give leases back, and `rest`."""
+        """Release the leases, and `rest`."""
         self.writers.close()
         self.rest()
 
     def rest(self) -> None:
-        """Write what is left, and close what is open until it is needed again."""
+        """Write the noted reads, and close the registry until it is needed again."""
         self.reads.flush()
-        self.library.stores.registry.close()
+        self.stores.registry.close()
 
     # -- finding
 
     def best(self, wanted: Criteria) -> ItemRow | None:
-        """The highest version of those that are meant, one with all its bytes if it should have any."""
+        """The highest version that meets the criteria, and has its bytes if it should have any."""
         while True:
             item = self.items.best(wanted)
-            if item is None or item.status != Status.READY or self.library.is_sound(item):
+            if item is None or item.status != Status.READY or self.is_sound(item):
                 return item
 
     def again(self, item: ItemRow) -> ItemRow:
-        """An item as it is now. Raises ItemError if it is gone."""
+        """An item as it is now. Raises ItemError if it was removed."""
         found = self.items.best(Criteria(ids=frozenset((item.id,)), key=item.key, include_removed=True))
         if found is None or found.version != item.version:
             raise ItemError(f"{item.details.uri} version {item.version} was removed, its record too")
         return found
+
+    # -- bytes
+
+    def adopt(self, item: ItemRow) -> ItemRow:
+        """Take over the file that a caller wrote as the bytes of an item. Raises ItemError, StoreError.
+
+        A crash at any moment leaves the item either as it was, with its file, or READY.
+        """
+        path, blobs = self.files.path(item), self.stores.blobs
+        with self.files.open(item) as draft:
+            size = os.fstat(draft.fileno()).st_size
+            digest = hash_file(draft.fileno(), size).hexdigest()
+            blobs.finalize(draft)
+            with blobs.holding([digest]):
+                blobs.settle([blobs.adopt(path, digest, size)])
+                ready = self.items.adopt(item, digest, size)
+        self.files.link(ready)
+        return ready
+
+    def is_sound(self, item: ItemRow) -> bool:
+        """Whether an item has the bytes that it should have, at its path; if not, it is taken out of service.
+
+        Costs one look at the path. Raises StoreError.
+        """
+        if item.digest is None:
+            return True
+        try:
+            status = os.stat(self.files.path(item))  # noqa: PTH116 - often
+            if status.st_size == item.size and status.st_mtime_ns == self.stores.blobs.stamp_ns:
+                return True
+        except OSError:
+            pass
+        try:
+            self.stores.blobs.as_file(item.digest, item.size if item.size is not None else -1)
+        except DamagedBlob:
+            self.stores.damages.take_out(item.digest, item.size or 0)
+            return False
+        self.files.link(item)
+        return True
+
+    def sound_path(self, item: ItemRow) -> str:
+        """The path of the bytes of an item, after a look at them. Raises ItemError if it has none."""
+        if item.digest is None:
+            raise ItemError(f"{item.details.uri} version {item.version} has no bytes: write {self.files.path(item)}")
+        if not self.is_sound(item):
+            raise ItemError(f"{item.details.uri} version {item.version}: its file was damaged, and is in quarantine")
+        return self.files.path(item)
 
     # -- making
 
@@ -81,9 +209,9 @@ class Core:
         return item
 
     def best_or_begin(self, new: New, wanted: Criteria, timeout: float | None) -> ItemRow | object:
-        """The best item; else a version to be written, and its lease; else what this thread is writing already.
+        """The best item; else a version to be written, with its lease; else the one that this thread is writing already.
 
-        While somebody else writes it, waits until that is over, for `timeout` seconds at most. Raises ItemBusy.
+        While another writer has it, waits for that writer, for `timeout` seconds at most. Raises ItemBusy.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _LEAST
@@ -104,7 +232,7 @@ class Core:
                 pause = min(_MOST, pause * 1.5)
 
     def move_in(self, item: ItemRow, source: Path, *, copy: bool) -> None:
-        """Give an item, which is being written, a file's bytes. Raises StoreError."""
+        """Give an item that is being written the bytes of a file. Raises StoreError."""
         path = self.files.path(item)
         with translated(f"move {source} into the cache"):
             if not copy and not source.is_symlink():
@@ -118,20 +246,20 @@ class Core:
     # -- changing
 
     def ready(self, item: ItemRow) -> ItemRow:
-        """Take an item's file over. Nothing to be done for one that is READY and has bytes. Raises ItemError."""
+        """Take over the file at the path of an item, unless it is READY and has its bytes. Raises ItemError."""
         item = self.again(item)
         if item.status != Status.READY or item.digest is None or self.files.has_draft(item):
-            item = self.library.adopt(item)
+            item = self.adopt(item)
         self.writers.give_back(item.name)
         return item
 
     def set_status(self, items: Sequence[ItemRow], status: Status) -> int:
-        """Give items a status, whatever they had; how many there were. With READY, a file at the path is taken over."""
+        """Set the status of items, whatever it was; how many there were. With READY, a file at the path is taken over."""
         if status == Status.DELETED:
             return self.remove(items, keep_record=True)
         drafts = [item for item in items if status == Status.READY and self.files.has_draft(item)]
         for item in drafts:
-            self.library.adopt(item)
+            self.adopt(item)
         taken = {item.id for item in drafts}
         rest = [item for item in items if item.id not in taken]
         count = len(drafts) + self.items.move(rest, status)
@@ -149,7 +277,7 @@ class Core:
             self.writers.give_back(item.name)
 
     def remove(self, items: Sequence[ItemRow], *, keep_record: bool) -> int:
-        """Give up the bytes of items, and their records if these are not to be kept; how many there were."""
+        """Delete the bytes of items, and their records unless these are to be kept; how many there were."""
         self.items.drop(items, keep_record=keep_record)
         for item in items:
             self.files.remove(item)
@@ -178,7 +306,7 @@ class Core:
         return count
 
     def update_date(self, items: Sequence[ItemRow], field: str, newdate: object) -> int:
-        """Set a time of items, now without a `newdate`; how many there were."""
+        """Set a date of items, to now without a `newdate`; how many there were."""
         when = now() if newdate is None else date(newdate, "newdate")
         if field == "last_read":
             return self.items.set_read(items, when)
@@ -227,11 +355,11 @@ def changed(details: Details, changes: Mapping[str, object]) -> Details:
 
 
 def optional_text(name: str, value: object) -> str | None:
-    """A text, or None. Raises ArgumentError."""
+    """A string, or None. Raises ArgumentError."""
     if value is None or isinstance(value, str):
         dump({name: value}, name)
         return value
-    raise ArgumentError(f"{name}: a text is needed, not {value!r}")
+    raise ArgumentError(f"{name}: a string is needed, not {value!r}")
 
 
 def dated(details: Details, field: str, when: int) -> Details:
@@ -239,3 +367,26 @@ def dated(details: Details, field: str, when: int) -> Details:
     if field == "date":
         return replace(details, date=when)
     return replace(details, attrs=dump({**load(details.attrs), field: moment(when)}, "attrs"))
+
+
+Attributes = Mapping[str, object]
+State = int | str
+"""A `Status`, its number or its name."""
+
+
+def new_item(
+    uri: str,
+    params: Attributes | None,
+    attrs: Attributes | None,
+    status: State,
+    ext: str | None,
+    label: str | None,
+    filename: str | None,
+) -> New:
+    """A new item, checked. Raises ArgumentError."""
+    text = canonical(params or {}, "params")
+    key, name = item_key(uri, text), file_name(filename, uri)
+    details = Details(
+        str(uri), text, dump(attrs or {}, "attrs"), name, extension(ext, name), optional_text("label", label), now()
+    )
+    return New(key, details, status_of(status))

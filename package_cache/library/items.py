@@ -19,7 +19,7 @@ class CacheItem:
     """An item as it was when it was found; made by `Cache`, never by hand.
 
     Only `status` asks the registry each time. Methods raise `ItemError` if the record is gone, and `StoreError`. An item in
-    WRITE is its writer's for as long as this object lives.
+    WRITE belongs to its writer for as long as this object lives.
     """
 
     def __init__(self, core: Core, row: ItemRow) -> None:
@@ -46,7 +46,7 @@ class CacheItem:
 
     @property
     def key(self) -> str:
-        """What uri and parameters come to: SHA-256 in hex."""
+        """SHA-256 in hex of the uri and the parameters."""
         return self._row.key
 
     @property
@@ -61,7 +61,7 @@ class CacheItem:
 
     @property
     def uri(self) -> str:
-        """What it was made of."""
+        """The uri that it was made with."""
         return self._row.details.uri
 
     @cached_property
@@ -81,7 +81,7 @@ class CacheItem:
 
     @property
     def ext(self) -> str | None:
-        """The end of the file's name, without its first dot."""
+        """The extension of the file's name, without its first dot."""
         return self._row.details.ext
 
     @property
@@ -91,7 +91,7 @@ class CacheItem:
 
     @property
     def date(self) -> datetime:
-        """When it was made, or what `update_date` said."""
+        """When it was made, or the date that `update_date` set."""
         return moment(self._row.details.date)
 
     @property
@@ -120,13 +120,13 @@ class CacheItem:
     @property
     def cache_fname(self) -> str:
         """The last part of the path."""
-        return os.path.basename(self.path)  # noqa: PTH119 - a text, as the path is
+        return os.path.basename(self.path)  # noqa: PTH119 - a string, as the path is
 
     @property
     def size(self) -> int | None:
         """Bytes in the file, None if there is none."""
         try:
-            return os.stat(self.path).st_size  # noqa: PTH116 - a text, as the path is
+            return os.stat(self.path).st_size  # noqa: PTH116 - a string, as the path is
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -145,7 +145,7 @@ class CacheItem:
         Raises ItemError if the item has no bytes, or damaged ones.
         """
         self._row = self._core.again(self._row)
-        path = self._core.library.sound(self._row)
+        path = self._core.sound_path(self._row)
         self.accessed()
         return open_archive(path, needed=needed, large=large, default_mode=default_mode, encoding=encoding)
 
@@ -179,7 +179,7 @@ class CacheItem:
         self._row = self._core.ready(self._row)
 
     def failed(self) -> None:
-        """Say that nothing came of writing it. The file stays until the next attempt, or until it is cleaned away."""
+        """Give up writing it. The file stays until the next attempt, or until it is cleaned up."""
         self.status = Status.FAILED
 
     def accessed(self) -> None:

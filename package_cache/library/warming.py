@@ -1,14 +1,13 @@
-"""Has files in the cache of the proxy before a client asks for them: asks the service as a client would.
+"""Fetches files into the cache of the proxy before a client asks for them: it asks the service as a client would.
 
-The download is the service's own, with its leases: what a running server downloads is waited for, and the other way round.
+The service takes its leases for that: it waits for what a running server downloads already, and the server for this.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills.fill import Fill, FillReader
-from package_cache.engine.pending import Pending
+from package_cache.engine.fills.reader import FillReader, Growing
 from package_cache.engine.service import Service
 from package_cache.errors import ArgumentError, FillError, NoRepository, PackageCacheError
 from package_cache.model import Request, Target
@@ -19,8 +18,8 @@ _STALE, _PASSED = "stale", "passed"
 _NEW = frozenset({"miss", "refetched", "joined"})
 
 
-class Fate(Enum):
-    """What became of a file: it was fetched, it was here and good, or it could not be had."""
+class WarmStatus(Enum):
+    """Whether a file was fetched, was in the cache and fresh, or could not be fetched."""
 
     FETCHED = "fetched"
     HERE = "here"
@@ -28,17 +27,17 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one file, and why; `size` is in bytes, of what was fetched."""
+class WarmedFile:
+    """A file that was asked for; `size` is in bytes, of what was fetched, and `reason` is why it failed."""
 
     name: str
-    fate: Fate
+    status: WarmStatus
     size: int = 0
     reason: str = ""
 
 
 class Warmer:
-    """Asks for files, each once at a time. Safe for any number of threads."""
+    """Asks for files. Safe for any number of threads, as long as no two ask for the same file."""
 
     def __init__(self, service: Service, accept: str | None = None) -> None:
         self._service = service
@@ -47,23 +46,23 @@ class Warmer:
 
     @property
     def arrived(self) -> int:
-        """Bytes of the files that are under way."""
+        """Bytes so far of the files that are being downloaded."""
         return sum(tuple(self._arrived.values()))
 
-    def warm(self, name: str) -> Outcome:
-        """Have a file here and good, by the path or the URL that a client would ask for."""
+    def warm(self, name: str) -> WarmedFile:
+        """Have a file in the cache and fresh, by the path or the URL that a client would ask for."""
         try:
             return self._ask(name, self._target(name))
         except PackageCacheError as error:
-            return Outcome(name, Fate.FAILED, reason=str(error))
+            return WarmedFile(name, WarmStatus.FAILED, reason=str(error))
 
     def _target(self, name: str) -> Target:
-        """What is meant. Raises RequestError, ArgumentError."""
+        """The target of a path or URL. Raises RequestError, ArgumentError."""
         routes = self._service.routes
         if "://" in name:
             target = routes.find(name, None)
             if is_own(target):
-                raise NoRepository("it is this cache's own business, and no file")
+                raise NoRepository("it is a page of this cache itself, and not a file")
             return target
         if not name.startswith("/"):
             raise ArgumentError("it is neither a path, which begins with a slash, nor a URL")
@@ -72,27 +71,32 @@ class Warmer:
             raise NoRepository("no repository that is configured has it")
         return target
 
-    def _ask(self, name: str, target: Target) -> Outcome:
-        step = self._service.begin(Request("GET", target, self._fields, client=_CLIENT))
-        while isinstance(step, Pending):
-            step.wait()
-            step = step.advance()
+    def _ask(self, name: str, target: Target) -> WarmedFile:
+        request = Request("GET", target, self._fields, client=_CLIENT)
+        answer = self._service.answer(request)
         try:
-            return self._judged(name, step)
+            return self._judged(name, request, answer)
         finally:
             self._arrived.pop(name, None)
-            if not isinstance(step.body, bytes | None):
-                step.body.close()
+            answer.close()
 
-    def _judged(self, name: str, answer: Answer) -> Outcome:
+    def _judged(self, name: str, request: Request, answer: Answer) -> WarmedFile:
+        if answer.error is not None:
+            return WarmedFile(name, WarmStatus.FAILED, reason=str(answer.error))
         if answer.kind == _STALE:
-            return Outcome(name, Fate.FAILED, reason="no source could be asked; it is here as it was")
+            return WarmedFile(name, WarmStatus.FAILED, reason="no source could be asked; the stored version is stale")
         if answer.kind == _PASSED:
-            return Outcome(name, Fate.FAILED, reason="it can be had, but is not stored; -v says why")
-        size = self._stored(name, answer.body.fill) if isinstance(answer.body, FillReader) else 0
-        return Outcome(name, Fate.FETCHED if answer.kind in _NEW else Fate.HERE, size)
+            return WarmedFile(name, WarmStatus.FAILED, reason="it could be fetched, but is not stored; -v says why")
+        size = 0
+        if isinstance(answer.body, FillReader):
+            size = self._stored(name, answer.body.fill)
+        elif answer.kind in _NEW:
+            size = len(answer.body) if isinstance(answer.body, bytes) else 0
+            if not self._service.is_stored(request):
+                return WarmedFile(name, WarmStatus.FAILED, reason="it was fetched, but could not be stored; -v says why")
+        return WarmedFile(name, WarmStatus.FETCHED if answer.kind in _NEW else WarmStatus.HERE, size)
 
-    def _stored(self, name: str, fill: Fill) -> int:
+    def _stored(self, name: str, fill: Growing) -> int:
         """Wait until all of it is stored; its size in bytes. Raises FillError."""
         progress = fill.progress()
         while not progress.journal.done:

@@ -1,4 +1,4 @@
-"""Who writes which item: a lease for each item in WRITE, which lasts as long as its object, and dies with the process."""
+"""The leases of items in WRITE: each lasts as long as its holder's object, and dies with the process."""
 
 import threading
 from collections import deque
@@ -7,14 +7,14 @@ from typing import Generic, TypeVar
 from weakref import finalize, ref
 
 from package_cache.errors import StoreError
-from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.locks import NameLocks
+from package_cache.storage.system import forget_in_children
 
 _T = TypeVar("_T")
 
 
 class _Lease(Generic[_T]):
-    """The right to write an item, from one taking to the next giving back."""
+    """The right to write an item, from when it is taken to when it is released."""
 
     __slots__ = ("holder", "thread")
 
@@ -26,8 +26,8 @@ class _Lease(Generic[_T]):
 class Writers(Generic[_T]):
     """The leases of one `Cache`, by the names of items; `_T` are the objects that hold them. Methods raise StoreError.
 
-    An object may be collected at any moment, in any thread, even one that is just in here: what it held is then given back
-    by whoever leaves here next.
+    An object may be collected at any moment, in any thread, even in one that is inside a method here: its lease is then
+    released by the next thread that leaves a method.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class Writers(Generic[_T]):
         forget_in_children(self)
 
     def take(self, name: str) -> bool:
-        """Take the lease of an item, for the thread that calls, unless somebody has it. Never waits."""
+        """Take the lease of an item for the calling thread, unless another writer has it. Never waits."""
         self._collect()
         try:
             with self._guard:
@@ -51,7 +51,7 @@ class Writers(Generic[_T]):
         return taken
 
     def hold(self, name: str, holder: _T) -> None:
-        """A lease that this thread has just taken lasts as long as its holder; anybody else's is left alone."""
+        """Let the lease that this thread has just taken last as long as its holder. Other leases are left alone."""
         lease = self._leases.get(name)
         if lease is None or lease.holder is not None or lease.thread is not threading.current_thread():
             return
@@ -60,21 +60,21 @@ class Writers(Generic[_T]):
         finalize(holder, self._give_back, name, lease).atexit = False
 
     def mine(self, name: str) -> _T | None:
-        """The holder of a lease that the thread that calls has taken."""
+        """The holder of a lease that the calling thread has taken."""
         lease = self._leases.get(name)
         if lease is None or lease.holder is None or lease.thread is not threading.current_thread():
             return None
         return lease.holder()
 
     def is_written(self, name: str) -> bool:
-        """Whether anybody has the lease."""
+        """Whether there is a writer, who has the lease."""
         if not self.take(name):
             return True
         self.give_back(name)
         return False
 
     def give_back(self, name: str) -> None:
-        """Give a lease back; nothing if it was."""
+        """Release a lease, unless that was done already."""
         self._give_back(name, self._leases.get(name))
 
     def _give_back(self, name: str, lease: _Lease[_T] | None) -> None:
@@ -94,7 +94,7 @@ class Writers(Generic[_T]):
                 self._guard.release()
 
     def close(self) -> None:
-        """Give all back."""
+        """Release all leases."""
         for name in list(self._leases):
             self.give_back(name)
 

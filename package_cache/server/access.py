@@ -7,12 +7,14 @@ import errno
 import json
 import logging
 import os
+import re
 import stat
 import threading
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,8 @@ from package_cache.server.outlets import Outlet
 
 logger = logging.getLogger("package_cache.access")
 
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+"""What stands in a line as it is: printable ASCII but for the quotation mark and the backslash."""
 _FETCHED = frozenset({"miss", "refetched", "relayed", "aside", "passed", "tunnel"})
 _REOPEN_SECONDS = 1.0
 _KEPT = 4096
@@ -42,8 +46,8 @@ class Said:
     by: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.shown = f'"{_escaped(self.method)} {_escaped(self.target)} HTTP/1.1"'
-        self.by = f'"-" "{_escaped(self.agent)}"'
+        self.shown = f'"{_escaped(f"{self.method} {self.target}")} HTTP/1.1"'
+        self.by = _as_agent(self.agent)
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class AccessRecord:
 
 def combined(record: AccessRecord, stamp: str) -> str:
     """The combined format, followed by: kind, bytes from the cache, bytes from a source, seconds, source."""
-    said, sent, fetched = record.said, record.sent, record.fetched
+    said, sent, fetched = record.said, record.sent, record.sent if record.kind in _FETCHED else 0
     return (
         f"{record.client} - - [{stamp}] {said.shown} {record.status} {sent} {said.by} {record.kind}"
         f"{'-cut' if record.cut else ''} {sent - fetched} {fetched} {record.seconds:.6f} {record.source}"
@@ -96,8 +100,14 @@ def as_json(record: AccessRecord) -> str:
     )
 
 
+@lru_cache(256)
+def _as_agent(agent: str) -> str:
+    """How a client's name for itself stands in a line: clients of one kind say the same in each request."""
+    return f'"-" "{_escaped(agent)}"'
+
+
 def _escaped(text: str) -> str:
-    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+    if _PLAIN.fullmatch(text):
         return text
     return text.encode("unicode_escape").decode("ascii").replace('"', "\\x22")
 
@@ -172,7 +182,8 @@ class FileSink:
         """
         if time.monotonic() - self._looked >= _REOPEN_SECONDS:
             self.reopen()
-        return self._outlet.write(f"{line}\n".encode("ascii", "backslashreplace") for line in lines)
+        data = "\n".join(lines).encode("ascii", "backslashreplace")
+        return self._outlet.write([line + b"\n" for line in data.split(b"\n")])
 
     def reopen(self) -> None:
         """Write to the file that has the name now; one that is moved away or gone is made anew."""
@@ -235,10 +246,24 @@ class AccessLog:
         if self._json:
             self.lines.append(as_json(record))
             return
-        second = int(record.when)
+        self.lines.append(combined(record, self._stamped(record.when)))
+
+    def add_hit(self, client: str, when: float, line: bytes, like: Said, sent: int, seconds: float, source: str) -> None:
+        """As `add`, for the whole of a stored file, where the first line of the request has nothing to be escaped."""
+        text = line.decode("ascii")
+        if self._json or self._successor is not None:
+            method, target, _ = text.split(" ")
+            said = Said(method, target, like.agent)
+            self.add(AccessRecord(client, when, said, 200, sent, "hit", source, seconds, cut=False))
+            return
+        stamp = self._stamp if int(when) == self._second else self._stamped(when)
+        self.lines.append(f'{client} - - [{stamp}] "{text}" 200 {sent} {like.by} hit {sent} 0 {seconds:.6f} {source}')
+
+    def _stamped(self, when: float) -> str:
+        second = int(when)
         if second != self._second:
             self._second, self._stamp = second, time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(second))
-        self.lines.append(combined(record, self._stamp))
+        return self._stamp
 
     def flush(self) -> None:
         """Write what was gathered."""

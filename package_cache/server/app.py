@@ -17,30 +17,27 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.aside import AsideReader
 from package_cache.engine.checks import CheckedReader
-from package_cache.engine.fills.fill import FillReader
-from package_cache.engine.relay import Relay
+from package_cache.engine.fills.reader import FillReader, Window
 from package_cache.engine.service import Service
 from package_cache.engine.several import SeveralReader
 from package_cache.errors import (
     BadRequest,
     FillError,
     Forbidden,
-    ForeignHost,
-    NotAllowed,
     NotImplementedHere,
     PackageCacheError,
     RequestError,
 )
 from package_cache.model import Request, Target
-from package_cache.rules.http import wire
 from package_cache.rules.http.answer import METHODS
-from package_cache.rules.http.content import MAX_CONTENT, is_small, length_to_pass
+from package_cache.rules.http.request import MAX_CONTENT, RequestHead, check_head, is_small, length_to_pass
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
 from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
+from package_cache.server.connections import phrase
 from package_cache.server.names import Names
+from package_cache.server.refusals import not_allowed
 from package_cache.server.tunnels import NOWHERE, Tunnels
 
 if TYPE_CHECKING:
@@ -54,7 +51,7 @@ _CONTENT_SECONDS = 5.0
 _POST_SECONDS = 60.0
 """How long all of what is passed on with a POST may take."""
 _SOME = 1 << 16
-_KNOWN_SERVERS = ("gunicorn/", "gevent/", "package-cache/")
+_KNOWN_SERVERS = ("gunicorn/", "gevent/")
 """Servers known to send a wrapped file from its position on, and not beyond Content-Length, as PEP 3333 asks; to send
 bodies of unknown length so that a client can tell a cut one from a whole one; to send each block, and with the first one
 the head, before they ask for the next. Others get a wrapped file only where it is sent whole, a body only once its length
@@ -89,7 +86,7 @@ class Application:
                 True,
             )
         account.note(answer)
-        start_response(_status_line(answer.reply.status), list(answer.reply.fields))
+        start_response(f"{answer.reply.status} {phrase(answer.reply.status)}", list(answer.reply.fields))
         return self._body(answer, environ, account, ends=ends and _is_known(environ))
 
     def close(self) -> None:
@@ -97,16 +94,16 @@ class Application:
         self.service.close()
         self.access.close()
 
-    def _answer(self, head: wire.Head, environ: "WSGIEnvironment") -> Answer:
+    def _answer(self, head: RequestHead, environ: "WSGIEnvironment") -> Answer:
         client = str(environ.get("REMOTE_ADDR") or "")
         if not self.admission.admits(client) and not (is_local(client) and self._asks_how_it_fares(head, environ)):
             raise Forbidden(NOT_ADMITTED)
-        wire.check(head)
+        check_head(head)
         posted = self._posted(head, environ)
         if posted is not None:
             content = _wanted_content(environ, length_to_pass(head))
             kind = environ.get("CONTENT_TYPE")
-            fields = head.combined | ({"content-type": str(kind)} if kind else {})
+            fields = {**head.combined, **({"content-type": str(kind)} if kind else {})}
             return self.service.post(Request("POST", posted, fields, client=client), content)
         if is_small(head):
             _read_content(environ)
@@ -121,21 +118,14 @@ class Application:
     def _not_allowed(self, method: str) -> RequestError:
         if method == "CONNECT" and self.tunnels:
             return NotImplementedHere("tunnels are made by the servers of the command package-cache, and by no other one")
-        where = "; --connect says where tunnels may lead" if method == "CONNECT" else ""
-        return NotAllowed(f"{method} is not allowed here, {' and '.join(METHODS)} are{where}")
+        return not_allowed(method)
 
-    def _find(self, head: wire.Head, environ: "WSGIEnvironment") -> Target:
+    def _find(self, head: RequestHead, environ: "WSGIEnvironment") -> Target:
         """What a request names. Raises RequestError. May wait until it is known whose name that of a foreign host is."""
-        host, own = head.combined.get("host"), str(environ.get("SERVER_NAME", "")).lower()
-        try:
-            return self.service.routes.find(head.target, host, own)
-        except ForeignHost:
-            name = self._names.own(head.target, own, int(environ.get("SERVER_PORT") or 0))
-            if name is None:
-                raise
-            return self.service.routes.find(head.target, host, name)
+        own, port = str(environ.get("SERVER_NAME", "")).lower(), int(environ.get("SERVER_PORT") or 0)
+        return self._names.find(self.service.routes, head, own, port)
 
-    def _posted(self, head: wire.Head, environ: "WSGIEnvironment") -> Target | None:
+    def _posted(self, head: RequestHead, environ: "WSGIEnvironment") -> Target | None:
         """What a POST is passed on to; None for any other request."""
         if head.method != "POST":
             return None
@@ -145,7 +135,7 @@ class Application:
             return None
         return target if self.service.routes.passes_post(target) else None
 
-    def _asks_how_it_fares(self, head: wire.Head, environ: "WSGIEnvironment") -> bool:
+    def _asks_how_it_fares(self, head: RequestHead, environ: "WSGIEnvironment") -> bool:
         try:
             return is_own(self._find(head, environ))
         except RequestError:
@@ -153,16 +143,16 @@ class Application:
 
     def _refusal(self, error: PackageCacheError) -> Answer:
         if not isinstance(error, RequestError | FillError):
-            self.service.tell_of_trouble(error)
+            self.service.desk.tell_of_trouble(error)
         return self.service.refuse(error)
 
     def _body(self, answer: Answer, environ: "WSGIEnvironment", account: "_Account", *, ends: bool) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] == "HEAD" or (answer.reply.span is None and not answer.reply.open_ended):
-            return _Body(iter(()), _closer(answer.body), account, ends=ends)
+            return _Body(iter(()), answer.close, account, ends=ends)
         match answer.body:
             case FileIO() as file:
                 return self._file(file, answer, environ, account, ends=ends)
-            case CheckedReader() | FillReader() | AsideReader() | SeveralReader() | Relay() as reader:
+            case CheckedReader() | FillReader() | SeveralReader() | Window() as reader:
                 return _Body(reader.read(answer.reply.span), reader.close, account, ends=ends)
             case bytes() as data:
                 return _Body(iter((data,)), _nothing, account, ends=ends)
@@ -182,7 +172,7 @@ class Application:
         return wrapped
 
 
-def read_head(environ: "WSGIEnvironment") -> wire.Head:
+def read_head(environ: "WSGIEnvironment") -> RequestHead:
     """The request line and fields behind an environ, as far as a WSGI server lets them be known."""
     fields = [
         (name[5:].replace("_", "-").lower(), str(value)) for name, value in environ.items() if name.startswith("HTTP_")
@@ -190,7 +180,7 @@ def read_head(environ: "WSGIEnvironment") -> wire.Head:
     if environ.get("CONTENT_LENGTH"):
         fields.append(("content-length", str(environ["CONTENT_LENGTH"])))
     minor = 0 if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else 1
-    return wire.Head(environ["REQUEST_METHOD"], _raw_target(environ), minor, tuple(fields))
+    return RequestHead(environ["REQUEST_METHOD"], _raw_target(environ), minor, tuple(fields))
 
 
 def _raw_target(environ: "WSGIEnvironment") -> str:
@@ -210,8 +200,7 @@ def _has_body(environ: "WSGIEnvironment") -> bool:
 def _read_content(environ: "WSGIEnvironment") -> None:
     """Read what there is behind the head, as long as it is not much. Raises BadRequest where it is not framed validly.
 
-    The event loop has done so before. Without it, nothing but Gunicorn's socket can keep a silent client from holding the
-    thread.
+    Nothing but Gunicorn's socket can keep a silent client from holding the thread.
     """
     connection = environ.get("gunicorn.socket")
     if connection is None:
@@ -262,18 +251,8 @@ def _blocks(file: FileIO, left: int) -> Iterator[bytes]:
         yield block
 
 
-def _status_line(status: int) -> str:
-    known = status in HTTPStatus.__members__.values()
-    return f"{status} {HTTPStatus(status).phrase if known else 'Unassigned'}"
-
-
 def _nothing() -> None:
     """Close nothing."""
-
-
-def _closer(body: object) -> Callable[[], None]:
-    readers = FileIO | CheckedReader | FillReader | AsideReader | SeveralReader | Relay
-    return body.close if isinstance(body, readers) else _nothing
 
 
 @dataclass(slots=True)
@@ -350,7 +329,7 @@ class _Body:
             block = b""  # it makes the server send the head, before the connection is cut
         except FillError as error:
             self._account.cut = True
-            self._account.service.tell_of_cut(self._account.request, error)
+            self._account.service.desk.tell_of_cut(self._account.request, error)
             raise ConnectionResetError(errno.ECONNRESET, str(error)) from error
         self._begun = True
         self._given = len(block)

@@ -3,15 +3,14 @@
 import errno
 import logging
 import socket
-import time
 
+from package_cache.log_limit import LogLimit
 from package_cache.server.sockets import READ, Poller, exclusive, prepare_listener
 
 logger = logging.getLogger(__name__)
 
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """Why a connection cannot be accepted, and remains to be: as long as it does, its listener is ready."""
-_SAY_AGAIN = 60.0
 
 
 class Entrance:
@@ -23,7 +22,7 @@ class Entrance:
         self._listening = False
         self._told: set[int] = set()
         """Listeners of whose connections this process is told."""
-        self._complained = -_SAY_AGAIN
+        self._log_limit = LogLimit()
         for listener in listeners:
             prepare_listener(listener)
         self.listen(on=True)
@@ -81,10 +80,7 @@ class Entrance:
         return accepted, address
 
     def _complain(self, error: OSError) -> None:
-        now = time.monotonic()
-        if now - self._complained > _SAY_AGAIN:
-            self._complained = now
-            logger.warning("cannot accept a connection: %s (this is said once a minute)", error.strerror)
+        logger.log(self._log_limit.level(error.errno), "cannot accept a connection: %s", error.strerror)
 
     def close(self) -> None:
         """Accept nothing more. The listeners themselves stay open: they are the host's."""

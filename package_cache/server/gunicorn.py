@@ -1,56 +1,43 @@
-"""Gunicorn as the host: the settings that fit this application, and a worker with the event loop in front.
+"""Gunicorn as the host: its arbiter keeps processes running, each of which is our event loop.
 
-The only module that imports Gunicorn. Of its internals the worker uses few: how a threaded worker handles a connection
-(`TConn`, `enqueue_req`, `finish_request`), and the bytes that its parser was not given yet.
+The only module that imports Gunicorn. Nothing of how it reads requests, runs applications or sends answers is used.
 """
 
-import errno
-import io
+import gc
 import logging
 import math
 import mmap
 import os
 import signal
-import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, MutableMapping
-from concurrent.futures import Future
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger as GunicornLogger
-from gunicorn.http.errors import ParseException
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.base import Worker
 
-from package_cache.config import Timeouts
-from package_cache.errors import BadRequest, PackageCacheError
-from package_cache.rules.http import wire
+from package_cache.engine.upkeep.memory import give_back
+from package_cache.errors import PackageCacheError
 from package_cache.server import addresses
 from package_cache.server.addresses import Listening
 from package_cache.server.app import Application
-from package_cache.server.connections import client_name
-from package_cache.server.loop import Loop
-from package_cache.server.pool import Pool
 from package_cache.server.reactor import Limits
-from package_cache.server.refusals import refuse
 from package_cache.server.reloading import Settings
+from package_cache.server.serving import Serving, limits_of
 from package_cache.server.systemd import Notifier
 
 logger = logging.getLogger(__name__)
 
 _RESERVE_SECONDS = 5
 """What the arbiter waits longer than its workers do, so that they end by themselves."""
-_SETTLE_SECONDS = 0.02
-"""Between two looks, before the end, at whether the disk has what came."""
-_ENDS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
 _MEMORY = Path("/dev/shm")  # noqa: S108 - what is in there for a moment has no name
-_HEARD_LATER = (*_ENDS, signal.SIGUSR1)
+_HEARD_LATER = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1)
 """What waits until a worker has handlers of its own."""
 
 
@@ -96,24 +83,22 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
         settings = {
             "bind": self._binds,
             "workers": config.workers,
-            "threads": config.threads,
-            "worker_class": worker_class(config.timeouts),
-            "worker_connections": max(config.connections, config.threads + 1),
+            "worker_class": f"{__name__}.{LoopWorker.__name__}",
             "backlog": addresses.BACKLOG,
-            "keepalive": math.ceil(config.timeouts.idle),
             "timeout": 60,
             "worker_tmp_dir": self._temporary,
             "graceful_timeout": math.ceil(config.timeouts.graceful) + _RESERVE_SECONDS,
-            "limit_request_line": 8190,
-            "limit_request_field_size": wire.MAX_HEAD,
-            "http_parser": "python",  # the one whose reading of a head is known to be that of the loop
-            "forwarded_allow_ips": "",
             "control_socket_disable": True,
             "logger_class": _Logger,
         }
         for name, value in settings.items():
             if name in self.cfg.settings:  # some of them are newer than the oldest Gunicorn that will do
                 self.cfg.set(name, value)
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of each process."""
+        return limits_of(self._settings.config)
 
     def load(self) -> Application:
         """Build the application; called once in each worker."""
@@ -134,6 +119,9 @@ class GunicornServer(BaseApplication):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop; ends in SystemExit."""
+        gc.collect()
+        give_back()
+        gc.freeze()  # what workers look through, they have copies of
         _Arbiter(self).run()
 
 
@@ -248,19 +236,14 @@ class _Logger(GunicornLogger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
-def worker_class(limits: Timeouts) -> type[ThreadWorker]:
-    """A worker class bound to its limits; Gunicorn makes the instances."""
-    return type("PackageCacheWorker", (LoopWorker,), {"limits": limits})
-
-
-class LoopWorker(ThreadWorker):  # type: ignore[misc]
-    """The event loop in the main thread; Gunicorn's parser and threads for what it leaves.
+class LoopWorker(Worker):  # type: ignore[misc]
+    """A process of Gunicorn's that is our event loop.
 
     Usable by name in a Gunicorn of one's own: `--worker-class package_cache.server.gunicorn.LoopWorker`.
     """
 
-    limits = Timeouts()
-    _loop: Loop | None = None
+    _serving: Serving | None = None
+    _patience = 0.0
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -273,128 +256,63 @@ class LoopWorker(ThreadWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop and what runs has come to its end, or its time is up."""
-        if self.cfg.is_ssl or not isinstance(self.wsgi, Application):
-            super().run()
-            return
-        limits = Limits(self.worker_connections, self.limits)
-        self._loop = loop = Loop([one.sock for one in self.sockets], self.wsgi, self._fall_back, limits, "gunicorn")
-        loop.watch(self.method_queue.fileno(), partial(self._hear, loop))
-        self._say_that_it_answers()
-        self.wsgi.service.caretaker.begin()
-        while self.alive and self.is_parent_alive():
-            self.notify()
-            loop.turns(1.0)
-        loop.drain()
-        self.wsgi.service.retire()
-        self.wsgi.access.reopen()
-        for one in self.sockets:
-            one.close()
-        deadline = time.monotonic() + min(self.limits.graceful, max(0, self.cfg.graceful_timeout - _RESERVE_SECONDS))
-        while (loop.busy or not self.wsgi.service.is_settled) and time.monotonic() < deadline:
-            self.notify()
-            loop.turn(1.0 if loop.busy else _SETTLE_SECONDS)
-        loop.close()
-        self._end()
+        self._require_ours()
+        own = isinstance(self.app, GunicornServer)
+        limits = self.app.limits if own else Limits(self.cfg.worker_connections)
+        self._patience = min(limits.timeouts.graceful, max(0, self.cfg.graceful_timeout - _RESERVE_SECONDS))
+        listening = Listening([one.sock for one in self.sockets])
+        self._serving = serving = Serving(self.wsgi, listening, limits, "gunicorn")
 
-    def _hear(self, loop: Loop) -> None:
-        """Do what was left for the loop's thread, such as nothing when the worker is told to stop."""
-        self.method_queue.run_callbacks(None)
-        if not self.alive:
-            loop.pause()
+        def meanwhile() -> None:
+            self.notify()
+            if not (self.alive and self.is_parent_alive()):
+                serving.stop(self._patience)
+
+        self._say_that_it_answers()
+        serving.serve(meanwhile)
+        serving.close()
+        os._exit(0)  # a thread that waits for the disk would keep the process
+
+    def _require_ours(self) -> None:
+        """End where it is asked for what it cannot do; the arbiter ends then as well."""
+        if isinstance(self.wsgi, Application) and not self.cfg.is_ssl:
+            return
+        what = "speaks no TLS" if self.cfg.is_ssl else "serves package_cache:create_app() and nothing else"
+        logger.error("this worker class %s; any other class of Gunicorn's does", what)
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def is_parent_alive(self) -> bool:
+        """Whether the arbiter is still there."""
+        return bool(self.ppid == os.getppid())
 
     def _say_that_it_answers(self) -> None:
         self._shared[0] = 1
         if self.is_parent_alive():
             os.kill(self.ppid, signal.SIGCHLD)  # the one signal that does no more than have the arbiter look
 
-    def get_thread_pool(self) -> Pool:
-        """What runs requests that the loop leaves."""
-        return Pool(self.cfg.threads)
-
     def init_signals(self) -> None:
         """Hear of signals from here on."""
         super().init_signals()
+        signal.set_wakeup_fd(-1)  # into a pipe that nobody reads: the loop has one of its own
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD_LATER)
+
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """SIGTERM: come to an end."""
+        super().handle_exit(sig, frame)
+        if self._serving is not None:
+            self._serving.reopen_logs()
+            self._serving.stop(self._patience)
 
     def handle_usr1(self, sig: Any, frame: Any) -> None:
         """SIGUSR1: the access log may have been moved away."""
         super().handle_usr1(sig, frame)
-        if self._loop is not None:
-            self._loop.call(self.wsgi.access.reopen)
+        if self._serving is not None:
+            self._serving.reopen_logs()
 
     def handle_quit(self, sig: Any, frame: Any) -> None:
-        """SIGQUIT, from an arbiter that got SIGINT: end now."""
-        if self._loop is None:
+        """SIGQUIT, from an arbiter that got SIGINT: end after this turn of the loop, which may hold a lock now."""
+        if self._serving is None:
             super().handle_quit(sig, frame)
         else:
-            self._end()
-
-    def _end(self) -> None:
-        """End at once: the threads of the pool would keep the process while one of them sends."""
-        for number in _ENDS:
-            signal.signal(number, signal.SIG_IGN)
-        self.wsgi.access.flush()
-        self.wsgi.service.close()
-        os._exit(0)
-
-    def _fall_back(self, connection: socket.socket, received: bytes, address: Any) -> None:
-        connection.settimeout(None)
-        # Gunicorn would believe whatever a client on a unix socket says of itself, and take the Host field for our name.
-        client = (client_name(address), address[1] if isinstance(address, tuple) else 0)
-        taken = TConn(self.cfg, connection, client, addresses.own_name(connection.getsockname()))
-        taken.init()
-        taken.data_ready = True  # or newer versions of Gunicorn open a selector to wait for it
-        # An empty line in front of a request is ignored (RFC 9112, section 2.2), but not by every version of Gunicorn.
-        taken.parser.unreader.unread(received.removeprefix(b"\r\n"))
-        self.enqueue_req(taken)
-        self.nr_conns += 1
-        if self._loop is not None:
-            self._loop.lent += 1
-
-    def handle_request(self, req: Any, conn: TConn) -> Any:
-        """Run the application, with a limit on how long the client may take nothing."""
-        conn.sock.settimeout(self.limits.send)
-        if self._loop is not None and not self._is_wanted(req):
-            req.body = io.BytesIO()  # the loop has read what there was, or nobody will
-            req._expected_100_continue = False  # or Gunicorn would ask the client for what nobody reads
-        if not _persists(req):
-            req.force_close()
-        req.version = min(req.version, (1, 1))  # Gunicorn would claim to speak whatever the client does
-        try:
-            return super().handle_request(req, conn)
-        except TimeoutError as error:
-            raise ConnectionResetError(errno.ECONNRESET, "the client stopped reading") from error
-
-    def _is_wanted(self, req: Any) -> bool:
-        """Whether the application reads what the client sends."""
-        host = next((value for name, value in req.headers if name.lower() == "host"), None)
-        return self.wsgi.service.routes.posted(req.method, req.uri, host) is not None
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
-        """Refuse a request that Gunicorn's parser does not read as the loop would, without a warning for each."""
-        if self._loop is None or not isinstance(exc, ParseException):
-            super().handle_error(req, client, addr, exc)
-            return
-        with suppress(OSError):
-            client.sendall(refuse(BadRequest("the request is none that is served here"), addr[0], self.wsgi.access))
-
-    def finish_request(self, conn: TConn, fs: "Future[Any]") -> None:
-        """A thread is done with a request: the loop has the connection back, or sees it off."""
-        if self._loop is None:
-            super().finish_request(conn, fs)
-            return
-        self.nr_conns -= 1
-        if not fs.cancelled() and fs.exception() is None and fs.result() is True:
-            self._loop.adopt(conn.sock, conn.client, conn.parser.unreader.buf.getvalue())
-        else:
-            self._loop.see_off(conn.sock, conn.client)
-
-
-def _persists(req: Any) -> bool:
-    """Whether the connection persists: if the client wants it, and sent no content, which may not have been read.
-
-    Gunicorn knows `close` only where it stands alone.
-    """
-    fields = tuple((name.lower(), value) for name, value in req.headers)
-    head = wire.Head(req.method, req.uri, min(req.version[1], 1), fields)
-    return head.keep_alive and not head.has_body
+            self.alive, self._patience = False, 0.0
+            self._serving.stop(0.0)

@@ -10,6 +10,11 @@ import time
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
+from package_cache.errors import ForeignHost
+from package_cache.model import Target
+from package_cache.rules.http.request import RequestHead
+from package_cache.rules.repositories.routes import Routes
+
 _PORTS = {"http": 80, "https": 443}
 _REMEMBERED = 256
 _SECONDS = 300.0
@@ -32,6 +37,17 @@ class Names:
         self._machine = socket.gethostname().lower()
         self._busy = threading.Lock()
         self._known: dict[tuple[str, str], tuple[float, bool]] = {}
+
+    def find(self, routes: Routes, head: RequestHead, address: str, port: int) -> Target:
+        """What a request names whose client has come to `address` and `port`. Waits as `own` does. Raises RequestError."""
+        host = head.combined.get("host")
+        try:
+            return routes.find(head.target, host, address)
+        except ForeignHost:
+            name = self.own(head.target, address, port)
+            if name is None:
+                raise
+            return routes.find(head.target, host, name)
 
     def own(self, target: str, address: str, port: int) -> str | None:
         """The host in a target that is a whole URL, if it is ours. The client has come to `address` and `port`."""

@@ -53,6 +53,10 @@ class Outlet:
 
     def _pieces(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
         """Lines together, as many as may be written at once, and how many they are. A longer one stands alone."""
+        lines = tuple(lines)
+        if lines and sum(map(len, lines)) <= self._size:
+            yield b"".join(lines), len(lines)
+            return
         together: list[bytes] = []
         size = 0
         for line in lines:

@@ -4,6 +4,7 @@ Owns the connections and when they end. Knows of HTTP only how a connection is r
 what to send, is the business of `server.loop`.
 """
 
+import gc
 import logging
 import queue
 import socket
@@ -30,6 +31,7 @@ from package_cache.server.sockets import (
     make_poller,
     untaken,
 )
+from package_cache.upstream.events import Timer, Timers
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +43,27 @@ _UNSERVED = 256
 """Connections that were turned away and may stay for so long at once; the others are closed on the spot."""
 _RUSH = 500
 """Connections between two sweeps from which on they need not be shared out: there are some for every process."""
+_TOGETHER = 32
+"""Connections that are accepted in a rush before anything else is done."""
 _SWEEP_SECONDS = 1.0
 _CHORE_SECONDS = 0.2
 """Between two looks at what need not be done in each turn; so long are lines of the access log gathered."""
+_GARBAGE = 10_000, 20, 50
+"""Objects that are more than before, and how many looks at young ones come between two at older ones."""
 SLOWEST = 512
 """Bytes a second that a client must take, on average over the time limit for sending."""
 STALL_SECONDS = 0.25
 """A turn that took longer than this, waiting apart, is counted as a stall."""
+
+
+def settle_memory() -> None:
+    """Have the garbage collector come seldom, and look at what is made from here on only. To be called before serving.
+
+    A look at all that an idle server is made of takes tens of milliseconds in which no client is served, and makes the
+    process have copies of what it shares with the one that forked it. What ends here is let go of by reference counts.
+    """
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
 
 
 @dataclass(slots=True)
@@ -56,6 +72,8 @@ class Limits:
 
     connections: int
     timeouts: Timeouts = field(default_factory=Timeouts)
+    threads: int = 128
+    """Requests with content that are passed on at once."""
 
 
 class Reactor(ABC):
@@ -64,7 +82,7 @@ class Reactor(ABC):
     def __init__(self, listeners: list[socket.socket], access: AccessLog, admission: Admission, limits: Limits) -> None:
         self.counters = Counters()
         self.lent = 0
-        """Connections that a fallback has; the loop's thread alone counts them."""
+        """Connections that a thread has; the loop's thread alone counts them."""
         self._access = access
         self._admission = admission
         self._limits = limits
@@ -89,14 +107,25 @@ class Reactor(ABC):
         """Connections that were turned away, and stay for a moment: they take no place of those that are served."""
         self._accepted = 0
         """Connections that were accepted up to the last sweep."""
+        self._rush = False
+        """Whether there were enough of them for every process between the last two sweeps."""
         self._until = 0.0
-        self._external: dict[int, Callable[[], None]] = {}
+        self._external: dict[int, Callable[[int], None]] = {}
+        self._timers = Timers()
 
     # -- what is done with a connection
 
     @abstractmethod
     def _parse(self, connection: Connection) -> None:
         """Begin with what was received, if it is enough."""
+
+    @abstractmethod
+    def _answer_known(self, connection: Connection, data: bytes) -> bool:
+        """Answer what was received, with nothing before it, if that is no more than a look."""
+
+    @abstractmethod
+    def _serve_newcomer(self, accepted: socket.socket, address: object, client: str, data: bytes) -> bool:
+        """As `_answer_known`, for somebody who has no connection yet."""
 
     @abstractmethod
     def _send(self, connection: Connection) -> None:
@@ -128,41 +157,56 @@ class Reactor(ABC):
             with suppress(OSError):  # it rings already, or the loop is over
                 self._bell.send(b"!")
 
-    def adopt(self, connection: socket.socket, address: object, received: bytes = b"") -> None:
-        """Take a connection back from the fallback, with bytes that were read beyond its request."""
-        self.call(lambda: self._begin_anew(connection, address, received))
+    # -- what a connection to a source calls (`upstream.dialling.Events`)
 
-    def see_off(self, connection: socket.socket, address: object) -> None:
-        """End a connection that the fallback is done with, once the client has read its answer."""
-        self.call(lambda: self._see_off(connection, address))
+    def register(self, descriptor: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback` with the events of a descriptor whenever there are any."""
+        self._external[descriptor] = callback
+        self._poller.register(descriptor, events)
+
+    def modify(self, descriptor: int, events: int) -> None:
+        """Heed other events of a registered descriptor."""
+        self._poller.modify(descriptor, events)
+
+    def unregister(self, descriptor: int) -> None:
+        """Heed a registered descriptor no more."""
+        del self._external[descriptor]
+        self._poller.unregister(descriptor)
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call `callback` after so many seconds."""
+        return self._timers.add(time.monotonic() + seconds, callback)
 
     # -- what the host calls
 
     @property
     def busy(self) -> bool:
-        """Whether there are connections left, here or with the fallback."""
+        """Whether there are connections left, here or with a thread."""
         return bool(self._connections) or self.lent > 0
-
-    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Call `callback` in the loop's thread whenever a descriptor of the host's is readable."""
-        self._external[descriptor] = callback
-        self._poller.register(descriptor, READ)
 
     def turn(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for something to do, and do it."""
-        patience = min(timeout, self._may_wait())
+        patience = min(timeout, self._may_wait(), self._timers.wait(time.monotonic()))
         if self._access.lines:
             patience = min(patience, _CHORE_SECONDS)
         self._entrance.stand_in_line()
         events = self._poller.poll(patience)
         self._clock = begun = time.monotonic()
         self._tell_time()
+        if self._woken:  # before anything else: who wakes the loop has a connection for it, or the end of an answer
+            self._answer_calls()
         for descriptor, what in events:
             connection = self._connections.get(descriptor)
-            if connection is not None:
-                self._on_event(connection, what)
-            else:
-                self._on_other(descriptor)
+            try:
+                if connection is not None:
+                    self._on_event(connection, what)
+                else:
+                    self._on_other(descriptor, what)
+            except Exception:
+                logger.exception("an event of a connection ended in a bug")
+                if connection is not None:
+                    self._close(connection, cut=True)
+        self._timers.fire(begun)
         self._go_on_with_others()
         if begun - self._done > _CHORE_SECONDS:
             self._do_chores(begun)
@@ -187,6 +231,7 @@ class Reactor(ABC):
         if now - self._swept > _SWEEP_SECONDS:
             self._swept = now
             self._sweep(now)
+            self._rush = self.counters.accepted - self._accepted >= _RUSH
             self._accepted = self.counters.accepted
             self._entrance.listen(on=True)
             # The kernel wakes one process for a connection; if that one hangs or dies, no other hears of it.
@@ -237,19 +282,32 @@ class Reactor(ABC):
         if second != self._second:
             self._second, self._date = second, format_date(second)
 
-    def _on_other(self, descriptor: int) -> None:
+    def _on_other(self, descriptor: int, what: int) -> None:
         if descriptor in self._external:
-            self._external[descriptor]()
+            self._external[descriptor](what)
         elif descriptor == self._alarm.fileno():
-            self._answer_calls()
+            self._alarm_is_off()
         else:
-            self._accept(descriptor)
+            self._accept_some(descriptor)
+
+    def _alarm_is_off(self) -> None:
+        with suppress(BlockingIOError):
+            self._alarm.recv(4096)
+        self._woken = False
+        self._answer_calls()
 
     def _answer_calls(self) -> None:
-        self._alarm.recv(4096)
-        self._woken = False
         for _ in range(self._calls.qsize()):
             self._calls.get_nowait()()
+
+    def _accept_some(self, listener: int) -> None:
+        """Take one new connection, and leave the next to another process; in a rush, those that are there."""
+        rush = self._rush or self.counters.accepted - self._accepted >= _RUSH
+        for _ in range(_TOGETHER if rush else 1):
+            if not self._accept(listener):
+                break
+        if not rush:
+            self._entrance.give_way(listener)
 
     def _accept(self, listener: int) -> bool:
         """Take one new connection; whether there was one."""
@@ -258,16 +316,31 @@ class Reactor(ABC):
             return False
         accepted, address = arrival
         self.counters.accepted += 1
-        if self.counters.accepted - self._accepted < _RUSH:
-            self._entrance.give_way(listener)
         client = client_name(address)
-        if not self._admission.admits(client) and not is_local(client):
+        admitted = self._admission.admits(client)
+        if not admitted and not is_local(client):
             self._turn_away(accepted, address, Forbidden(NOT_ADMITTED))
         elif len(self._connections) - self._unserved + self.lent >= self._limits.connections:
             self._turn_away(accepted, address, TooManyConnections("too many connections; try again in a while"))
         else:
-            self._read(self._take(accepted, address))
+            self._welcome(accepted, address, client, admitted=admitted)
         return True
+
+    def _welcome(self, accepted: socket.socket, address: object, client: str, *, admitted: bool) -> None:
+        """Read what a new client asks, and answer it before there is a connection, where that is no more than a look."""
+        try:
+            data = accepted.recv(_RECEIVE)
+        except BlockingIOError:
+            self._take(accepted, address)
+            return
+        except OSError:
+            data = b""
+        if not data:
+            accepted.close()
+        elif not admitted or not self._serve_newcomer(accepted, address, client, data):
+            connection = self._take(accepted, address)
+            connection.received = data
+            self._parse(connection)
 
     def _turn_away(self, accepted: socket.socket, address: object, error: RequestError) -> None:
         """Tell a new client why it is not served; let it read that, if there is room for so long."""
@@ -288,8 +361,9 @@ class Reactor(ABC):
         return self._take(connection, address)
 
     def _take(self, accepted: socket.socket, address: object) -> Connection:
-        connection = Connection(accepted, accepted.fileno(), address, self._clock)
-        connection.admitted = self._admission.admits(client_name(address))
+        client = client_name(address)
+        connection = Connection(accepted, accepted.fileno(), address, self._clock, client)
+        connection.admitted = self._admission.admits(client)
         self._connections[connection.descriptor] = connection
         self._poller.register(connection.descriptor, READ)
         return connection
@@ -303,7 +377,9 @@ class Reactor(ABC):
                 self._close(connection, cut=True)
         elif connection.busy and what & WRITE:
             self._send(connection)
-        elif not connection.busy and not connection.queued:
+        elif connection.busy:
+            self._expect(connection, 0)  # it asks for more, or is gone, while an exchange runs: both can wait
+        elif not connection.queued:
             self._read(connection)
 
     def _expect(self, connection: Connection, events: int) -> None:
@@ -326,6 +402,8 @@ class Reactor(ABC):
             return
         if connection.received:
             connection.received += block
+        elif connection.admitted and self._answer_known(connection, block):
+            return
         else:
             connection.received = block
             connection.moved = self._clock

@@ -1,13 +1,13 @@
-"""Answers to what never reaches the application: heads that are no request, or that did not arrive in time.
+"""Refusals that end the connection: of heads that are no request, or that did not arrive in time.
 
-Such an answer always closes the connection, and is in the access log like every other one.
+They are in the access log like every other answer.
 """
 
 import time
 from http import HTTPStatus
 
-from package_cache.errors import RequestError
-from package_cache.rules.http.answer import RETRY_SECONDS
+from package_cache.errors import NotAllowed, RequestError
+from package_cache.rules.http.answer import METHODS, RETRY_SECONDS
 from package_cache.rules.http.fields import format_date
 from package_cache.server.access import AccessLog, AccessRecord, Said
 
@@ -27,6 +27,12 @@ class TooManyConnections(RequestError):
 
     http_status = 503
     close = True
+
+
+def not_allowed(method: str) -> NotAllowed:
+    """Why a method is not served. An Allow field comes with it."""
+    where = "; --connect says where tunnels may lead" if method == "CONNECT" else ""
+    return NotAllowed(f"{method} is not allowed here, {' and '.join(METHODS)} are{where}")
 
 
 def refuse(error: RequestError, client: str, log: AccessLog, said: Said = NOTHING) -> bytes:

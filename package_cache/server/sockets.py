@@ -13,6 +13,8 @@ READ = select.POLLIN
 WRITE = select.POLLOUT
 BROKEN = select.POLLERR | select.POLLHUP
 _NOT_SENT_LIMIT = 512 << 10
+_SILENT_SECONDS = 1
+"""How long the kernel keeps a new connection to itself whose client has said nothing."""
 _MANY = 1 << 20
 
 
@@ -81,12 +83,16 @@ def untaken(descriptor: int) -> int:
 
 
 def prepare_listener(listener: socket.socket) -> None:
-    """Options that accepted connections inherit.
+    """Options that accepted connections inherit, and one of the listener.
 
-    Unsent bytes in the kernel are limited a connection: hundreds of slow readers would otherwise hold gigabytes.
+    Unsent bytes in the kernel are limited a connection: hundreds of slow readers would otherwise hold gigabytes. A new
+    connection shows once its request is there to be read, or its client has been silent for a second; where who made the
+    listener has said how long to wait, that holds.
     """
     listener.settimeout(0)
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT_LIMIT)
+        if hasattr(socket, "TCP_DEFER_ACCEPT") and not listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _SILENT_SECONDS)

@@ -8,17 +8,18 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
 from package_cache.config import TcpAddress, Timeouts
 from package_cache.errors import BadRequest, ForeignHost, OutOfDescriptors, RequestError, UpstreamError, UpstreamTimeout
-from package_cache.rules.http import wire
-from package_cache.rules.tunnels import Listed, end_of, may_reach, text_of
+from package_cache.rules.http.request import RequestHead
+from package_cache.rules.transfers.networks import Listed, end_of, may_reach
 from package_cache.server.refusals import TooManyConnections
 from package_cache.server.sockets import BROKEN, READ, WRITE
-from package_cache.upstream.dialer import Address, Dialer
+from package_cache.upstream.client import Client
+from package_cache.upstream.dialling import Address
 
 AT_ONCE = 128
 """Tunnels of one process."""
@@ -34,6 +35,13 @@ class Unreachable(RequestError):
 
     http_status = 502
     close = True
+
+
+class _Forbidden(UpstreamError):
+    """None of the addresses of the far end may be reached."""
+
+    def __init__(self) -> None:
+        super().__init__("has no address that may be reached")
 
 
 class TooSlow(Unreachable):
@@ -57,13 +65,13 @@ class Tunnels:
     def __init__(self, listed: Listed, timeouts: Timeouts) -> None:
         self._listed = listed
         self._timeouts = timeouts
-        self._dialer = Dialer(timeouts.connect)
+        self._client = Client(timeouts)
         self._places = threading.BoundedSemaphore(AT_ONCE)
 
     def __bool__(self) -> bool:
         return bool(self._listed)
 
-    def carry(self, client: socket.socket, head: wire.Head, received: bytes, is_ending: Callable[[], bool]) -> Tunnel:
+    def carry(self, client: socket.socket, head: RequestHead, received: bytes, is_ending: Callable[[], bool]) -> Tunnel:
         """Make the tunnel that `head` asks for, and pass bytes on until it ends. `received` stood behind the head.
 
         Blocks. The client's socket stays open. `is_ending` tells whether the server is to come to its end.
@@ -76,7 +84,7 @@ class Tunnels:
             if head.all("content-length") or head.all("transfer-encoding"):
                 raise BadRequest("a request for a tunnel has no content")
             end = end_of(head.target, self._listed)
-            tunnel.end = text_of(end)
+            tunnel.end = str(end)
             with closing(self._connect(end)) as server:
                 self._relay(client, server, received, tunnel, is_ending)
         except RequestError as error:
@@ -86,20 +94,23 @@ class Tunnels:
         return tunnel
 
     def _connect(self, end: TcpAddress) -> socket.socket:
-        def allowed(found: Sequence[Address]) -> Sequence[Address]:
-            reached = [one for one in found if may_reach(str(one[4][0]), end.port, self._listed)]
+        def allowed(found: tuple[Address, ...]) -> tuple[Address, ...]:
+            reached = tuple(one for one in found if may_reach(str(one[1][0]), end.port, self._listed))
             if not reached:
-                raise ForeignHost(f"{end.host} is not a public address; such a one must be listed itself by --connect")
+                raise _Forbidden
             return reached
 
         try:
-            return self._dialer.connect(end.host or "", end.port, allowed=allowed)
+            return self._client.connect(end.host or "", end.port, allowed)
+        except _Forbidden:
+            refused = f"{end.host} is not a public address; such a one must be listed itself by --connect"
+            raise ForeignHost(refused) from None
         except OutOfDescriptors as error:
             raise TooManyConnections("there is no descriptor for a tunnel; try again in a while") from error
         except UpstreamTimeout as error:
-            raise TooSlow(f"{text_of(end)} does not answer") from error
+            raise TooSlow(f"{end} does not answer") from error
         except UpstreamError as error:
-            raise Unreachable(f"{text_of(end)} {error}") from error
+            raise Unreachable(f"{end} {error}") from error
 
     def _relay(
         self, client: socket.socket, server: socket.socket, received: bytes, tunnel: Tunnel, is_ending: Callable[[], bool]

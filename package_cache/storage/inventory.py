@@ -1,4 +1,4 @@
-"""The registry as a person sees it: what the proxy has, which versions a name has, the trash, the pins."""
+"""The registry as a person sees it: what the proxy has, the versions of a key, the trash, and the pins."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A key whose newest version is never culled: since when, in seconds of the epoch, and who asked for it."""
+    """A key whose newest version is never evicted: since when, in seconds of the epoch, and who asked for it."""
 
     key: Key
     since: float
@@ -21,7 +21,7 @@ class Pin:
 
 
 class Inventory:
-    """Looks into the registry and changes what a person asks for. Methods raise StoreError."""
+    """Reads the registry, and makes the changes that a person asks for. Methods raise StoreError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -36,15 +36,14 @@ class Inventory:
         return self._pages("status = -1", glob)
 
     def _pages(self, condition: str, glob: str) -> Iterator[Entry]:
-        """In pages, so that no transaction stays open while somebody reads."""
+        """A page at a time, so that no transaction stays open while somebody reads."""
         after: tuple[str, int] = ("", 0)
         while True:
-            with self._database.lent() as connection:
-                rows = connection.execute(
-                    f"SELECT {COLUMNS} FROM entry WHERE {condition} AND (key, version) > (?, ?) AND {OF_PROXY}"
-                    " AND key GLOB ? ORDER BY key, version LIMIT ?",
-                    (*after, glob, _PAGE),
-                ).fetchall()
+            rows = self._database.rows(
+                f"SELECT {COLUMNS} FROM entry WHERE {condition} AND (key, version) > (?, ?) AND {OF_PROXY}"
+                " AND key GLOB ? ORDER BY key, version LIMIT ?",
+                *(*after, glob, _PAGE),
+            )
             page = [entry_of(row) for row in rows]
             yield from page
             if len(page) < _PAGE:
@@ -53,24 +52,20 @@ class Inventory:
 
     def versions(self, key: Key) -> list[Entry]:
         """Every version of a key, newest first, whatever its state."""
-        with self._database.lent() as connection:
-            rows = connection.execute(f"SELECT {COLUMNS} FROM entry WHERE key = ? ORDER BY version DESC", (key,)).fetchall()
+        rows = self._database.rows(f"SELECT {COLUMNS} FROM entry WHERE key = ? ORDER BY version DESC", key)
         return [entry_of(row) for row in rows]
 
     def variants(self, key: Key) -> list[Key]:
-        """The keys that differ from `key` only in the Accept they were asked for with."""
-        with self._database.lent() as connection:
-            rows = connection.execute(
-                "SELECT DISTINCT key FROM entry WHERE key > ? AND key < ?", (f"{key}#", f"{key}$")
-            ).fetchall()
+        """The keys that differ from `key` only in the Accept that they were asked for with."""
+        rows = self._database.rows("SELECT DISTINCT key FROM entry WHERE key > ? AND key < ?", f"{key}#", f"{key}$")
         return [Key(str(row[0])) for row in rows]
 
     def discard(self, key: Key, version: int | None = None) -> list[Entry]:
-        """Put all versions of a key, or one, into the trash; which these were."""
+        """Put all versions of a key, or one, into the trash; those that were moved."""
         return self._move(key, version, Status.READY, Status.TRASH)
 
     def restore(self, key: Key, version: int | None = None) -> list[Entry]:
-        """Take all versions of a key, or one, out of the trash; which these were."""
+        """Take all versions of a key, or one, out of the trash; those that were moved."""
         return self._move(key, version, Status.TRASH, Status.READY)
 
     def _move(self, key: Key, version: int | None, before: Status, after: Status) -> list[Entry]:
@@ -84,7 +79,7 @@ class Inventory:
         return [entry_of(row) for row in rows]
 
     def pin(self, key: Key, who: str) -> bool:
-        """Never cull the newest version of a key from now on; False if that was so already."""
+        """Never evict the newest version of a key from now on; False if it was pinned already."""
         with self._database.writing() as connection:
             return bool(connection.execute("INSERT OR IGNORE INTO pin VALUES (?, ?, ?)", (key, time.time(), who)).rowcount)
 
@@ -95,6 +90,5 @@ class Inventory:
 
     def pins(self) -> dict[Key, Pin]:
         """Every pin."""
-        with self._database.lent() as connection:
-            rows = connection.execute("SELECT key, since, who FROM pin ORDER BY key").fetchall()
+        rows = self._database.rows("SELECT key, since, who FROM pin ORDER BY key")
         return {Key(key): Pin(Key(key), float(since), str(who)) for key, since, who in rows}

@@ -1,7 +1,7 @@
-"""What may be removed from the store, and how it is: rows first, then the files that no row needs any more.
+"""What may be removed from the store, and how: rows first, then the files that no row needs any more.
 
-The only place that deletes entries. Nobody ever sees an entry without its file: whoever is about to commit an entry holds
-its blob, and what is held is not removed. A killed process leaves at most files whose digests are noted in `doomed`.
+Nobody ever sees an entry without its blob: a process that is about to commit an entry holds its blob, and what is held is
+not removed. The digests of files that are to be unlinked are in the table `doomed`: a killed process leaves no others.
 """
 
 import logging
@@ -20,11 +20,11 @@ from package_cache.storage.database.schema import OF_PROXY
 logger = logging.getLogger(__name__)
 
 PAGE = 64
-"""Files looked at, and removed, at a time: nobody who writes waits for longer than that takes."""
+"""Files that are looked at, or removed, at a time: writers wait no longer than that takes."""
 
 
 class Kind(Enum):
-    """Which versions of a file are meant."""
+    """Which versions of a blob are meant."""
 
     READY = "status = 3"
     """All that can be served."""
@@ -35,7 +35,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """A place in the order of last use."""
 
     used: float = -1e18
@@ -44,9 +44,9 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Removable:
-    """A file, and those of its versions that would be removed: all of a kind, or a single one.
+    """A blob, and those of its versions that would be removed: all of a kind, or a single one.
 
-    `used`, `key` and `id` are those of the one used last. `others` counts the versions that need the file besides.
+    `used`, `key` and `id` are those of the one used last. `others` counts the further versions that need the blob.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Removable:
 
 @dataclass(frozen=True, slots=True)
 class OldVersion:
-    """A version that can be served of a name that has, or had, several."""
+    """A version that can be served, of a key that has, or had, several."""
 
     key: Key
     id: int
@@ -74,7 +74,7 @@ class OldVersion:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What became of a `Removable`: entries and files that went, and the bytes of these."""
+    """What became of a `Removable`: how many entries and blobs were removed, and the bytes of these."""
 
     entries: int = 0
     files: int = 0
@@ -82,49 +82,46 @@ class Removed:
 
 
 class Removal:
-    """Finds and removes. Safe for any number of threads and processes. Methods raise StoreError."""
+    """Finds and removes versions and blobs. Safe for any number of threads and processes. Methods raise StoreError."""
 
     def __init__(self, database: Database, blobs: BlobStore) -> None:
         self._database = database
         self._blobs = blobs
 
-    def by_use(self, kind: Kind, after: Place) -> list[Removable]:
-        """Files by the last use of their versions, READY or DEAD: a page of them."""
+    def by_use(self, kind: Kind, after: Position) -> list[Removable]:
+        """Blobs by the last use of their versions, READY or DEAD: a page of them."""
         mine = kind.value
-        with self._database.lent() as connection:
-            rows = connection.execute(
-                "SELECT e.digest, coalesce(b.size, 0), e.used, e.key, e.id,"
-                f" (SELECT count(*) FROM entry WHERE digest = e.digest AND {mine}),"
-                f" (SELECT count(*) FROM entry WHERE digest = e.digest AND NOT {mine}),"
-                f" EXISTS (SELECT 1 FROM entry JOIN pin USING (key) WHERE digest = e.digest AND {mine})"
-                " FROM entry e LEFT JOIN blob b ON b.digest = e.digest"
-                f" WHERE e.{mine} AND e.digest IS NOT NULL AND (e.used, e.id) > (?, ?) AND NOT EXISTS"
-                f" (SELECT 1 FROM entry WHERE digest = e.digest AND {mine} AND (used, id) > (e.used, e.id))"
-                " ORDER BY e.used, e.id LIMIT ?",
-                (after.used, after.id, PAGE),
-            ).fetchall()
+        rows = self._database.rows(
+            "SELECT e.digest, coalesce(b.size, 0), e.used, e.key, e.id,"
+            f" (SELECT count(*) FROM entry WHERE digest = e.digest AND {mine}),"
+            f" (SELECT count(*) FROM entry WHERE digest = e.digest AND NOT {mine}),"
+            f" EXISTS (SELECT 1 FROM entry JOIN pin USING (key) WHERE digest = e.digest AND {mine})"
+            " FROM entry e LEFT JOIN blob b ON b.digest = e.digest"
+            f" WHERE e.{mine} AND e.digest IS NOT NULL AND (e.used, e.id) > (?, ?) AND NOT EXISTS"
+            f" (SELECT 1 FROM entry WHERE digest = e.digest AND {mine} AND (used, id) > (e.used, e.id))"
+            " ORDER BY e.used, e.id LIMIT ?",
+            *(after.used, after.id, PAGE),
+        )
         return [Removable(kind, *row) for row in rows]
 
-    def trashed(self, after: Place, until: float, key: Key | None = None) -> list[Removable]:
-        """Single versions in the trash, or damaged, since `until` or longer; all, or those of one name: a page of them.
+    def trashed(self, after: Position, until: float, key: Key | None = None) -> list[Removable]:
+        """Single versions in the trash, or damaged, since `until` or longer; all, or those of one key: a page of them.
 
-        None of the library's: what is in its trash stays until somebody empties it, or the space is needed.
+        Not those of the library: its trash stays until somebody empties it, or the space is needed.
         """
-        with self._database.lent() as connection:
-            rows = connection.execute(
-                "SELECT digest, coalesce(size, 0), used, key, id, 1,"
-                " (SELECT count(*) - 1 FROM entry o WHERE o.digest = entry.digest)"
-                " FROM entry LEFT JOIN blob USING (digest) WHERE status <> 3 AND (used, id) > (?, ?) AND used <= ?"
-                f" AND {OF_PROXY} AND coalesce(key = ?, 1) ORDER BY used, id LIMIT ?",
-                (after.used, after.id, until, key, PAGE),
-            ).fetchall()
+        rows = self._database.rows(
+            "SELECT digest, coalesce(size, 0), used, key, id, 1,"
+            " (SELECT count(*) - 1 FROM entry o WHERE o.digest = entry.digest)"
+            " FROM entry LEFT JOIN blob USING (digest) WHERE status <> 3 AND (used, id) > (?, ?) AND used <= ?"
+            f" AND {OF_PROXY} AND coalesce(key = ?, 1) ORDER BY used, id LIMIT ?",
+            *(after.used, after.id, until, key, PAGE),
+        )
         return [Removable(Kind.TRASHED, *row) for row in rows]
 
     def old_versions(self, after: Key) -> dict[Key, list[OldVersion]]:
-        """The versions that can be served of names that had several, newest first, a page of names.
+        """The versions that can be served of keys that had several, newest first: a page of keys.
 
-        None are left of a name that was removed while the page was read. Versions of the library's items are no old ones:
-        they are there because somebody wants them.
+        A key that was removed while the page was read has none. Not those of the library: somebody wants each of them.
         """
         with self._database.lent() as connection:
             keys = connection.execute(
@@ -132,19 +129,14 @@ class Removal:
                 " ORDER BY key LIMIT ?",
                 (after, PAGE),
             ).fetchall()
-            return {Key(key): self._versions(connection, Key(key)) for (key,) in keys}
-
-    @staticmethod
-    def _versions(connection: sqlite3.Connection, key: Key) -> list[OldVersion]:
-        rows = connection.execute(
-            "SELECT key, id, digest, size, created, used FROM entry JOIN blob USING (digest)"
-            " WHERE key = ? AND status = 3 ORDER BY version DESC",
-            (key,),
-        )
-        return [OldVersion(*row) for row in rows]
+            versions = (
+                "SELECT key, id, digest, size, created, used FROM entry JOIN blob USING (digest)"
+                " WHERE key = ? AND status = 3 ORDER BY version DESC"
+            )
+            return {Key(key): [OldVersion(*row) for row in connection.execute(versions, (key,))] for (key,) in keys}
 
     def is_linked(self, digest: str) -> bool:
-        """Whether a file has another name outside of the cache, and its bytes stay on the disk when it is removed."""
+        """Whether a blob is also linked outside of the cache, so that its bytes stay on the disk when it is removed."""
         try:
             return self._blobs.path(digest).stat().st_nlink > 1
         except OSError:
@@ -157,9 +149,9 @@ class Removal:
             return Counter({one: connection.execute(count, (one,)).fetchone()[0] for one in set(digests)})
 
     def remove(self, chosen: Sequence[Removable]) -> list[Removed]:
-        """Remove what still is as it was found; what became of each.
+        """Remove what is still as it was found; what became of each.
 
-        The file of what somebody is about to commit, and what was used or pinned since, stays.
+        Blobs of entries that are about to be committed stay, and so does what was used or pinned since.
         """
         with self._blobs.claiming(one.digest for one in chosen) as claimed:
             mine = frozenset(claimed)
@@ -173,18 +165,17 @@ class Removal:
         return removed
 
     def finish(self) -> None:
-        """Remove the files that a killed process, or a disk that refused, left."""
-        with self._database.lent() as connection:
-            rows = connection.execute("SELECT digest FROM doomed LIMIT ?", (PAGE,)).fetchall()
+        """Unlink files that a killed process, or a disk that refused, left."""
+        rows = self._database.rows("SELECT digest FROM doomed LIMIT ?", PAGE)
         if rows:
             with self._blobs.claiming(row[0] for row in rows) as claimed:
                 self.unlink(claimed)
 
     def unlink(self, digests: Iterable[str]) -> None:
-        """Unlink the claimed blobs that no row needs, and strike them off the list."""
+        """Unlink claimed blobs that no row needs, and delete them from `doomed`."""
         struck: list[str] = []
         for digest in digests:
-            if not self._is_needed(digest):
+            if not self._database.rows("SELECT 1 FROM blob WHERE digest = ?", digest):
                 try:
                     self._blobs.remove(digest)
                 except StoreError as error:
@@ -195,13 +186,9 @@ class Removal:
             with self._database.writing() as connection:
                 connection.executemany("DELETE FROM doomed WHERE digest = ?", [(one,) for one in struck])
 
-    def _is_needed(self, digest: str) -> bool:
-        with self._database.lent() as connection:
-            return connection.execute("SELECT 1 FROM blob WHERE digest = ?", (digest,)).fetchone() is not None
 
-
-def doom(connection: sqlite3.Connection, digest: str) -> int:
-    """Give up a blob, which the caller claimed, if no entry has it; whether it is to be unlinked now, as 1 or 0."""
+def give_up(connection: sqlite3.Connection, digest: str) -> int:
+    """Give up a blob that the caller claimed, if no entry has it; whether it is to be unlinked now, as 1 or 0."""
     gone = connection.execute(
         "DELETE FROM blob WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM entry WHERE digest = ?1)", (digest,)
     ).rowcount
@@ -217,7 +204,7 @@ _CONDITIONS = {
     " WHERE newer.key = entry.key AND newer.status = 3 AND newer.version > entry.version)",
     Kind.TRASHED: "id = :id AND digest = :digest AND status <> 3",
 }
-"""Which rows go; what changed since a `Removable` was found does not."""
+"""Which rows are removed; not those that changed since a `Removable` was found."""
 
 
 def _remove(connection: sqlite3.Connection, one: Removable, keys: set[Key]) -> Removed:
@@ -226,5 +213,5 @@ def _remove(connection: sqlite3.Connection, one: Removable, keys: set[Key]) -> R
     ).fetchall()
     connection.executemany("DELETE FROM entry WHERE id = ?", [(number,) for number, _ in rows])
     keys.update(Key(key) for _, key in rows)
-    gone = doom(connection, one.digest)
+    gone = give_up(connection, one.digest)
     return Removed(len(rows), gone, one.size if gone else 0)

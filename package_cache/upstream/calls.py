@@ -1,28 +1,47 @@
-"""What a request consists of besides its URL, how far it may reach, and what a backend is: that which sends it.
+"""Calls of the library: what a request consists of besides its URL, which backend makes it, and how.
 
 A backend makes one exchange: it follows no redirect, decodes nothing, keeps no cookies and looks nothing up in the
-environment. All that is decided above it, so that every backend does the same.
+environment. All that is decided above it, so that every backend does the same: redirects followed, conditions sent,
+credentials kept to the host they are for. A backend is imported when it is asked for.
 """
 
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from package_cache.config import Timeouts
-from package_cache.errors import UpstreamError
+from package_cache.config.parsing import nearest
+from package_cache.errors import ConfigError, UpstreamError, UpstreamLie
 from package_cache.model import Fields
-from package_cache.rules.transfers.proxies import HTTP, of_environment, of_pairs
+from package_cache.rules.transfers.requests import becomes_get, condition_fields, end_to_end, redirect_target
+from package_cache.rules.transfers.steps import Ask
+from package_cache.rules.transfers.ways import Origin
+from package_cache.upstream.answers import Exchange, HttpAnswer, open_through_redirects
+from package_cache.upstream.reach import Reach
 
+NAMES = ("builtin", "requests", "curl")
+_ALIASES = {"urllib3": "builtin"}
+"""The name of the builtin one when it was based on urllib3."""
+_NEEDED = {"requests": "requests", "curl": "pycurl"}
+"""What must be installed for one that is an extra."""
+_CLASSES = {
+    "builtin": ("client", "BuiltinBackend"),
+    "requests": ("with_requests", "RequestsBackend"),
+    "curl": ("with_curl", "CurlBackend"),
+}
+"""The module and the class of each."""
 BLOCK = 1 << 20
 """Bytes that are read at a time at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is sent along: bytes, and files that are read while they are sent."""
+    """The content of a request: bytes, and files that are read while they are sent."""
 
     content_type: str
     pieces: tuple[bytes | Path, ...]
@@ -45,7 +64,7 @@ class Body:
 
 
 class BodyReader:
-    """A body as one file of known length, in the shape that HTTP libraries expect one in."""
+    """A body as one file of known length, in the form that HTTP libraries expect."""
 
     def __init__(self, readers: list[tuple[BinaryIO, int]]) -> None:
         self._files = [file for file, _ in readers]
@@ -84,64 +103,6 @@ class BodyReader:
             file.close()
 
 
-Proxies = tuple[tuple[str, str], ...]
-"""URLs of proxies by scheme, `all` for both; and `no`, what is reached without one, as `no_proxy` names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How servers are reached. Requests that share it share connections.
-
-    `cafile` holds the certificates that are trusted, in the place of the system's. `proxies` None means those of the
-    environment.
-    """
-
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    cafile: Path | None = None
-    proxies: Proxies | None = None
-
-    def proxy_for(self, url: str, speaks: frozenset[str] = HTTP) -> str | None:
-        """The proxy through which a URL is reached, if there is one. Raises UpstreamError if that cannot be used."""
-        proxies = of_environment(os.environ) if self.proxies is None else of_pairs(dict(self.proxies))
-        try:
-            return proxies.proxy_for(url, speaks)
-        except ValueError as error:
-            raise UpstreamError(f"was not asked: {error}") from None
-
-    def trusted(self) -> tuple[str | None, str | None]:
-        """The file and the directory of certificates to trust, as far as they are named here or by the system.
-
-        What the system names is what SSL_CERT_FILE and SSL_CERT_DIR say, else what OpenSSL was built with.
-        """
-        if self.cafile is not None:
-            return str(self.cafile), None
-        import ssl  # noqa: PLC0415 - takes a while
-
-        folder = os.environ.get("SSL_CERT_DIR")
-        if folder and "SSL_CERT_FILE" not in os.environ:
-            return None, folder
-        return ssl.get_default_verify_paths().cafile, folder or None
-
-
-class Exchange(Protocol):
-    """An answer on the wire: status and fields at once, the body block by block.
-
-    `marked` says that the body's end is told by its framing, and does not follow from a length.
-    """
-
-    status: int
-    fields: Fields
-    marked: bool
-
-    def read(self) -> bytes:
-        """The next bytes as soon as there are any; empty at an end in good order. Raises UpstreamError."""
-        ...
-
-    def close(self) -> None:
-        """Give the connection back if it can be used again, else drop it."""
-        ...
-
-
 class Backend(Protocol):
     """Sends requests over HTTP. Safe for any number of threads."""
 
@@ -152,3 +113,75 @@ class Backend(Protocol):
     def close(self) -> None:
         """Close idle connections."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call, but for its URL. `private` fields are sent to the origin of the URL beside them only.
+
+    With `ranges`, only the missing part of a file may be asked for; else it is always the whole.
+    """
+
+    method: str = "GET"
+    fields: Fields = ()
+    private: tuple[tuple[str, Fields], ...] = ()
+    body: Body | None = None
+    ranges: bool = True
+
+
+def check_backend(name: str) -> None:
+    """Raise ConfigError if there is no backend of that name, or its extra is not installed. Imports nothing."""
+    if _ALIASES.get(name, name) not in NAMES:
+        near = nearest(str(name), NAMES)
+        meant = f" Did you mean {near!r}?" if near else ""
+        raise ConfigError([f"backend={name!r} is not known; known are {', '.join(NAMES)}.{meant}"])
+    needed = _NEEDED.get(name)
+    if needed is None or (needed in sys.modules and sys.modules[needed] is not None):
+        return
+    try:
+        found = find_spec(needed)
+    except ValueError:
+        found = None
+    if found is None:
+        raise ConfigError([f"backend={name!r} needs {needed}: pip install 'package-cache[{name}]'"])
+
+
+def backend_of(name: str) -> Callable[[Reach], Backend]:
+    """The class of a backend of that name. Raises ConfigError, as `check_backend` does."""
+    check_backend(name)
+    name = _ALIASES.get(name, name)
+    module, backend = _CLASSES[name]
+    try:
+        make: Callable[[Reach], Backend] = getattr(import_module(f"package_cache.upstream.{module}"), backend)
+    except ImportError as error:
+        raise ConfigError([f"backend={name!r} cannot be used: {error}"]) from error
+    return make
+
+
+def open_call(backend: Backend, call: Call, ask: Ask) -> HttpAnswer:
+    """Make a call at `ask.url`, through redirects. Raises UpstreamError."""
+
+    def send(method: str, url: str) -> Exchange:
+        body = call.body if method == call.method else None
+        return backend.send(method, url, _fields(call, ask, url, body), body)
+
+    return open_through_redirects(call.method, ask, send, _lead, end_to_end)
+
+
+def _lead(method: str, url: str, status: int, places: tuple[str, ...]) -> tuple[str, str]:
+    try:
+        return "GET" if becomes_get(status, method) else method, redirect_target(url, places)
+    except ValueError as error:
+        raise UpstreamLie(str(error)) from None
+
+
+def _fields(call: Call, ask: Ask, url: str, body: Body | None) -> Fields:
+    fields = list(call.fields)
+    for home, own in call.private:
+        if Origin.of(url) == Origin.of(home):
+            fields += own
+    if body is not None:
+        fields.append(("Content-Type", body.content_type))
+    if call.ranges or not ask.offset:
+        fields += condition_fields(ask)
+    return tuple(fields)

@@ -9,18 +9,19 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from package_cache.errors import OutOfDescriptors, UpstreamError
 from package_cache.model import Representation, Span
-from package_cache.rules.http.fields import ContentRange, format_date
-from package_cache.rules.transfers.steps import Ask, Head
+from package_cache.rules.http.fields import format_date
+from package_cache.rules.http.ranges import ContentRange
+from package_cache.rules.transfers.steps import Answered, Ask
 
 _BLOCK = 1 << 20
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
-"""What the system says where there is no file of that name, or one that is a socket."""
+"""Errors of the system where there is no file of that name, or a socket."""
 
 
 class FileAnswer:
     """A regular file, or a head that says why there is none."""
 
-    def __init__(self, head: Head, file: io.FileIO | None = None, left: int = 0, etag: str = "") -> None:
+    def __init__(self, head: Answered, file: io.FileIO | None = None, left: int = 0, etag: str = "") -> None:
         self.head = head
         self._file = file
         self._left = left
@@ -83,20 +84,20 @@ def _etag(status: os.stat_result) -> str:
 
 def _answer(ask: Ask, file: io.FileIO, status: os.stat_result) -> FileAnswer:
     etag, now = _etag(status), time.time()
-    # A date to come is not sent (RFC 9110, section 8.8.2.1), and there are some that no field can hold.
+    # A date in the future is not sent (RFC 9110, section 8.8.2.1), and some cannot be written in a field.
     modified = format_date(max(0.0, min(status.st_mtime, now)))
     fields = (("Last-Modified", modified), ("ETag", etag), ("Date", format_date(now)))
     representation = Representation(fields, status.st_size, ask.url, now)
     if ask.condition and ask.condition.etag == etag:
         file.close()
-        return FileAnswer(Head(304, representation))
+        return FileAnswer(Answered(304, representation))
     if ask.offset and ask.if_range in (etag, modified) and ask.offset < status.st_size:
         file.seek(ask.offset)
         span = Span(ask.offset, min(ask.stop or status.st_size, status.st_size))
         place = ContentRange(span, status.st_size)
-        return FileAnswer(Head(206, representation, content_range=place), file, len(span), etag)
-    return FileAnswer(Head(200, representation), file, status.st_size, etag)
+        return FileAnswer(Answered(206, representation, content_range=place), file, len(span), etag)
+    return FileAnswer(Answered(200, representation), file, status.st_size, etag)
 
 
 def _refusal(ask: Ask, status: int) -> FileAnswer:
-    return FileAnswer(Head(status, Representation((), None, ask.url, time.time())))
+    return FileAnswer(Answered(status, Representation((), None, ask.url, time.time())))

@@ -1,7 +1,7 @@
 """Exchanges over HTTP through libcurl, with HTTP/2 where a server has it: an extra, `package-cache[curl]`.
 
-libcurl calls back with what arrives; here the reader asks for it, so the transfer is driven while somebody reads, and only
-as far as that. Limits of time are kept here, as those of libcurl are for a whole transfer.
+libcurl calls back with what arrives; here the reader asks for it, so the transfer is driven only while somebody reads. Time
+limits are kept here, since those of libcurl hold for a whole transfer.
 """
 
 import math
@@ -14,16 +14,17 @@ import pycurl
 from package_cache.config import Timeouts
 from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Fields
-from package_cache.rules.transfers.proxies import HTTP
-from package_cache.upstream.calls import Body, BodyReader, Reach
+from package_cache.rules.transfers.ways import HTTP
+from package_cache.upstream.calls import Body, BodyReader
+from package_cache.upstream.reach import Reach
 
 _BUFFER = 1 << 17
 _IDLE = 16
-"""Handles, each with its connections, that are kept for the next request."""
+"""How many handles, each with its connections, are kept for further requests."""
 _TURN = 1.0
 """Seconds between two looks at the clock."""
 _BLIND = 0.005
-"""The same while libcurl waits for something that is no socket."""
+"""The same while libcurl waits for something other than a socket."""
 _MAX_HEAD = 1 << 16
 _CONNECT_HEADS_OFF = 265
 """CURLOPT_SUPPRESS_CONNECT_HEADERS."""
@@ -105,12 +106,10 @@ class CurlExchange:
             return
         pairs = (line.partition(":") for line in self._lines[1:])
         self.fields = tuple((name.strip(), value.strip(" \t")) for name, colon, value in pairs if colon)
+        has_length = any(name.lower() == "content-length" for name, _ in self.fields)
         chunked = any(name.lower() == "transfer-encoding" for name, _ in self.fields)
-        self.marked = chunked or (not version.startswith("HTTP/1") and not self._has_length())
+        self.marked = chunked or (not version.startswith("HTTP/1") and not has_length)
         self.status = status
-
-    def _has_length(self) -> bool:
-        return any(name.lower() == "content-length" for name, _ in self.fields)
 
     def _on_block(self, data: bytes) -> None:
         self._blocks.append(data)
@@ -125,7 +124,7 @@ class CurlExchange:
             return int(pycurl.READFUNC_ABORT)
 
     def _step(self) -> None:
-        """Let libcurl do what it can now; wait where that is nothing. Raises UpstreamTimeout."""
+        """Let libcurl do what it can now; wait if that is nothing. Raises UpstreamTimeout."""
         before = len(self._blocks), self._size
         while self._multi.perform()[0] == pycurl.E_CALL_MULTI_PERFORM:
             pass
@@ -257,12 +256,12 @@ class CurlBackend:
 
 
 def _line(name: str, value: str) -> bytes:
-    """A field as libcurl takes it: one without a value is written in a way of its own."""
+    """A field as libcurl takes it: one without a value is written differently."""
     return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
 
 
 def _failure_of(number: int, message: str) -> UpstreamError:
-    """An error of libcurl in our words."""
+    """The error of this package for one of libcurl."""
     text = " ".join(message.split()) or f"error {number} of libcurl"
     if number in (pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_RESOLVE_PROXY):
         failure = UpstreamError("cannot be found: its name does not resolve")

@@ -3,51 +3,53 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, logs, output, owners
-from package_cache.cli.command import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
+from package_cache.cli import arguments, logs, output
+from package_cache.cli.arguments import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config
-from package_cache.config.files import configured
-from package_cache.config.nearest import nearest
+from package_cache.config.layers import configured
+from package_cache.config.parsing import nearest
 from package_cache.config.settings import FILE
 from package_cache.errors import ArgumentError, ConfigError, PackageCacheError
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a command is: the module here that has it, under its name in capitals. `summary` is its line in --help."""
+    """Where a command is: in that module here, under its name in capitals. `summary` is its line in --help."""
 
     module: str
     summary: str
 
 
 COMMANDS: Mapping[str, Home] = {
-    "get": Home("getting", "download a URL into the cache, or find it there"),
-    "cat": Home("reading", "write what is stored to standard output, decompressed"),
-    "add": Home("adding", "store a file as the next version of an item"),
-    "ls": Home("listing", "list what is stored"),
-    "show": Home("showing", "show every version of what is called so"),
-    "why": Home("explaining", "explain what would happen if a client asked for a path"),
-    "gc": Home("freeing", "remove what the bounds want removed, now"),
-    "fsck": Home("fsck", "check everything that is stored, and mend it"),
-    "rm": Home("deleting", "put a name into the trash"),
-    "restore": Home("deleting", "take a name out of the trash"),
-    "purge": Home("deleting", "remove what is in the trash for good"),
-    "pin": Home("pinning", "never cull a name"),
-    "unpin": Home("pinning", "undo a pin"),
-    "health": Home("asking", "ask a running server whether it can serve"),
+    "get": Home("content", "download a URL into the cache, or find it there"),
+    "cat": Home("content", "write what is stored to standard output, decompressed"),
+    "add": Home("content", "store a file as the next version of an item"),
+    "ls": Home("showing", "list what is stored"),
+    "show": Home("showing", "list all versions of NAME"),
+    "why": Home("showing", "explain what would happen if a client asked for a path"),
+    "gc": Home("removing", "evict now what exceeds the bounds"),
+    "fsck": Home("fsck", "check everything that is stored, and repair it"),
+    "rm": Home("removing", "put a name into the trash"),
+    "restore": Home("removing", "take a name out of the trash"),
+    "purge": Home("removing", "remove what is in the trash for good"),
+    "pin": Home("removing", "never evict a name"),
+    "unpin": Home("removing", "undo a pin"),
+    "health": Home("health", "ask a running server whether it can serve"),
     "config": Home("configuring", "check the settings, show where each comes from, write a first file"),
-    "import": Home("importing", "take an older cache, a DISTDIR or a mirror on disk over"),
-    "export": Home("exporting", "make a plain tree of files, or a mirror on disk, of what the proxy has"),
-    "warm": Home("warming", "have files in the cache before a client asks for them"),
+    "import": Home("moving", "take an older cache, a DISTDIR or a mirror on disk over"),
+    "export": Home("moving", "make a plain tree of files, or a mirror on disk, of what the proxy has"),
+    "warm": Home("moving", "fetch files into the cache before a client asks for them"),
 }
-"""None is loaded before it is used: the others, and the server, start without what it needs."""
+"""No module is loaded before it is used: the other commands and the server start without it."""
 
 _EPILOG = """\
 Settings can be given in the environment instead: PACKAGE_CACHE_CACHE for --cache, and so on. The command line wins.
@@ -75,7 +77,7 @@ def run(words: Sequence[str]) -> int:
         return fail(WRONG_OPTIONS, f"{name!r} is not a command; {told}. Without one, package-cache serves")
     try:
         command = load(name)
-        namespace, config = _read(command, parser(name, command), rest)
+        namespace, config = _read(command, build_parser(name, command), rest)
         return _perform(command, namespace, config)
     except ConfigError as error:
         return fail(WRONG_OPTIONS, *error.problems)
@@ -86,7 +88,7 @@ def run(words: Sequence[str]) -> int:
 def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:
     try:
         logs.configure(config)
-        with owners.left_to_owner(partial(compose.cache_directory, config)):
+        with _left_to_owner(partial(compose.cache_directory, config)):
             code = command.run(namespace, config)
         sys.stdout.flush()
     except PackageCacheError as error:
@@ -100,10 +102,10 @@ def _perform(command: Command, namespace: argparse.Namespace, config: Config) ->
     return code
 
 
-def _read(command: Command, it: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-    namespace, unknown = it.parse_known_intermixed_args(words)
+def _read(command: Command, parser: argparse.ArgumentParser, words: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    namespace, unknown = parser.parse_known_intermixed_args(words)
     given = arguments.texts(namespace)
-    problems = arguments.problems(unknown, it)
+    problems = arguments.problems(unknown, parser)
     config = Config()
     settings = {setting: text for setting, text in given.items() if setting in (*NAMES, FILE)}
     try:
@@ -115,10 +117,10 @@ def _read(command: Command, it: argparse.ArgumentParser, words: Sequence[str]) -
     return namespace, replace(config, syslog=False)
 
 
-def parser(name: str, command: Command) -> argparse.ArgumentParser:
+def build_parser(name: str, command: Command) -> argparse.ArgumentParser:
     """The parser of one command."""
     summary = COMMANDS[name].summary
-    it = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"package-cache {name}",
         description=f"{summary[0].upper()}{summary[1:]}.\n{command.detail.strip()}",
         epilog=_EPILOG,
@@ -126,19 +128,60 @@ def parser(name: str, command: Command) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS if command.like_serving else None,
         allow_abbrev=False,
     )
-    command.add(it)
+    command.add(parser)
     if command.like_serving:
-        arguments.add_serving(it)
+        arguments.add_serving(parser)
     else:
-        arguments.add_common(it)
-    return it
+        arguments.add_common(parser)
+    return parser
 
 
 def fail(code: int, *lines: str) -> int:
-    """Say what is wrong, if anybody can be told; the exit code."""
+    """Print what is wrong to standard error, if that takes it; the exit code."""
     try:
         for line in lines:
             print(f"package-cache: {output.shown(line)}", file=sys.stderr, flush=True)  # noqa: T201 - the person at the keyboard
     except OSError:
         sys.stderr = Path(os.devnull).open("w", encoding="ascii")  # noqa: SIM115 - its failure would be the exit code
     return code
+
+
+_SLACK = 2.0
+"""Seconds by which the times of a file system may be behind the clock."""
+_SHARDED = ("blobs-v1", "items-v1")
+_FLAT = ("parts-v1", "quarantine-v1", "sources-v1", "bounds-v1")
+
+
+@contextmanager
+def _left_to_owner(where: Callable[[], Path]) -> Iterator[None]:
+    """Give what root makes in the cache within the with-block to the owner of the cache: the service could not use it else.
+
+    `where` says where the cache is.
+    """
+    begun = time.time() - _SLACK
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0:
+            root = where()
+            with suppress(OSError):
+                owner = root.stat()
+                if owner.st_uid != 0:
+                    _give(root, owner, begun)
+
+
+def _give(root: Path, owner: os.stat_result, since: float) -> None:
+    directories = [root, *(root / name for name in (*_SHARDED, *_FLAT))]
+    for tree in _SHARDED:
+        with suppress(FileNotFoundError):
+            directories += [path for path in (root / tree).iterdir() if path.is_dir()]
+    for directory in directories:
+        with suppress(FileNotFoundError):
+            # A new file changes the time of its directory: only directories changed since then are looked through.
+            if directory != root and directory.stat().st_mtime < since:
+                continue
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        if entry.stat(follow_symlinks=False).st_uid == 0:
+                            os.chown(entry.path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -1,34 +1,111 @@
 """`config`: check the settings, show where each comes from, write a first file."""
 
 import os
+import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
 from package_cache import compose
-from package_cache.cli import arguments, hosts, logs, output
-from package_cache.cli.command import DONE, Command
-from package_cache.cli.commands.template import template
-from package_cache.config import Config, Layered
-from package_cache.config.files import SYSTEM, configured, places
-from package_cache.config.layers import COMMAND_LINE, ENVIRONMENT
-from package_cache.config.settings import FILE, NAMES, Setting, setting_of
+from package_cache.cli import arguments, logs, output
+from package_cache.cli.arguments import DONE, Command
+from package_cache.config import Config
+from package_cache.config.layers import COMMAND_LINE, ENVIRONMENT, SYSTEM, Layered, configured, places
+from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS
+from package_cache.config.settings import FILE, NAMES, SETTINGS, TIMEOUTS, Setting, setting_of
 from package_cache.errors import ConfigError, PackageCacheError
-from package_cache.model import Place, Repository, Rule, Source
+from package_cache.model import Repository, Rule, Source
 
 _DEFAULT = "default"
+
+_WIDTH = 120
+
+_HEAD = """\
+# The configuration of package-cache. The environment (PACKAGE_CACHE_PORT=4000) wins over this file, and the command line
+# (--port 4000) over both. package-cache config check tells what is wrong here.
+# Remove the # in front of a line to make it a setting; the values here are the defaults.
+"""
+
+_REPOSITORIES = """\
+
+# What is served. Each repository has a prefix, the beginning of its paths, or hosts that clients know it by, or both.
+#
+# [[repository]]
+# name = "gentoo"
+# prefix = "/"
+# sources = ["http://distfiles.gentoo.org/", "http://mirror.example/gentoo/"]
+# preset = "gentoo"
+#
+# [[repository]]
+# name = "debian"
+# prefix = "/debian/"
+# hosts = ["deb.example/debian"]
+# sources = ["http://mirror.example/debian/"]
+# preset = "debian"
+#
+# [[repository.rule]]
+# match = "*.iso"
+# fresh = "never"
+#
+"""
+
+_EXAMPLES = {
+    "source": '["http://mirror.example/gentoo/"]',
+    "listen": '[":4000", "unix:/run/package-cache.sock"]',
+    "connect": '["mirror.example:443"]',
+    "allow": '["192.168.0.0/16", "fd00::/8"]',
+    "cache": '"/var/cache/package-cache"',
+    "access_log": '"/var/log/package-cache/access.log"',
+    "max_size": '"200G"',
+    "min_free": '"5%"',
+    "max_age": '"365d"',
+    "verbose": "1",
+}
+
+
+def template() -> str:
+    """The text of the file."""
+    return _HEAD + "".join(_template_settings()) + _REPOSITORIES + "".join(_template_keys())
+
+
+def _template_settings() -> Iterator[str]:
+    for setting in SETTINGS.values():
+        default = "" if setting.name not in _EXAMPLES else f" (without it: {setting.default})"
+        text = setting.text.partition(" (repeat it")[0]
+        yield f"\n# {text}{default}\n# {setting.key} = {_EXAMPLES.get(setting.name) or _literal(setting)}\n"
+    yield "\n# Limits on silence, in seconds.\n# [timeouts]\n"
+    for name, setting in TIMEOUTS.items():
+        yield f"# {name.removesuffix('_timeout')} = {setting.default}  # {setting.text}\n"
+
+
+def _literal(setting: Setting) -> str:
+    """The default, as it is written in the file."""
+    if not setting.looks:
+        return {"no": "false", "yes": "true"}[setting.default]
+    return setting.default if setting.default.isdigit() else f'"{setting.default}"'
+
+
+def _template_keys() -> Iterator[str]:
+    yield "# The keys of a repository:\n"
+    yield from map(_template_key, REPOSITORY_KEYS.items())
+    yield "# and of its rules:\n"
+    yield from map(_template_key, RULE_KEYS.items())
+
+
+def _template_key(named: tuple[str, str]) -> str:
+    return textwrap.fill(": ".join(named), _WIDTH, initial_indent="#   ", subsequent_indent="#     ") + "\n"
 
 
 class CannotWrite(PackageCacheError):
     """A file of configuration cannot be written, or is there already."""
 
 
-def _add(it: ArgumentParser) -> None:
-    it.add_argument("action", choices=("check", "show", "init"), help="what to do")
-    it.add_argument(
+def _add(parser: ArgumentParser) -> None:
+    parser.add_argument("action", choices=("check", "show", "init"), help="what to do")
+    parser.add_argument(
         "file", metavar="FILE", nargs="?", default=None, help="the file to check, show or write (init: - prints)"
     )
-    it.add_argument("--json", action="store_true", default=False, help="show: one JSON object")
+    parser.add_argument("--json", action="store_true", default=False, help="show: one JSON object")
 
 
 def _run(given: Namespace, _config: Config) -> int:
@@ -43,14 +120,14 @@ def _run(given: Namespace, _config: Config) -> int:
     if given.json:
         output.document({name: {"value": text, "from": where} for name, text, where in _rows(settings)} | _tables(settings))
     else:
-        _show(settings)
+        _print(settings)
     return DONE
 
 
 def _check(settings: Layered) -> int:
-    """Say that a server could start with these settings. Raises ConfigError with what would keep it from that."""
+    """Print that a server could start with these settings. Raises ConfigError with everything that would prevent it."""
     config, problems = settings.config, []
-    looks = (compose.require_sources, hosts.require_gunicorn, compose.check_access_log, logs.check)
+    looks = (compose.require_sources, compose.require_gunicorn, compose.check_access_log, logs.check)
     for check in looks:
         try:
             check(config)
@@ -87,8 +164,8 @@ def _lines(one: Repository) -> Iterator[tuple[str, object]]:
     yield "name", one.name
     if not one.home.startswith("/-/"):
         yield "prefix", f"{one.home}/"
-    if one.places:
-        yield "hosts", [_place(place) for place in one.places]
+    if one.hosts:
+        yield "hosts", [place.authority + place.path for place in one.hosts]
     yield "sources", [_source(source) for source in one.sources]
     if one.preset:
         yield "preset", one.preset.value
@@ -110,16 +187,12 @@ def _rule(rule: Rule) -> str:
     return f"{rule.match}: {', '.join(filter(None, (fresh, largest)))}"
 
 
-def _place(place: Place) -> str:
-    return place.authority + place.path
-
-
 def _source(source: Source) -> str:
     names = ", ".join(name for name, _ in source.fields)
     return f"{source.base}/" + (f" (sends {names})" if names else "")
 
 
-def _show(settings: Layered) -> None:
+def _print(settings: Layered) -> None:
     rows = [(setting_of(name).key, text, where) for name, text, where in _rows(settings)]
     output.table(("setting", "value", "from"), rows)
     for one in settings.config.repositories:
@@ -140,7 +213,7 @@ def _init(file: str | None) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path):
-            raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what it would be")
+            raise CannotWrite(f"{path} is there already, and stays as it is; config init - prints what would be written")
         _write(path, text)
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror}") from error
@@ -161,9 +234,10 @@ def _write(path: Path, text: str) -> None:
 
 CONFIG = Command(
     f"""
-check tells what is wrong with the settings, all of it; show tells each value and the layer it comes from; init writes a
-first file, in which everything is explained. Settings come from a file, from the environment, and from the options of the
-server; each wins over those before it. The file is that of --config, else the user's, else {SYSTEM}.""",
+check tells everything that is wrong with the settings; show tells each value and the layer that it comes from; init writes
+a first file, in which every setting is explained. Settings come from a file, from the environment, and from the options of
+the server; each wins over those before it. The file is that of --config, else the user's, else
+{SYSTEM}.""",
     _add,
     _run,
     like_serving=True,

@@ -1,20 +1,21 @@
-"""`package-cache fsck`: check everything that is stored, and mend it. Shows how far it is; goes on from there."""
+"""`fsck`: check everything that is stored, and repair it. An interrupted check is resumed by the next run."""
 
 import json
 import signal
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from package_cache import compose
 from package_cache.cli import arguments, output
-from package_cache.cli.command import DONE, FAILED, INTERRUPTED, Command
-from package_cache.cli.status import StatusLine, percentage
+from package_cache.cli.arguments import Command
+from package_cache.cli.output import StatusLine, percentage
 from package_cache.config import Config
-from package_cache.engine.upkeep.check import Problem, Progress
+from package_cache.engine.upkeep.verification import CheckProgress, Problem
 from package_cache.errors import StoreError
 
 _SAVE_SECONDS = 5.0
@@ -22,10 +23,10 @@ _LOCK = "upkeep:fsck"
 """No key begins like this."""
 
 
-def _add(it: ArgumentParser) -> None:
-    it.add_argument("--repair", action="store_true", help="mend what is damaged; remove what nobody needs")
-    it.add_argument("--json", action="store_true", help="print the report as one JSON object")
-    arguments.add_source(it)
+def _add(parser: ArgumentParser) -> None:
+    parser.add_argument("--repair", action="store_true", help="repair what is damaged; remove what nobody needs")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    arguments.add_source(parser)
 
 
 def _run(options: Namespace, config: Config) -> int:
@@ -33,104 +34,97 @@ def _run(options: Namespace, config: Config) -> int:
         if not stores.blobs.locks.take(_LOCK):
             raise StoreError("another fsck is at work in this cache")
         cursor = _Cursor(stores.root / "fsck-v1", repair=options.repair)
-        progress = cursor.load()
-        steps = _Steps(progress, cursor, stores.registry.totals().bytes)
+        total = stores.registry.totals().bytes
+        progress = cursor.progress
+        status = StatusLine(lambda: f"{percentage(progress.bytes, total)}  {_text(progress)}")
+
+        def step() -> None:
+            cursor.save_now_and_then()
+            status.step()
+
         whole = False
         try:
-            checker.run(progress, steps.step)
+            checker.run(progress, step)
             whole = True
             cursor.remove()
         except KeyboardInterrupt:
-            # Not again before this is written down.
+            # Not again before this is saved.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            cursor.save(progress)
+            cursor.save()
         finally:
-            steps.status.clear()
-        _report(progress, as_json=options.json, whole=whole)
-    if not whole:
-        return INTERRUPTED
-    return FAILED if any(problem.mended is None for problem in progress.problems) else DONE
+            status.clear()
+        return output.report(
+            {
+                "files": progress.files,
+                "bytes": progress.bytes,
+                "problems": [asdict(problem) for problem in progress.problems],
+            },
+            _lines(progress),
+            as_json=options.json,
+            whole=whole,
+            failed=any(problem.mended is None for problem in progress.problems),
+        )
 
 
 class _Cursor:
-    """Where an interrupted check is written down. One with other options begins anew."""
+    """How far an interrupted check came, in a file. A check with other options begins again."""
 
     def __init__(self, path: Path, *, repair: bool) -> None:
         self._path = path
         self._repair = repair
+        self._saved = time.monotonic()
+        self.progress = self._load()
 
-    def load(self) -> Progress:
-        """How far the last check came, if it was interrupted."""
+    def _load(self) -> CheckProgress:
         with suppress(OSError, ValueError, KeyError, TypeError):
             data = json.loads(self._path.read_bytes())
             problems = [Problem(**{**one, "keys": tuple(one["keys"])}) for one in data["problems"]]
             if data.pop("repair") is self._repair:
-                return Progress(str(data["place"]), int(data["files"]), int(data["bytes"]), problems)
-        return Progress()
+                return CheckProgress(str(data["place"]), int(data["files"]), int(data["bytes"]), problems)
+        return CheckProgress()
 
-    def save(self, progress: Progress) -> None:
-        """Write down how far it is. Raises StoreError."""
+    def save_now_and_then(self) -> None:
+        """Save it, unless that was done some seconds ago. Raises StoreError."""
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self._saved = time.monotonic()
+            self.save()
+
+    def save(self) -> None:
+        """Save it. Raises StoreError."""
         new = Path(f"{self._path}.new")
         try:
-            new.write_text(json.dumps({**asdict(progress), "repair": self._repair}), encoding="ascii")
+            new.write_text(json.dumps({**asdict(self.progress), "repair": self._repair}), encoding="ascii")
             new.rename(self._path)
         except OSError as error:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
 
     def remove(self) -> None:
-        """There is nothing to go on with."""
+        """There is nothing to resume."""
         self._path.unlink(missing_ok=True)
 
 
-class _Steps:
-    """What is done with each step of a check: shown, and written down now and then."""
-
-    def __init__(self, progress: Progress, cursor: _Cursor, total: int) -> None:
-        self._progress = progress
-        self._cursor = cursor
-        self._total = total
-        self._saved = time.monotonic()
-        self.status = StatusLine(self._text)
-
-    def step(self) -> None:
-        """Something was done."""
-        now = time.monotonic()
-        if now - self._saved > _SAVE_SECONDS:
-            self._saved = now
-            self._cursor.save(self._progress)
-        self.status.step()
-
-    def _text(self) -> str:
-        it = self._progress
-        share = percentage(it.bytes, self._total)
-        return f"{share}  {it.files} files, {it.bytes >> 20} MiB, {len(it.problems)} problems"
+def _text(progress: CheckProgress) -> str:
+    return f"{progress.files} files, {progress.bytes >> 20} MiB, {len(progress.problems)} problems"
 
 
-def _report(progress: Progress, *, as_json: bool, whole: bool) -> None:
-    if as_json:
-        problems = [asdict(problem) for problem in progress.problems]
-        output.document({"whole": whole, "files": progress.files, "bytes": progress.bytes, "problems": problems})
-        return
+def _lines(progress: CheckProgress) -> Iterator[str]:
     for problem in progress.problems:
         names = f" ({', '.join(problem.keys)})" if problem.keys else ""
         deed = f": {problem.mended}" if problem.mended else ""
-        output.line(f"{problem.kind} {problem.name}{names}: {problem.detail}{deed}")
+        yield f"{problem.kind} {problem.name}{names}: {problem.detail}{deed}"
     kinds = Counter(problem.kind for problem in progress.problems)
     found = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no problems"
-    mended = sum(problem.mended is not None for problem in progress.problems)
-    deeds = f", {mended} of them mended" if mended else ""
-    files = output.count(progress.files, "file", "files")
-    output.line(f"checked {files}, {progress.bytes} bytes: {found}{deeds}")
-    if not whole:
-        output.line("interrupted: run it again to go on from here")
+    repaired = sum(problem.mended is not None for problem in progress.problems)
+    deeds = f", {repaired} of them repaired" if repaired else ""
+    yield f"checked {output.count(progress.files, 'file', 'files')}, {progress.bytes} bytes: {found}{deeds}"
 
 
 FSCK = Command(
     """
-Reads every stored file and compares it with its digest, and the registry with what is there. With --repair, damaged and
-missing files are fetched again from the sources: only the very same bytes count. What nobody needs is removed, but for
-files younger than an hour and downloads younger than a day. It may run beside the service. Interrupted, it goes on from
-there when it is run again. Exit codes: 0 nothing is wrong any more, 1 something is, 130 interrupted.""",
+Reads every stored file and compares it with its digest, and the registry with what is on the disk. With --repair, damaged
+and missing files are fetched again from the sources: only the very same bytes count. What nobody needs is removed, except
+files younger than an hour and downloads younger than a day. It may run beside the service. If it is interrupted, the next
+run resumes it. Exit codes: 0 nothing is wrong any more, 1 something is, 130 interrupted.""",
     _add,
     _run,
     asks_sources=True,

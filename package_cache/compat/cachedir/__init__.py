@@ -10,7 +10,7 @@ from package_cache.compat.cachedir._lock import Lock
 from package_cache.compat.cachedir._open import Opener
 from package_cache.compat.cachedir._status import Status
 from package_cache.compat.gone import missing
-from package_cache.upstream.agent import version_text
+from package_cache.upstream.reach import version_text
 
 __version__ = version_text()
 __all__ = [

@@ -5,15 +5,15 @@ import os
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from package_cache.compat.cachedir._item import CacheItem
 from package_cache.compat.gone import Vanished, gone
 from package_cache.errors import ArgumentError
-from package_cache.library import cache, items
-from package_cache.model import Status
-from package_cache.rules.library.searching import LATEST, Selection
+from package_cache.library import cache
+from package_cache.rules.library.searching import LATEST, Criteria, Selection
 from package_cache.storage.items.rows import ItemRow
+from package_cache.storage.items.table import New
 
 logger = logging.getLogger(__name__)
 
@@ -49,67 +49,6 @@ class Cache(cache.Cache):
                 "%s has the items of cachedir: package-cache import %s --cache %s takes them over", *(self.dir,) * 3
             )
 
-    def create(
-        self,
-        uri: str,
-        params: Attributes | None = None,
-        attrs: Attributes | None = None,
-        status: State = Status.UNINITIALIZED,
-        ext: str | None = None,
-        label: str | None = None,
-        filename: str | None = None,
-    ) -> CacheItem:
-        """See `package_cache.Cache.create`."""
-        return self._of(super().create(uri, without_uri(params), attrs, status, ext, label, filename))
-
-    def move_in(
-        self,
-        path: str | os.PathLike[str],
-        uri: str | None = None,
-        params: Attributes | None = None,
-        attrs: Attributes | None = None,
-        status: State = Status.WRITE,
-        ext: str | None = None,
-        label: str | None = None,
-        filename: str | None = None,
-        *,
-        copy: bool = True,
-    ) -> CacheItem:
-        """See `package_cache.Cache.move_in`."""
-        return self._of(super().move_in(path, uri, params, attrs, status, ext, label, filename, copy=copy))
-
-    def best(
-        self,
-        uri: str,
-        params: Attributes | None = None,
-        status: States | None = Status.READY,
-        newer_than: Moment | None = None,
-        older_than: Moment | None = None,
-    ) -> CacheItem | None:
-        """See `package_cache.Cache.best`."""
-        found = super().best(uri, without_uri(params), status, newer_than, older_than)
-        return None if found is None else self._of(found)
-
-    def best_or_new(
-        self,
-        uri: str,
-        params: Attributes | None = None,
-        status: States | None = Status.READY,
-        newer_than: Moment | None = None,
-        older_than: Moment | None = None,
-        attrs: Attributes | None = None,
-        ext: str | None = None,
-        label: str | None = None,
-        new_status: State = Status.WRITE,
-        filename: str | None = None,
-        *,
-        wait: bool = True,
-        timeout: float | None = None,
-    ) -> CacheItem:
-        """See `package_cache.Cache.best_or_new`: unlike cachedir's, it waits for who writes the item already."""
-        asked = (uri, without_uri(params), status, newer_than, older_than, attrs, ext, label, new_status, filename)
-        return self._of(super().best_or_new(*asked, wait=wait, timeout=timeout))
-
     def search(  # type: ignore[override]
         self,
         uri: str | None = None,
@@ -128,9 +67,9 @@ class Cache(cache.Cache):
         uri_glob: str | None = None,
     ) -> list[CacheItem]:
         """See `package_cache.Cache.search`."""
-        found = super().search(
+        return super().search(  # type: ignore[return-value]  # `_item` makes them
             uri,
-            without_uri(params),
+            params,
             status=status,
             version=version,
             newer_than=newer_than,
@@ -144,11 +83,6 @@ class Cache(cache.Cache):
             ids=ids,
             uri_glob=uri_glob,
         )
-        return [self._of(item) for item in found]
-
-    def by_key(self, key: str, version: int) -> CacheItem | None:
-        """See `package_cache.Cache.by_key`."""
-        return next(iter(self.search(key=key, version=version, include_removed=True)), None)
 
     def update(  # type: ignore[override]
         self,
@@ -185,7 +119,7 @@ class Cache(cache.Cache):
         if "last_read" in changes:
             meant = [item._row for item in self.search(uri, params, **wanted)]
             self._core.update_date(meant, "last_read", changes.pop("last_read"))
-        return super().update(uri, without_uri(params), update=changes, **wanted)
+        return super().update(uri, params, update=changes, **wanted)
 
     def update_date(
         self,
@@ -200,7 +134,7 @@ class Cache(cache.Cache):
         """See `package_cache.Cache.update_date`."""
         if datefield == "last_search":
             gone("datefield='last_search'", "searches are not recorded; last_read tells of use")
-        return super().update_date(uri, without_uri(params), version, status, key, newdate, datefield)
+        return super().update_date(uri, params, version, status, key, newdate, datefield)
 
     def remove(  # type: ignore[override]
         self,
@@ -222,7 +156,7 @@ class Cache(cache.Cache):
         """See `package_cache.Cache.remove`: all criteria count, and without one `everything=True` has to be said."""
         return super().remove(
             uri,
-            without_uri(params),
+            params,
             disk=disk,
             keep_record=keep_record,
             everything=everything,
@@ -236,16 +170,16 @@ class Cache(cache.Cache):
             key=key,
         )
 
-    def _versions(self, uri: str | None, params: Attributes | None, version: Several | None, key: str | None) -> Any:
-        return super()._versions(uri, without_uri(params), version, key)
+    def _criteria(self, uri: str | None, params: Attributes | None, **wanted: Unpack[Selection]) -> Criteria:
+        return super()._criteria(uri, _without_uri(params), **wanted)
 
-    def _trash(self, uri: str | None, params: Attributes | None, wanted: Selection) -> list[ItemRow]:
-        return super()._trash(uri, without_uri(params), wanted)
+    def _new(self, uri: str, params: Attributes | None, *more: Any) -> New:
+        return super()._new(uri, _without_uri(params), *more)
 
-    def _of(self, item: items.CacheItem) -> CacheItem:
-        return item if isinstance(item, CacheItem) else CacheItem.of(self, item)
+    def _item(self, row: ItemRow) -> CacheItem:
+        return CacheItem.of(self, row)
 
 
-def without_uri(params: Attributes | None) -> Attributes | None:
+def _without_uri(params: Attributes | None) -> Attributes | None:
     """Parameters as `CacheItem.params` gives them, without the uri that is among those."""
     return {name: value for name, value in params.items() if name != "_uri"} if params and "_uri" in params else params

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from package_cache.compat.gone import gone
-from package_cache.library.downloads.headers import Headers
+from package_cache.library.downloads.descriptors import Headers
 from package_cache.rules.http.fields import parse_date
 
 Verdict = tuple[bool, str]

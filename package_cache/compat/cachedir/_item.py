@@ -10,7 +10,8 @@ from package_cache.library import items
 from package_cache.library.cache import Cache
 from package_cache.model import Status
 from package_cache.rules.library.attributes import load, moment
-from package_cache.rules.library.keys import library_key
+from package_cache.rules.library.naming import library_key
+from package_cache.storage.items.rows import ItemRow
 
 _SEARCHES = "searches are not recorded; last_read and read_count tell of use"
 
@@ -22,17 +23,14 @@ class CacheItem(items.CacheItem):
         gone("making a CacheItem by hand", "Cache.create() makes one")
 
     @classmethod
-    def of(cls, cache: Cache, item: items.CacheItem) -> "CacheItem":
-        """An item in this form."""
+    def of(cls, cache: Cache, row: ItemRow) -> "CacheItem":
+        """The item of a row."""
         one = cls.__new__(cls)
-        items.CacheItem.__init__(one, item._core, item._row)
+        items.CacheItem.__init__(one, cache._core, row)
         one.cache = cache
-        # Somebody who writes it holds its lease for as long as that object lives.
-        one._first = item
         return one
 
     cache: Cache
-    _first: items.CacheItem
     last_search = Vanished(_SEARCHES)
     search_count = Vanished(_SEARCHES)
 
@@ -80,7 +78,7 @@ class CacheItem(items.CacheItem):
         if self.status != Status.READY:
             return None
         self._row = self._core.again(self._row)
-        path = self._core.library.sound(self._row)
+        path = self._core.sound_path(self._row)
         self.accessed()
         return Opener(path, ext, needed, large, default_mode, encoding)
 

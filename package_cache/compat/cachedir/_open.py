@@ -4,11 +4,12 @@ import os
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
-from package_cache.library.archives.archive import Members, Opened, open_archive
+from package_cache.library.archives.archive import Opened, open_archive
+from package_cache.library.archives.members import Members
 
 
 class Opener:
-    """A file, opened at once: `result` is lines, the content, or the members in a dict.
+    """A file, opened at once: `result` is its lines, its content, or a dict of its members.
 
     Members of a tar are bytes, of a zip text if `default_mode` is 'r'; what is not `large` is bytes, unless it is plain.
     `ext` means nothing: the content decides. Raises as `package_cache.open_archive` does.

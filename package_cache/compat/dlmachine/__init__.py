@@ -9,7 +9,7 @@ from package_cache.compat.dlmachine._downloader import AbstractDownloader, CurlD
 from package_cache.compat.dlmachine._manager import DownloadManager
 from package_cache.compat.gone import missing
 from package_cache.errors import DownloadError
-from package_cache.upstream.agent import version_text
+from package_cache.upstream.reach import version_text
 
 __version__ = version_text()
 __all__ = [

@@ -8,7 +8,7 @@ from package_cache.compat.dlmachine._constants import PARAMS
 from package_cache.compat.gone import Gone, gone
 from package_cache.errors import DescriptorError
 from package_cache.library.downloads import descriptors
-from package_cache.library.downloads.bodies import File
+from package_cache.library.downloads.descriptors import File
 
 _ALWAYS = {
     "followlocation": "redirects are followed",
@@ -25,7 +25,7 @@ _NEVER = {
 class Descriptor(descriptors.Descriptor):
     """A `package_cache.Descriptor`. `[key]` of what is missing is None, and there are `baseurl`, `qs` and so on.
 
-    Unlike dlmachine's it never changes, and never takes a text for the name of a file.
+    Unlike dlmachine's it never changes, and never takes a string for the name of a file.
     """
 
     __slots__ = ()
@@ -115,7 +115,7 @@ def _step(name: str) -> None:
 
 
 def _accepted(given: dict[str, Any]) -> dict[str, Any]:
-    """What is given, in words of this package. Raises Gone and DescriptorError."""
+    """The arguments by their names in this package. Raises Gone and DescriptorError."""
     if "baseurl" in given:  # a Descriptor, as a dict
         del given["baseurl"]
         if given.pop("qs", None) and ("multipart" in given or not given.get("post")):

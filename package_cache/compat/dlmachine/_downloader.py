@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Literal
 from package_cache.compat.cachedir import Opener
 from package_cache.compat.dlmachine._misc import parse_header
 from package_cache.compat.gone import GoneAttribute
-from package_cache.library.downloads.descriptors import Descriptor
-from package_cache.library.downloads.headers import Headers
+from package_cache.library.downloads.descriptors import Descriptor, Headers
 from package_cache.library.downloads.manager import DownloadManager
 from package_cache.library.downloads.results import Result
 
@@ -27,7 +26,7 @@ _PARSED = ("content-type", "content-disposition")
 
 
 class AbstractDownloader:
-    """What is common to the two. `destination` is a path, or None or False for memory, and then the buffer."""
+    """The base of both. `destination` is a path, or None or False for memory; then it becomes the buffer."""
 
     backend: ClassVar[str]
 

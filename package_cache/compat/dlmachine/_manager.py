@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from copy import deepcopy
 from datetime import datetime
 from typing import Any
 
@@ -23,7 +23,7 @@ _CONDITIONAL = (
 class DownloadManager(downloads.DownloadManager):
     """A `package_cache.DownloadManager`; its `cache` is a `package_cache.compat.cachedir.Cache`.
 
-    What no server delivers raises `DownloadError`; dlmachine returned the path of the server's words about it.
+    If no server delivers, `DownloadError` is raised; dlmachine returned the path of the error page.
     """
 
     def __init__(
@@ -33,8 +33,7 @@ class DownloadManager(downloads.DownloadManager):
         config: Mapping[str, object] | str | os.PathLike[str] | None = None,
         **given: Any,
     ) -> None:
-        for name in given:
-            options.refuse_unknown(name, options.KNOWN, "option")
+        options.refuse_unknown(given, options.OF_MANAGERS, "option")
         super().__init__(path, pkg, config=config, **given)
         if self.cache is not None:
             self.cache.close()
@@ -42,8 +41,8 @@ class DownloadManager(downloads.DownloadManager):
 
     @property
     def config(self) -> dict[str, object]:
-        """The options, those that were not given too."""
-        return asdict(self.options)
+        """All options, also those that were not given."""
+        return {name: deepcopy(getattr(self.options, name)) for name in options.OF_MANAGERS}
 
     def download(
         self,
@@ -65,18 +64,18 @@ class DownloadManager(downloads.DownloadManager):
         """
         if check_method not in _METHODS:
             gone(f"check_method={check_method!r}", _CONDITIONAL)
-        terms, asked = _sorted(more)
+        own, asked = _sorted(more)
         if isinstance(url, descriptors.Descriptor):
             if asked:
                 raise ArgumentError(f"{next(iter(asked))} is given beside a Descriptor: say it in that")
         else:
-            url = Descriptor(url, **_with(self.options, asked))
-        if terms.get("retries") == 0:
-            terms["retries"] = 1
-        terms.setdefault("overwrite", force_download or check_freshness)
+            url = Descriptor(url, **self.options.with_headers(asked, "http://any.example/"))
+        if own.get("retries") == 0:
+            own["retries"] = 1
+        own.setdefault("overwrite", force_download or check_freshness)
         if force_download or check_freshness:
-            terms["refresh"] = "always" if force_download else "check"
-        result = self.fetch(url, dest, newer_than=newer_than, older_than=older_than, **terms)
+            own["refresh"] = "always" if force_download else "check"
+        result = self.fetch(url, dest, newer_than=newer_than, older_than=older_than, **own)
         if not keep_old and result.item is not None and result.verdict == "downloaded" and self.cache is not None:
             for item in self.cache.search(key=result.item.key):
                 if item.version < result.item.version:
@@ -88,16 +87,6 @@ class DownloadManager(downloads.DownloadManager):
 
 
 def _sorted(more: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is of the download, and what of the request."""
-    own = options.Terms.__annotations__.keys() - options.Asked.__annotations__.keys() | {"check"}
+    """The options of the download, and those of the request."""
+    own = {*options.OF_DOWNLOADS, "check"}
     return {n: v for n, v in more.items() if n in own}, {n: v for n, v in more.items() if n not in own}
-
-
-def _with(usual: options.Options, asked: dict[str, Any]) -> dict[str, Any]:
-    """What is asked for, with the header fields of the manager."""
-    if usual.headers is None:
-        return asked
-    said = descriptors.Descriptor("http://any.example/", headers=asked.get("headers")).headers
-    names = {name.lower() for name, _ in said}
-    always = descriptors.Descriptor("http://any.example/", headers=usual.headers).headers
-    return {**asked, "headers": (*(pair for pair in always if pair[0].lower() not in names), *said)}

@@ -11,22 +11,22 @@ from pathlib import Path
 
 from package_cache.errors import StoreError
 from package_cache.storage.blobs import BlobStore
-from package_cache.storage.parts.forks import forget_in_children
 from package_cache.storage.parts.part import Part
-from package_cache.storage.registry import News, Registry
+from package_cache.storage.registry import NewVersion, Registry
+from package_cache.storage.system import forget_in_children
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A sealed part that is to be the newest version of a key. `ended` is told whether it is; it must not raise."""
+    """A finalized part that is to be the newest version of a key. `ended` is told whether it is; it must not raise."""
 
-    news: News
+    news: NewVersion
     part: Part
     ended: Callable[[StoreError | None], None]
 
 
 class Committer:
-    """Puts sealed parts into the store. Safe for any number of threads."""
+    """Puts finalized parts into the store. Safe for any number of threads."""
 
     def __init__(self, registry: Registry, blobs: BlobStore) -> None:
         self._registry = registry

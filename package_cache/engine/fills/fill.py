@@ -11,55 +11,35 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from package_cache.engine.fills.line import BUSY, DOWNLOADS, Line, Run, Turn
+from package_cache.engine.fills.reader import SHOWN, FillReader, Progress
 from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.engine.fills.threads import Threads
-from package_cache.errors import FillError, OutOfDescriptors, PackageCacheError, StoreError
-from package_cache.model import Key, Span
-from package_cache.storage.parts.descriptor import Descriptor
-from package_cache.storage.parts.forks import forget_in_children
-from package_cache.storage.parts.journals import Failed, Journal
-from package_cache.storage.parts.leases import Lease, PartStore, Watch
+from package_cache.errors import OutOfDescriptors, PackageCacheError, StoreError
+from package_cache.model import Key, Representation
+from package_cache.storage.parts.leases import Failed, Journal, Lease, PartStore, Watch
+from package_cache.storage.parts.part import Part
+from package_cache.storage.system import Descriptor, forget_in_children
 
 logger = logging.getLogger(__name__)
 
-TAIL = 65536
-"""Bytes at the end of a file that readers do not get before the whole is verified."""
 POLL = 0.004
 """Seconds between two looks at another process's fill."""
+_LOOK_SECONDS = 0.001
+"""Seconds for which a look is good: many wait for the same fill."""
 ORPHAN = 0.05
 """Seconds without news after which a reader tests whether the leader still lives."""
 STUCK = 45.0
 """Seconds without a sign of life from a leader that holds its lease, after which readers give up."""
+_NONE = -2
+"""A number that no part has."""
 _ENDING = 1.0
 """Seconds that a leader has from the last line of its journal to the end of its lease."""
-_BLOCK = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a fill is: what its journal says, and the bytes of its part."""
-
-    journal: Journal
-    size: int
-
-    @property
-    def visible(self) -> int:
-        """Bytes that readers may have: all once verified, before that all but the tail."""
-        if self.journal.digest is not None:
-            return self.journal.size or 0
-        total = self.journal.head.size if self.journal.head else None
-        return min(self.size, max(0, total - TAIL)) if total is not None else max(0, self.size - TAIL)
-
-    def tells_more_than(self, before: "Progress") -> bool:
-        """Whether somebody who waits for an answer, or for more of it, can go on now and could not before."""
-        mine, other = self.journal, before.journal
-        return self.visible != before.visible or mine.failed is not other.failed or mine.done != other.done
 
 
 Lead = Callable[["Fill", Lease], bool]
@@ -73,9 +53,13 @@ IsHere = Callable[[], bool]
 class Fill:
     """A running download, seen from this process. It lives as long as somebody uses it: a client, or the leading thread."""
 
-    def __init__(self, key: Key, lead: Lead, is_here: IsHere, client: str, fills: "Fills") -> None:
+    def __init__(
+        self, key: Key, lead: Lead, is_here: IsHere, client: str, fills: "Fills", led: Callable[[], None] = lambda: None
+    ) -> None:
         self.key = key
         self._lead = lead
+        self._led = led
+        """Is told when nobody leads it any more, whether the download began or not."""
         self._is_here = is_here
         self._client = client
         self._fills = fills
@@ -84,7 +68,14 @@ class Fill:
         self._progress = Progress(Journal(), 0)
         self._part: Descriptor | None = None
         self._part_number = 0
+        self._shown = b""
+        """What was shown before there was a part, until there is one that has the same."""
+        self._goes_on = _NONE
+        """The part that has what was shown."""
         self._watch: Watch | None = None
+        self._look = threading.Lock()
+        """Held by who looks at what another process wrote. Nobody waits for that: there is the last look."""
+        self._looked = -math.inf
         self._leading = False
         self._succeeding = False
         self._over = False
@@ -111,15 +102,19 @@ class Fill:
             if self._users > 0:
                 return False
             self._replace_part(None, 0)
-            if self._watch is not None:
-                self._watch.close()
-                self._watch = None
-            return True
+            watch, self._watch = self._watch, None
+        if watch is not None:
+            with self._look:  # it is used by nobody
+                watch.close()
+        return True
 
     # -- the leading thread
 
     def lead(self, lease: Lease, run: Run) -> None:
-        """Download in a thread of this process, which `run` provides. What is here by now needs no place in the line."""
+        """Download in a thread of this process, which `run` provides. What is here by now needs no place in the line.
+
+        What was shown already has one in any case: its readers could not be told any more that there is none.
+        """
         job = partial(self._run, lease)
         with self._changed:
             self._leading = True
@@ -129,7 +124,7 @@ class Fill:
                 run(job)
             else:
                 wanted, drop = (lambda: self._users > 1), partial(self._give_way, lease)
-                self._fills.line.enter(Turn(self._client, job, wanted, drop), run)
+                self._fills.line.enter(Turn(self._client, job, wanted, drop), run, at_once=bool(self._shown))
         except RuntimeError as error:
             self._abandon(lease, f"no thread for a download: {error}", 503, keep=True)
             self._end_leading()
@@ -180,6 +175,7 @@ class Fill:
         with self._changed:
             before, self._over = self._over, True
         if not before:
+            self._led()
             self._fills.leave(self)
 
     def _abandon(self, lease: Lease, reason: str, status: int = 500, *, keep: bool = False) -> None:
@@ -197,6 +193,11 @@ class Fill:
     def publish(self, lease: Lease) -> None:
         """Show readers in this process what the leader wrote."""
         journal, part = lease.journal, lease.part
+        if self._shown and not journal.done:
+            if part is None or part.size < len(self._shown):
+                return  # that is less than was shown
+            self._goes_on = journal.number if self._has_shown(journal, part) else _NONE
+            self._shown = b""
         with self._changed:
             if part is not None and journal.number != self._part_number:
                 self._replace_part(part.descriptor.share(), journal.number)
@@ -205,6 +206,38 @@ class Fill:
             listeners = tuple(self._listeners) if self._progress.tells_more_than(before) else ()
         for listener in listeners:
             listener()
+
+    def _has_shown(self, journal: Journal, part: Part) -> bool:
+        """Whether a part is the file that was shown. Its bytes came over the same connection, unless something broke."""
+        mine, shown = journal.head, self._progress.journal.head
+        assert mine is not None  # of what has bytes
+        assert shown is not None
+        same = (mine.fields, mine.size, mine.source) == (shown.fields, shown.size, shown.source)
+        return same and os.pread(part.fileno(), len(self._shown), 0) == self._shown
+
+    def show(self, head: Representation, data: bytes) -> None:
+        """Let readers in this process have the first bytes of a file, which are in hand, before its part is begun.
+
+        They read them from memory, and the rest from the part, if that turns out to have the same.
+        """
+        with self._changed:
+            if self._progress.journal.head is not None or self._progress.journal.done or not data:
+                return
+            number = _in_memory(data)
+            if number is None:
+                return
+            self._replace_part(Descriptor(number), SHOWN)
+            self._shown = data
+            self._set(Progress(Journal(SHOWN, head, confirmed=True), len(data)))
+
+    def moved(self, number: int) -> tuple[Descriptor, int] | None:
+        """Where a reader of that number goes on with what it was shown, and that one's number; None if there is nothing."""
+        with self._changed:
+            return None if self._part is None or not self._is_as(number) else (self._part.share(), self._part_number)
+
+    def _is_as(self, number: int) -> bool:
+        """Whether who reads what has that number may read the part there is now. Called with the condition held."""
+        return self._part_number == number or (number == SHOWN and self._part_number == self._goes_on)
 
     def _set(self, progress: Progress) -> None:
         """Called with the condition held."""
@@ -222,7 +255,31 @@ class Fill:
             if listener not in self._listeners:
                 self._listeners.append(listener)
 
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        """Call it no more."""
+        with self._changed:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether somebody waits for it, or leads it."""
+        return self._users > 0
+
+    def ring(self) -> None:
+        """Call whoever listens."""
+        for listener in tuple(self._listeners):
+            listener()
+
     # -- the readers
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which who waits is to look again; what is led here is told to who listens."""
+        if self._leading:
+            return ORPHAN
+        begins = not self._progress.visible and time.monotonic() - self._news < ORPHAN
+        return _LOOK_SECONDS if begins else POLL
 
     def fail(self, reason: str) -> None:
         """Tell readers that the download could not begin, or cannot be followed."""
@@ -235,58 +292,72 @@ class Fill:
 
     def follow(self, watch: Watch) -> None:
         """Read what another process downloads."""
-        with self._changed:
-            self._watch = watch
-            self._poll()
+        self._watch = watch
+        self._poll()
 
     def progress(self) -> Progress:
         """How far the fill is now."""
-        with self._changed:
-            self._poll()
-            return self._progress
+        self._poll()
+        return self._progress
 
     def wait(self, seen: Progress, until: float = math.inf) -> Progress:
         """Block until there is more to tell than `seen`, or until a time of the monotonic clock."""
-        with self._changed:
-            while True:
-                self._poll()
-                left = until - time.monotonic()
+        while True:
+            self._poll()
+            left = until - time.monotonic()
+            with self._changed:
                 if self._progress != seen or left <= 0:
                     return self._progress
                 self._changed.wait(min(left, 1.0 if self._leading else POLL))
 
     def _poll(self) -> None:
-        """Look at another process's fill; called with the condition held."""
-        if self._leading or self._succeeding or self._watch is None or self._progress.journal.done:
+        """Look at another process's fill, unless somebody does or just did."""
+        if self._watch is None or self._leading or self._succeeding or self._progress.journal.done:
+            return
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS or not self._look.acquire(blocking=False):
             return
         try:
-            journal = self._watch.refresh()
-            if journal.number != self._part_number and journal.head is not None:
-                self._replace_part(self._watch.open_part(), journal.number)
-            size = os.fstat(self._part.fileno()).st_size if self._part is not None else 0
-            progress = Progress(journal, size)
-            quiet = time.monotonic() - self._news
-            if progress != self._progress or self._watch.beat != self._beat:
-                self._beat = self._watch.beat
-                self._set(progress)
-            elif quiet > STUCK:
-                self.fail("the process that downloads this file does not go on")
-            elif quiet > ORPHAN or not self._watch.has_journal:
-                self._take_over(self._watch)
+            self._looked = now
+            if self._watch is not None:
+                self._look_at(self._watch)
         except (StoreError, OSError, ValueError) as error:
             self.fail(_unfollowed(error))
+        finally:
+            self._look.release()
+
+    def _look_at(self, watch: Watch) -> None:
+        """The disk has a say in that, so the condition is free meanwhile. Raises StoreError, OSError, ValueError."""
+        journal = watch.refresh()
+        if journal.number != self._part_number and journal.head is not None:
+            part = watch.open_part()
+            with self._changed:
+                self._replace_part(part, journal.number)
+        size = os.fstat(self._part.fileno()).st_size if self._part is not None else 0
+        progress = Progress(journal, size)
+        quiet = time.monotonic() - self._news
+        if progress != self._progress or watch.beat != self._beat:
+            self._beat = watch.beat
+            with self._changed:
+                self._set(progress)
+        elif quiet > STUCK:
+            self.fail("the process that downloads this file does not go on")
+        elif quiet > ORPHAN or not watch.has_journal:
+            self._take_over(watch)
 
     def _take_over(self, watch: Watch) -> None:
         """Have a thread go on where the leader is gone: the disk has a say in that, and who looks may be the event loop."""
         if not watch.seize():
             return
-        self._succeeding = True
-        self._users += 1
+        with self._changed:
+            self._succeeding = True
+            self._users += 1
         try:
             self._fills.threads.run(partial(self._succeed, watch))
         except RuntimeError:  # there may be one at the next look
-            self._succeeding = False
-            self._users -= 1
+            with self._changed:
+                self._succeeding = False
+                self._users -= 1
             watch.let_go()
 
     def _succeed(self, watch: Watch) -> None:
@@ -311,97 +382,30 @@ class Fill:
             self._part.close()
         self._part, self._part_number = descriptor, number
 
-    def reader(self, number: int) -> "FillReader | None":
+    def reader(self, number: int) -> FillReader | None:
         """A reader of the part of that number, if it is still the current one. It counts as a user until it is closed."""
         with self._changed:
-            if self._part is None or self._part_number != number:
+            if self._part is None or not self._is_as(number):
                 return None
             self._users += 1
-            return FillReader(self, number, self._part.share(), partial(self._fills.leave, self))
+            return FillReader(self, self._part_number, self._part.share(), partial(self._fills.leave, self))
+
+
+def _in_memory(data: bytes) -> int | None:
+    """The descriptor of a file that holds these bytes and is nowhere; None if the system gives none."""
+    try:
+        number = os.memfd_create("first bytes", os.MFD_CLOEXEC)
+    except OSError:
+        return None
+    with suppress(OSError):  # nobody may write a file of that size
+        if os.write(number, data) == len(data):
+            return number
+    os.close(number)
+    return None
 
 
 def _unfollowed(error: Exception) -> str:
     return f"the running download cannot be followed: {error}"
-
-
-class ReplacedError(FillError):
-    """The part a reader reads is not the file any more: a source has another one, and the fill began again."""
-
-
-Rescue = Callable[["FillReader", Span | None, int], Generator[bytes, None, None]]
-"""Yields the bytes of a span from a place on, for a reader that cannot."""
-
-
-class UnstorableError(FillError):
-    """The download failed for the disk's sake; the source may go on."""
-
-
-class FillReader:
-    """One client's view of the growing part."""
-
-    def __init__(self, fill: Fill, number: int, descriptor: Descriptor, left: Callable[[], None]) -> None:
-        self.fill = fill
-        self._number = number
-        self._descriptor: Descriptor | None = descriptor
-        self._left = left
-        self.rescue: Rescue | None = None
-        """Where the rest is to be had if the download fails for the disk's sake alone."""
-
-    def fileno(self) -> int:
-        """The descriptor of the part, for calls that take one."""
-        if self._descriptor is None:
-            raise FillError("the reader is closed", 502)
-        return self._descriptor.fileno()
-
-    def visible(self) -> int:
-        """Bytes that may be sent now. Raises `FillError` if the download failed, or began another part."""
-        progress = self.fill.progress()
-        self._check(progress.journal)
-        return progress.visible
-
-    def read(self, span: Span | None) -> Generator[bytes, None, None]:
-        """The bytes of `span`, or of the whole where its length is not known yet, each as soon as it may be shown.
-
-        Raises `FillError` if the download fails: what was read before is then not the whole. Raises `ReplacedError` if
-        it goes on with other bytes.
-        """
-        at = span.start if span else 0
-        progress = self.fill.progress()
-        while True:
-            try:
-                self._check(progress.journal)
-            except UnstorableError:
-                if self.rescue is None:
-                    raise
-                yield from self.rescue(self, span, at)
-                return
-            end = min(progress.visible, span.stop) if span else progress.visible
-            while at < end:
-                block = os.pread(self.fileno(), min(_BLOCK, end - at), at)
-                if not block:
-                    raise FillError("the part became shorter than its reader knew it", 502)
-                at += len(block)
-                yield block
-            if (span and at >= span.stop) or (not span and progress.journal.digest is not None):
-                return
-            progress = self.fill.wait(progress)
-
-    def _check(self, journal: Journal) -> None:
-        if journal.number != self._number:
-            raise ReplacedError("the file changed at its source while it was sent", 502)
-        if journal.done and journal.failed is None and journal.digest is None:
-            raise ReplacedError("the process that downloaded the file ended when it was stored already", 502)
-        # What is verified stays so, though it could not be stored.
-        if journal.failed is not None and journal.digest is None:
-            kind = UnstorableError if journal.failed.status == UNSTORABLE else FillError
-            raise kind(journal.failed.reason, journal.failed.status)
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            descriptor.close()
-            self._left()
 
 
 class Fills:
@@ -410,7 +414,7 @@ class Fills:
     def __init__(self, parts: PartStore, downloads: int = DOWNLOADS) -> None:
         self.threads = Threads("fill")
         self._downloads = downloads
-        self._parts = parts
+        self.parts = parts
         self.forget()
         forget_in_children(self)
 
@@ -446,15 +450,21 @@ class Fills:
             self.leave(fill)
             raise
 
+    def make(self, key: Key, lead: Lead, is_here: IsHere, client: str, led: Callable[[], None]) -> Fill:
+        """A fill for who has its lease already, and begins it with `Fill.lead`. The caller is counted as a user."""
+        with self._guard:
+            fill = self.running[key] = Fill(key, lead, is_here, client, self, led)
+        return fill
+
     def _begin(self, fill: Fill, run: Run) -> bool:
         """Lead the fill, or follow the process that does; whether it is led here."""
         deadline = time.monotonic() + _ENDING
         while True:
-            lease = self._parts.claim(fill.key)
+            lease = self.parts.claim(fill.key)
             if lease is not None:
                 fill.lead(lease, run)
                 return True
-            watch = self._parts.watch(fill.key)
+            watch = self.parts.watch(fill.key)
             if watch.is_over() and time.monotonic() < deadline:
                 # Its leader is about to go, or the next one has only just come: there is a better answer in a moment.
                 watch.close()
@@ -463,15 +473,27 @@ class Fills:
             fill.follow(watch)
             return False
 
+    def follow(self, fill: Fill) -> None:
+        """Find out who leads a fill that was made, or lead it. Runs in a thread, which counts as a user up to the end."""
+        jobs: list[Callable[[], None]] = []
+        try:
+            self._begin(fill, jobs.append)
+        except (StoreError, OSError, ValueError) as error:
+            fill.fail(_unfollowed(error))
+        finally:
+            self.leave(fill)
+        for job in jobs:
+            job()
+
     def look(self, key: Key) -> Journal | None:
         """What is known of the download of a key, if one runs here or elsewhere. Raises StoreError, OSError, ValueError."""
         with self._guard:
             fill = self.running.get(key)
         if fill is not None:
             return fill.progress().journal
-        if not self._parts.is_led(key):
+        if not self.parts.is_led(key):
             return None
-        with closing(self._parts.watch(key)) as watch:
+        with closing(self.parts.watch(key)) as watch:
             return watch.refresh()
 
     def leave(self, fill: Fill) -> None:

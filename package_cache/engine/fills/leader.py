@@ -13,22 +13,23 @@ from typing import Protocol, Self
 from package_cache.engine.fills.committer import Committer, Job
 from package_cache.engine.fills.failures import Failures
 from package_cache.engine.fills.fill import Fill
-from package_cache.engine.fills.pump import pump
+from package_cache.engine.fills.pump import Underway, pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
-from package_cache.engine.fills.small import SmallCommitter, read_body
-from package_cache.engine.fills.storing import Storing
-from package_cache.engine.seldom import Seldom
+from package_cache.engine.fills.small import Ended, SmallCommitter, Tell, read_body
+from package_cache.engine.fills.storing import UNSTORABLE, Storing
+from package_cache.engine.upkeep.room import Reservation
 from package_cache.errors import DamagedBlob, StoreError
-from package_cache.model import Entry, Key, Representation
-from package_cache.rules.http.answer import refreshed
+from package_cache.log_limit import LogLimit
+from package_cache.model import Entry, Key, Representation, frozen
+from package_cache.rules.http.caching import refreshed
 from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
 from package_cache.rules.transfers.transfer import Transfer
-from package_cache.storage.blobs import SMALL, BlobStore, hash_file
+from package_cache.storage.blobs import BlobStore, hash_file
+from package_cache.storage.database.schema import SMALL
 from package_cache.storage.items.rows import Describe
-from package_cache.storage.parts.forks import forget_in_children
-from package_cache.storage.parts.journals import Failed, Journal
-from package_cache.storage.parts.leases import Lease
-from package_cache.storage.registry import News, Registry
+from package_cache.storage.parts.leases import Failed, Journal, Lease, PartStore
+from package_cache.storage.registry import NewVersion, Registry
+from package_cache.storage.system import forget_in_children
 from package_cache.upstream.answers import Offer
 
 logger = logging.getLogger(__name__)
@@ -103,18 +104,78 @@ class Errand(Protocol):
         ...
 
 
+@frozen
+class Body:
+    """All bytes of a small file, and their SHA-256 in hex."""
+
+    data: bytes
+    digest: str
+
+
+class Unstored:
+    """A small body that was answered, and is being stored under its lease. Safe for any number of threads."""
+
+    def __init__(self, lease: Lease, head: Representation, body: Body) -> None:
+        self._lease = lease
+        self._head = head
+        self._body = body
+        self._guard = threading.Lock()
+        self._shows = False
+        self._failed: tuple[Failed | None] | None = None
+        """How it ended, once it has."""
+        self.size = len(body.data)
+        self.source = head.source
+
+    def show(self) -> None:
+        """Let other processes have it, since the disk takes its time; unless it is stored by now. Raises StoreError."""
+        with self._guard:
+            if self._failed is not None:
+                return
+            self._shows = True
+        try:
+            self._write()
+        finally:
+            with self._guard:
+                self._shows, ended = False, self._failed
+            if ended is not None:
+                self._end(*ended)
+
+    def _write(self) -> None:
+        lease, data = self._lease, self._body.data
+        lease.begin(self._head)
+        assert lease.part is not None  # it was begun
+        lease.part.put(0, data)
+        lease.whole(self._body.digest, len(data))
+        lease.expose()  # all of it at once
+
+    def end(self, error: StoreError | None) -> None:
+        """It is stored, or cannot be: give the lease back. Waits for nobody who shows it. Raises StoreError, OSError."""
+        failed = None if error is None else Failed(UNSTORABLE, str(error))
+        with self._guard:
+            self._failed = (failed,)
+            if self._shows:
+                return
+        self._end(failed)
+
+    def _end(self, failed: Failed | None) -> None:
+        if failed is None:
+            self._lease.done()
+        else:
+            self._lease.failed(failed, keep=False)
+
+
 class Leader:
     """Leads fills. Safe for any number of threads."""
 
-    def __init__(self, registry: Registry, blobs: BlobStore, storing: Storing, room: Reserving) -> None:
+    def __init__(self, registry: Registry, blobs: BlobStore, storing: Storing, room: Reserving, parts: PartStore) -> None:
         self.failures = Failures(time.monotonic)
         self._registry = registry
         self._blobs = blobs
         self._room = room
         self._storing = storing
         self._committer = Committer(registry, blobs)
-        self._small = SmallCommitter(registry)
-        self._seldom = Seldom()
+        self._small = SmallCommitter(registry, parts.is_awaited)
+        self._log_limit = LogLimit()
         self._slow_until = -math.inf
         self.forget()
         forget_in_children(self)
@@ -122,12 +183,14 @@ class Leader:
     def forget(self) -> None:
         """In a forked child: what is to be stored is stored by the parent."""
         self._fewer = threading.Condition()
-        self._unstored = 0
+        self._guard = threading.Lock()
+        """Of the number of bodies: nobody waits for there to be fewer."""
+        self._unstored = self._bodies = 0
 
     @property
     def is_settled(self) -> bool:
         """Whether every file that is here with all its bytes is stored, or could not be."""
-        return not self._unstored
+        return not self._unstored and not self._bodies
 
     def _count(self) -> None:
         """Count one more file that is to be stored; waits while there are too many."""
@@ -151,21 +214,29 @@ class Leader:
 
     def _seen(self, wanted: Errand) -> Entry | None:
         """The version that is here now; looked for only if something changed."""
-        return wanted.seen if self._registry.mark(wanted.key) == wanted.mark else self._registry.best(wanted.key)
+        return self._registry.best(wanted.key) if self.has_changed(wanted) else wanted.seen
 
-    def lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
-        """Download what is wanted, unless it is here by now. Raises StoreError.
+    def has_changed(self, wanted: Errand) -> bool:
+        """Whether the registry may know more of what is wanted than when it was looked for. Costs no system call."""
+        return self._registry.mark(wanted.key) != wanted.mark
+
+    def unsettle(self, wanted: Errand) -> None:
+        """Have every process look anew at what is wanted: it may be another version in a moment."""
+        self._registry.generation.bump(wanted.key)
+
+    def lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> bool:
+        """Download what is wanted, unless it is here by now. Raises StoreError. Goes on with what is `underway`.
 
         Returns whether the fill is over. If not, the file is about to be stored, and `Fill.conclude` will be called.
         """
         try:
-            return self._lead(wanted, fill, lease)
+            return self._lead(wanted, fill, lease, underway)
         except StoreError as error:
             self._storing.failed(wanted.key, error)
             self._room.relieve(error)
             raise
 
-    def _lead(self, wanted: Errand, fill: Fill, lease: Lease) -> bool:
+    def _lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> bool:
         if lease.unstored is not None:
             self._store_late(wanted, fill, lease, lease.unstored)
         if self.is_here(wanted):
@@ -175,7 +246,8 @@ class Leader:
         seen = self._seen(wanted)
         sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.examined, wanted.largest())
         try:
-            over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink)
+            begun = underway.take() if underway is not None and seen is wanted.seen and lease.part is None else None
+            over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink, begun)
         except BaseException:
             sink.release()
             raise
@@ -183,11 +255,16 @@ class Leader:
             sink.release()
         return over
 
-    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> bool:
+    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, begun: Underway | None) -> bool:
         seen = wanted.seen
-        transfer = Transfer(wanted.offer.urls, lease.have, lease.journal.head if lease.part else None, wanted.held)
+        if begun is None:
+            known = lease.journal.head if lease.part else None
+            begun = Underway(Transfer(wanted.offer.urls, lease.have, known, wanted.held))
+        else:
+            begun.give(sink)
+        transfer = begun.transfer
         fill.publish(lease)
-        match pump(transfer, wanted.offer, sink):
+        match pump(transfer, wanted.offer, sink, begun.ask):
             case Finish():
                 self.failures.forget(wanted.key)
                 self._store(wanted, fill, lease, sink)
@@ -199,14 +276,18 @@ class Leader:
                 if self._registry.confirm(seen, known, wanted.describe(known, seen.digest)) is None:
                     return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
                 lease.done()
-            case GiveUp(status, reason, answered, rest):
-                self.failures.note(wanted.key, status, reason, rest)
-                # A source that failed is what got the warning, once, whatever is asked of it.
-                level = logging.INFO if status == 404 or transfer.blamed else self._seldom.level(answered)
-                logger.log(level, "%s: %s", wanted.text, reason)
-                lease.failed(Failed(status, reason, answered, transfer.hopeless, rest), keep=not transfer.contradicted)
+            case GiveUp() as end:
+                lease.failed(self.gave_up(wanted, transfer, end), keep=not transfer.contradicted)
         fill.publish(lease)
         return True
+
+    def gave_up(self, wanted: Errand, transfer: Transfer, end: GiveUp) -> Failed:
+        """No source delivered: note it, and what to tell of it. Never waits."""
+        self.failures.note(wanted.key, end.status, end.reason, end.retry_after)
+        # A source that failed is what got the warning, once, whatever is asked of it.
+        level = logging.INFO if end.status == 404 or transfer.blamed else self._log_limit.level(end.answered)
+        logger.log(level, "%s: %s", wanted.text, end.reason)
+        return Failed(end.status, end.reason, end.answered, transfer.hopeless, end.retry_after)
 
     def _known(self, wanted: Errand, seen: Entry, head: Representation) -> Representation:
         """The head of a version that a source confirmed, with what its body says, if it was not asked before."""
@@ -237,7 +318,7 @@ class Leader:
                 return
             if tells:
                 self._tell_whole(fill, lease, digest, size)
-            self._blobs.seal(lease.part)
+            self._blobs.finalize(lease.part)
             with self._blobs.holding([digest]):
                 self._blobs.settle([self._blobs.publish(lease.part, digest)])
                 lease.adopted()
@@ -267,14 +348,14 @@ class Leader:
         self._count()
         begun = time.monotonic()
         try:
-            if begun < self._slow_until:
+            if self.is_slow:
                 with suppress(StoreError):  # then they wait
                     lease.expose()
             self._tell_whole(fill, lease, digest, part.size)
             # An item of the library is a path, so its bytes are a file, however small.
             body = read_body(part, digest) if part.size <= SMALL and news.describe is None else None
             if body is None:
-                self._blobs.seal(part)
+                self._blobs.finalize(part)
         except BaseException:
             self._discount()
             raise
@@ -283,6 +364,72 @@ class Leader:
             self._committer.commit(Job(news, part, ended))
         else:
             self._small.commit(news, body, ended)
+
+    def room_at_once(self, size: int) -> Reservation | None:
+        """Room for a file of so many bytes; None if some would have to be made first. Never waits."""
+        return self._room.reserve_at_once(size)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the disk took long over a file a moment ago."""
+        return time.monotonic() < self._slow_until
+
+    def store_body(
+        self,
+        wanted: Errand,
+        lease: Lease,
+        known: Representation,
+        body: Body,
+        room: Reservation,
+        ended: Ended,
+        tell: Tell,
+        *,
+        patient: bool,
+    ) -> "Unstored":
+        """Store a small body that is in hand, verified, under its lease, which is given back. Never waits.
+
+        `tell` calls `ended` when it is stored, or cannot be; it must not raise. `patient` is as of `SmallCommitter.commit`.
+        """
+        unstored = Unstored(lease, known, body)
+        with self._guard:
+            self._bodies += 1
+        stored = partial(self._body_stored, wanted, unstored, room, ended, time.monotonic())
+        news = _news(wanted, body.digest, known, len(body.data), body.data)
+        self._small.commit(news, body.data, stored, tell, patient=patient)
+        return unstored
+
+    def _body_stored(
+        self,
+        wanted: Errand,
+        unstored: "Unstored",
+        room: Reservation,
+        ended: Ended,
+        begun: float,
+        error: StoreError | None,
+    ) -> None:
+        room.release()
+        self._note_pace(begun)
+        try:
+            if error is None:
+                self._storing.went_well(wanted.key)
+                if logger.isEnabledFor(logging.INFO):  # to find out what to call it costs as much as all else here
+                    logger.info("stored %s, %d bytes, from %s", wanted.text, unstored.size, unstored.source)
+            else:
+                self._storing.failed(wanted.key, error)
+                self._room.relieve(error)
+            unstored.end(error)
+        except (StoreError, OSError) as trouble:
+            logger.warning("cannot clean up after %s: %s", wanted.text, trouble)
+        finally:
+            with self._guard:
+                self._bodies -= 1
+            ended(error)
+
+    def _note_pace(self, begun: float) -> None:
+        """A file was stored, or was not, which took from then until now."""
+        now = time.monotonic()
+        if now - begun > _SLOW_SECONDS:
+            self._slow_until = now + _SLOW_FOR
 
     def _end(
         self,
@@ -295,9 +442,7 @@ class Leader:
         error: StoreError | None,
     ) -> None:
         sink.release()
-        now = time.monotonic()
-        if now - begun > _SLOW_SECONDS:
-            self._slow_until = now + _SLOW_FOR
+        self._note_pace(begun)
         if error is not None:
             self._storing.failed(wanted.key, error)
             self._room.relieve(error)
@@ -312,6 +457,7 @@ class Leader:
             self._discount()
 
 
-def _news(wanted: Errand, digest: str, head: Representation, size: int) -> News:
-    head = replace(head, size=size)
-    return News(wanted.key, digest, head, wanted.describe(head, digest))
+def _news(wanted: Errand, digest: str, head: Representation, size: int, body: bytes | None = None) -> NewVersion:
+    if head.size != size:
+        head = replace(head, size=size)
+    return NewVersion(wanted.key, digest, head, wanted.describe(head, digest), body)

@@ -63,10 +63,13 @@ class Line:
         self._waiting: list[tuple[float, Turn]] = []
         self._watched = False
 
-    def enter(self, turn: Turn, run: Run) -> None:
-        """Begin a download by `run`, or in a while, or drop it. Raises RuntimeError if there is no thread for it."""
+    def enter(self, turn: Turn, run: Run, *, at_once: bool = False) -> None:
+        """Begin a download by `run`, or in a while, or drop it. Raises RuntimeError if there is no thread for it.
+
+        With `at_once`, it was promised a place, and has it though they were taken meanwhile.
+        """
         with self._guard:
-            begins = self._may_begin(turn.client)
+            begins = at_once or self._may_begin(turn.client)
             if begins:
                 self._running[turn.client] += 1
             waits = not begins and self._has_room(turn.client)
@@ -80,6 +83,11 @@ class Line:
             turn.drop(forced=True)
         if watch:
             self._start_watching()
+
+    def has_place(self, client: str) -> bool:
+        """Whether a download for a client would begin at once."""
+        with self._guard:
+            return self._may_begin(client)
 
     def _may_begin(self, client: str) -> bool:
         return self._running.total() < self._places and self._running[client] < self._share

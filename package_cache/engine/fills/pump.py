@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Generator
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
 
 from package_cache.errors import UpstreamCrawl, UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.model import Representation
@@ -23,7 +24,7 @@ from package_cache.rules.transfers.steps import (
     Receive,
     Restart,
     Slow,
-    Useless,
+    WrongType,
 )
 from package_cache.rules.transfers.transfer import Transfer
 from package_cache.upstream.answers import Answer, Offer
@@ -67,22 +68,54 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Underway:
+    """A transfer that wants to `ask`, or is to start. The bytes `kept` are those that it has of the file."""
+
+    transfer: Transfer
+    ask: Ask | None = None
+    kept: bytes = b""
+    _taken: bool = False
+
+    def give(self, sink: Sink) -> None:
+        """Put the bytes kept into a sink."""
+        if self.kept:
+            assert self.transfer.known is not None  # or no byte of it would be kept
+            sink.expect(self.transfer.digests)
+            sink.begin(self.transfer.known)
+            sink.put(0, self.kept)
+
+    def take(self) -> "Underway | None":
+        """The same, for who goes on with it; None, if somebody has."""
+        taken, self._taken = self._taken, True
+        return None if taken else self
+
+
 End = Finish | NotModified | GiveUp
+_End = TypeVar("_End", bound=Action)
 
 
-def pump(transfer: Transfer, offer: Offer, sink: Sink) -> End:
-    """Drive the transfer to its end."""
-    each = steps(transfer, offer, sink)
+def pump(transfer: Transfer, offer: Offer, sink: Sink, ask: Ask | None = None) -> End:
+    """Drive the transfer to its end; one that is under way, from where it wants to `ask`."""
+    return _to_the_end(steps(transfer, offer, sink, ask))
+
+
+def heed(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Action:
+    """What to do after the answer to `ask`. Does not wait where that is in hand."""
+    return _to_the_end(_perform(ask, transfer, offer, sink))
+
+
+def _to_the_end(each: Generator[None, None, _End]) -> _End:
     while True:
         try:
             next(each)
         except StopIteration as end:
-            return cast("End", end.value)
+            return cast("_End", end.value)
 
 
-def steps(transfer: Transfer, offer: Offer, sink: Sink) -> Generator[None, None, End]:
+def steps(transfer: Transfer, offer: Offer, sink: Sink, ask: Ask | None = None) -> Generator[None, None, End]:
     """As `pump`, at the pace of the caller: goes on after each block that the sink was given."""
-    action = transfer.start()
+    action = ask or transfer.start()
     while True:
         match action:
             case Ask():
@@ -122,10 +155,11 @@ def _follow(ask: Ask, transfer: Transfer, offer: Offer, sink: Sink) -> Generator
             answer.close()
     except UpstreamError as error:
         logger.info("%s %s", ask.url, error)
-        return transfer.next(_event_of(error))
+        return transfer.next(event_of(error))
 
 
-def _event_of(error: UpstreamError) -> Event:
+def event_of(error: UpstreamError) -> Event:
+    """What it means to a transfer."""
     if isinstance(error, UpstreamLie):
         return Lied(str(error))
     timeout, crawls = isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl)
@@ -162,7 +196,7 @@ def _ended(transfer: Transfer, sink: Sink) -> Action:
     if not sink.agrees(transfer.digests):
         return transfer.next(Lied(_disagreement(sink.digest(), transfer.digests)))
     objection = sink.objection()
-    return action if objection is None else transfer.next(Useless(objection))
+    return action if objection is None else transfer.next(WrongType(objection))
 
 
 def _disagreement(digest: str, digests: tuple[Digest, ...]) -> str:

@@ -25,6 +25,10 @@ class Reserving(Protocol):
         """Room for a file of `size` bytes, None if nobody knows; `have` of them are on the disk already."""
         ...
 
+    def reserve_at_once(self, size: int) -> Reservation | None:
+        """Room for a file of `size` bytes; None if some would have to be made first. Never waits."""
+        ...
+
     def relieve(self, error: StoreError) -> None:
         """A download ended with this error: make room if that would have helped."""
         ...
@@ -70,6 +74,8 @@ class PartSink:
         self._publish = publish
         self.head: Representation | None = None
         """That of the whole file, once that was examined."""
+        self._is_large = False
+        """Whether readers have something of it as soon as anything is here."""
         self._hashes = Hashes()
         self._begun = self._beaten = time.monotonic()
 
@@ -80,6 +86,7 @@ class PartSink:
         if reason is not None:
             raise NotKept(reason)
         self._reservation = _granted(self._room.reserve(head.size, self._lease.have))
+        self._is_large = head.size is not None and head.size > _QUIET_BYTES
         self._lease.begin(head)
 
     def release(self) -> None:
@@ -99,14 +106,13 @@ class PartSink:
             _granted(self._reservation.wrote(max(before, at + len(data))))
         if not part.put(at, data):
             return False
+        self._publish()
         if part.size > before:
             self._hashes.take(part, before, memoryview(data)[before - at :])
-        if part.size > _QUIET_BYTES:
+        if self._is_large or part.size > _QUIET_BYTES:
             self._lease.expose()
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             self.beat()
-        else:
-            self._publish()
         return True
 
     def beat(self) -> None:

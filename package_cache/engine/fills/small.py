@@ -10,23 +10,34 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from package_cache.errors import StoreError
 from package_cache.storage.blobs import flaw
-from package_cache.storage.parts.forks import forget_in_children
-from package_cache.storage.parts.part import Part, translated
-from package_cache.storage.registry import News, Registry
+from package_cache.storage.parts.part import Part
+from package_cache.storage.registry import NewVersion, Registry
+from package_cache.storage.system import forget_in_children, translated
 
 LINGER = 0.015
 """Seconds from the first body of a group to its end: the more bodies share a transaction, the less each costs."""
-FILES = 64
+LONGER = 0.06
+"""The same while many come, none of which anybody waits for: each costs a fifth less then, in all that is done for it."""
+_MANY = 8
+"""Bodies of a group, after which many may come."""
+FILES = 128
 BYTES = 1 << 20
 """How many bodies, and how many bytes, end a group sooner."""
 _IDLE_SECONDS = 5.0
 _BUG = "storing small files ended in an internal error"
 
 Ended = Callable[[StoreError | None], None]
-"""Told once, from whatever thread, that it is stored, or why it is not. Must not raise, nor wait."""
+"""Told once that it is stored, or why it is not. Must not raise, nor wait."""
+Tell = Callable[[Callable[[], None]], None]
+"""Has a function called in the thread where those who wait are to be told."""
+
+
+def _at_once(function: Callable[[], None]) -> None:
+    function()
 
 
 def read_body(part: Part, digest: str) -> bytes:
@@ -39,42 +50,53 @@ def read_body(part: Part, digest: str) -> bytes:
     return body
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
-    news: News
+    news: NewVersion
     size: int
     ended: Ended
+    tell: Tell
     since: float
+    patient: bool
 
 
 class SmallCommitter:
-    """Puts small bodies into the registry. Safe for any number of threads."""
+    """Puts small bodies into the registry. Safe for any number of threads.
 
-    def __init__(self, registry: Registry) -> None:
+    `is_awaited` tells whether another process waits for something that this one has not stored yet.
+    """
+
+    def __init__(self, registry: Registry, is_awaited: Callable[[], bool] = lambda: True) -> None:
         self._registry = registry
+        self._is_awaited = is_awaited
         self.forget()
         forget_in_children(self)
 
     def forget(self) -> None:
         """In a forked child: what waits is stored by the parent."""
-        self._changed = threading.Condition(threading.Lock())
+        self._guard = threading.Lock()
+        self._changed = threading.Condition(self._guard)
         self._waiting: deque[_Job] = deque()
         self._bytes = 0
         self._unstored = 0
         self._running = False
+        self._many = False
 
     @property
     def unstored(self) -> int:
         """Bytes that are not durable yet: who is quicker than the disk has to stop somewhere."""
         return self._unstored
 
-    def commit(self, news: News, body: bytes, ended: Ended) -> None:
+    def commit(self, news: NewVersion, body: bytes, ended: Ended, tell: Tell = _at_once, *, patient: bool = False) -> None:
         """Have a body stored as the newest version of its key, in a moment. Never waits for the disk.
 
-        The caller vouches that the bytes are those of the digest.
+        The caller vouches that the bytes are those of the digest. `ended` is called by `tell`, for a group at once, and
+        in this committer's thread if nothing else is said. With `patient`, nobody waits for that in this process.
         """
-        job = _Job(replace(news, body=body), len(body), ended, time.monotonic())
-        with self._changed:
+        if news.body is None:
+            news = replace(news, body=body)
+        job = _Job(news, len(body), ended, tell, time.monotonic(), patient)
+        with self._guard:
             self._waiting.append(job)
             self._bytes += job.size
             self._unstored += job.size
@@ -89,15 +111,18 @@ class SmallCommitter:
             self._refuse(StoreError(f"no thread to store files: {error}"))
 
     def _refuse(self, error: StoreError) -> None:
-        with self._changed:
+        with self._guard:
             jobs, self._waiting, self._bytes, self._running = self._waiting, deque(), 0, False
         self._tell(jobs, error)
 
     def _tell(self, jobs: Iterable[_Job], outcome: StoreError | None) -> None:
-        for job in jobs:
-            with self._changed:
+        groups: dict[Tell, list[_Job]] = {}
+        with self._guard:
+            for job in jobs:
                 self._unstored -= job.size
-            job.ended(outcome)
+                groups.setdefault(job.tell, []).append(job)
+        for tell, group in groups.items():
+            tell(partial(_end, group, outcome))
 
     def _is_full(self) -> bool:
         return len(self._waiting) >= FILES or self._bytes >= BYTES
@@ -116,14 +141,24 @@ class SmallCommitter:
             if not self._changed.wait_for(lambda: self._waiting, _IDLE_SECONDS):
                 self._running = False
                 return []
-            self._changed.wait_for(self._is_full, self._waiting[0].since + LINGER - time.monotonic())
+            self._linger()
             jobs: list[_Job] = []
             size = 0
             while self._waiting and len(jobs) < FILES and size < BYTES:
                 jobs.append(self._waiting.popleft())
                 size += jobs[-1].size
             self._bytes -= size
+            self._many = len(jobs) >= _MANY
             return jobs
+
+    def _linger(self) -> None:
+        """Wait for more of a group, and on and on for as long as nobody waits for what is in it."""
+        since = self._waiting[0].since
+        until = since + LINGER
+        while not self._changed.wait_for(self._is_full, until - time.monotonic()) and until < since + LONGER:
+            if not self._many or not all(job.patient for job in self._waiting) or self._is_awaited():
+                return
+            until += LINGER
 
     def _commit(self, jobs: list[_Job]) -> None:
         outcome: StoreError | None = StoreError(_BUG)
@@ -134,3 +169,8 @@ class SmallCommitter:
             outcome = error
         finally:
             self._tell(jobs, outcome)
+
+
+def _end(jobs: list[_Job], outcome: StoreError | None) -> None:
+    for job in jobs:
+        job.ended(outcome)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from package_cache.engine.upkeep.scrub import Scrub
-from package_cache.engine.upkeep.sweep import Sweep
+from package_cache.engine.upkeep.memory import give_back
+from package_cache.engine.upkeep.verification import Scrub, Sweep
 from package_cache.errors import StoreError
 from package_cache.storage.parts.locks import NameLocks
 from package_cache.storage.registry import Registry
@@ -72,17 +72,28 @@ class Caretaker:
         self._closed.set()
 
     def _run(self) -> None:
+        self._try(self._learn)
         wait = FIRST
         while not self._closed.wait(wait):
             wait = min(LOOK, self._scrub.period / 10) if self._scrub is not None else LOOK
+            self._registry.rest()
+            self._try(self._do_what_is_due)
+            give_back()
+
+    def _try(self, work: Callable[[], None]) -> None:
+        with suppress(Closed):
             try:
-                self._do_what_is_due()
-            except Closed:
-                return
+                work()
             except (StoreError, OSError) as error:
                 logger.warning("the store could not be looked after: %s", error)
 
+    def _learn(self) -> None:
+        """Each process sees to that: it is done once for all of them, but for what they doubt later."""
+        self._working_since = time.monotonic()
+        self._registry.learn(self._rest)
+
     def _do_what_is_due(self) -> None:
+        self._learn()
         if not self._locks.take(_LOCK):
             return
         try:

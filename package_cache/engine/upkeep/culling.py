@@ -1,8 +1,8 @@
 """Keeps the cache within its bounds: in the background, in small steps, in one process at a time.
 
 Empties the trash, removes old versions of indexes, then the files used longest ago as far as the bounds want it; what goes
-is decided in `rules/culling.py`, how it goes in `storage/removal.py`. No request ever waits for it, but for a download that
-needs room at once.
+is decided in `rules/eviction.py`, how it goes in `storage/removal.py`. No request ever waits for it, but for a download
+that needs room at once.
 """
 
 import logging
@@ -14,25 +14,25 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from package_cache.engine.upkeep.peers import Peers
 from package_cache.engine.upkeep.space import Space
 from package_cache.errors import StoreError
 from package_cache.model import Key
-from package_cache.rules.culling import (
+from package_cache.rules.eviction import (
+    Bounds,
     Candidate,
-    Cull,
-    Limits,
+    Eviction,
     Needs,
     Reason,
+    StoredVersion,
     Usage,
-    Version,
     conflicts,
     needs_of_bounds,
     needs_of_room,
     superseded,
 )
+from package_cache.storage.notes import Peers
 from package_cache.storage.parts.locks import NameLocks
-from package_cache.storage.removal import Kind, OldVersion, Place, Removable, Removal, Removed
+from package_cache.storage.removal import Kind, OldVersion, Position, Removable, Removal, Removed
 from package_cache.units import size_text
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class _Chosen:
 class Round:
     """One cull: from what there is to a report, step by step. With `dry` it changes nothing."""
 
-    def __init__(self, removal: Removal, cull: Cull, now: float, *, dry: bool = False) -> None:
+    def __init__(self, removal: Removal, cull: Eviction, now: float, *, dry: bool = False) -> None:
         self._removal = removal
         self._cull = cull
         self._now = now
@@ -117,11 +117,11 @@ class Round:
         self.report.whole = True
 
     def _by_use(self, kind: Kind) -> Iterator[None]:
-        after = Place()
+        after = Position()
         while page := self._removal.by_use(kind, after):
             self._carry_out([chosen for one in page if (chosen := self._judge(one)) is not None])
             yield
-            after = Place(page[-1].used, page[-1].id)
+            after = Position(page[-1].used, page[-1].id)
             if kind is Kind.READY and not self._cull.goes_on(after.used):
                 return
 
@@ -152,7 +152,7 @@ class Round:
             key = max(page)
 
     def _superseded(self, versions: list[OldVersion]) -> list[OldVersion]:
-        gone = {one.id for one in superseded([Version(one.id, one.created) for one in versions], self._now)}
+        gone = {one.id for one in superseded([StoredVersion(one.id, one.created) for one in versions], self._now)}
         return [version for version in versions if version.id in gone]
 
     def _chosen_version(self, old: OldVersion, others: int) -> _Chosen:
@@ -201,10 +201,10 @@ class Culler:
         self._demand = 0
         self._closed = False
         self._told = False
-        self._others: list[Limits] = []
+        self._others: list[Bounds] = []
 
     def start(self) -> None:
-        """Cull from now on, in the background."""
+        """Eviction from now on, in the background."""
         with self._guard:
             if self._owner == os.getpid() or self._closed:
                 return
@@ -287,7 +287,7 @@ class Culler:
         try:
             now = self._clock()
             limits, usage = self._space.limits(), self._space.usage()
-            cull = Cull(needs_of_bounds(usage, limits), limits.max_age, now)
+            cull = Eviction(needs_of_bounds(usage, limits), limits.max_age, now)
             one = Round(self._removal, cull, now, dry=dry)
             for _ in one.steps(versions=True):
                 if self._closed:
@@ -321,7 +321,7 @@ class Culler:
             time.sleep(_TURN)
         try:
             now = self._clock()
-            cull = Cull(needs(), None, now)
+            cull = Eviction(needs(), None, now)
             one = Round(self._removal, cull, now)
             for _ in one.steps(versions=False):
                 if not cull.lacking or time.monotonic() > deadline:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from package_cache.engine.upkeep.culling import Culler
 from package_cache.engine.upkeep.space import Claim, Space
 from package_cache.errors import StoreError
-from package_cache.rules.culling import Limits, Usage, needs_of_bounds, needs_of_room
+from package_cache.rules.eviction import Bounds, Usage, needs_of_bounds, needs_of_room
 from package_cache.units import size_text
 
 AHEAD = 64 << 20
@@ -79,6 +79,15 @@ class Room:
         refusal = self._take(claim, size, self._space.limits()) if size is not None else self._grow(claim, have)
         return refusal or Reservation(claim, self._grow, self._space.release)
 
+    def reserve_at_once(self, size: int) -> Reservation | None:
+        """As `reserve`, for who must not wait: None where files would have to go first, and where nothing fits."""
+        claim = self._space.claim_small(size)
+        if claim is None:
+            claim = Claim(0, 0)
+            if self._take(claim, size, self._space.limits(), cull=False) is not None:
+                return None
+        return Reservation(claim, self._grow, self._space.release)
+
     def _grow(self, claim: Claim, size: int) -> Refusal | None:
         """Reserve ahead of a file that has `size` bytes and no known end."""
         limits = self._space.limits()
@@ -89,7 +98,7 @@ class Room:
         refusal = self._take(claim, lacks + min(ahead, _LEAST), limits)
         return self._take(claim, lacks, limits, cull=False) if refusal and lacks else refusal
 
-    def _take(self, claim: Claim, size: int, limits: Limits, *, cull: bool = True) -> Refusal | None:
+    def _take(self, claim: Claim, size: int, limits: Bounds, *, cull: bool = True) -> Refusal | None:
         if limits.max_size is not None and claim.size + size > limits.max_size:
             text = f"it has {size_text(claim.size + size)} or more, and the cache may hold {size_text(limits.max_size)}"
             return Refusal(f"{text} (--max-size)")
@@ -108,7 +117,7 @@ class Room:
             self._culler.wake()
         return None
 
-    def _make(self, limits: Limits, size: int, beside: int) -> bool:
+    def _make(self, limits: Bounds, size: int, beside: int) -> bool:
         """Whether culling may have made room."""
         with self._guard:
             if time.monotonic() - self._hopeless < _HOPELESS_SECONDS:
@@ -124,7 +133,7 @@ def _without(usage: Usage, size: int) -> Usage:
     return Usage(usage.stored, usage.free + size)
 
 
-def _refusal(usage: Usage, limits: Limits, size: int) -> Refusal:
+def _refusal(usage: Usage, limits: Bounds, size: int) -> Refusal:
     if limits.max_size is not None and usage.stored + size > limits.max_size:
         bound = f"the cache holds {size_text(usage.stored)} of {size_text(limits.max_size)} (--max-size)"
         return Refusal(f"{size_text(size)} do not fit: {bound}, and the rest is pinned or was used a moment ago")

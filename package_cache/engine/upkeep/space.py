@@ -1,13 +1,18 @@
-"""How much there is and how much there may be: the bounds, what is stored and free, what running downloads will take."""
+"""How much there is and how much there may be: the bounds, what is stored and free, what running downloads will take.
+
+To look costs a small file more than to store it. So each look also says how much small files may take without another one,
+for a moment: nothing where a bound is near, so that no bound is ever passed.
+"""
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from package_cache.errors import StoreError
-from package_cache.rules.culling import Limits, Usage
+from package_cache.rules.eviction import Bounds, Usage, room_before_eviction
 from package_cache.storage.registry import Registry
 from package_cache.units import Share
 
@@ -18,6 +23,15 @@ class Claim:
 
     size: int
     written: int = 0
+    is_small: bool = False
+    """Whether it is counted in with others."""
+
+
+_NEAR = 256 << 20
+"""Bytes below a bound where every file is looked at: other processes may store as much between two looks."""
+_AT_A_TIME = 64 << 20
+_SECONDS = 1.0
+"""How many bytes small files may take without another look, and for how long."""
 
 
 class Space:
@@ -38,23 +52,29 @@ class Space:
         self._max_age = max_age
         self._guard = threading.Lock()
         self._claims: set[Claim] = set()
+        self._small = 0
+        """Bytes of the small claims that are not in `_claims`."""
+        self._spare = 0
+        self._until = 0.0
+        """How much small files may take without another look, and until when, by the monotonic clock."""
 
-    def limits(self) -> Limits:
+    def limits(self) -> Bounds:
         """The bounds."""
-        status = self._status()
-        return Limits(self._max_size, self._min_free.of(status.f_blocks * status.f_frsize), self._max_age)
+        return self._limits(self._status())
+
+    def _limits(self, status: os.statvfs_result) -> Bounds:
+        return Bounds(self._max_size, self._min_free.of(status.f_blocks * status.f_frsize), self._max_age)
 
     def usage(self) -> Usage:
         """What is stored and what is free, with the downloads of this process as if they were at their ends."""
         with self._guard:
-            return self._usage()
+            return self._usage(self._status())
 
-    def _usage(self) -> Usage:
-        status = self._status()
+    def _usage(self, status: os.statvfs_result) -> Usage:
         stored = self._registry.totals().bytes if self._max_size is not None else 0
-        unwritten = sum(max(0, claim.size - claim.written) for claim in self._claims)
+        unwritten = self._small + sum(max(0, claim.size - claim.written) for claim in self._claims)
         return Usage(
-            stored + sum(claim.size for claim in self._claims),
+            stored + self._small + sum(claim.size for claim in self._claims),
             status.f_bavail * status.f_frsize - unwritten,
         )
 
@@ -70,14 +90,39 @@ class Space:
         No other download gets in between.
         """
         with self._guard:
-            usage = self._usage()
+            usage = self._usage(self._status())
             if not fits(usage):
                 return False, usage
+            self._spare -= size
+            if claim.is_small:
+                claim.is_small = False
+                self._small -= claim.size
             claim.size += size
             self._claims.add(claim)
             return True, Usage(usage.stored + size, usage.free - size)
 
+    def claim_small(self, size: int) -> Claim | None:
+        """A claim on a few bytes, where no bound is near; None if `add` has to look closely."""
+        with self._guard:
+            if time.monotonic() > self._until or size > self._spare:
+                self._look()
+            if size > self._spare:
+                return None
+            self._spare -= size
+            self._small += size
+        return Claim(size, is_small=True)
+
+    def _look(self) -> None:
+        status = self._status()
+        left = room_before_eviction(self._usage(status), self._limits(status))
+        self._spare = max(0, min(left - _NEAR, _AT_A_TIME))
+        self._until = time.monotonic() + _SECONDS
+
     def release(self, claim: Claim) -> None:
         """A download is over: what it stored counts by itself. May be called again."""
         with self._guard:
-            self._claims.discard(claim)
+            if claim.is_small:
+                self._small -= claim.size
+                claim.size = 0
+            else:
+                self._claims.discard(claim)

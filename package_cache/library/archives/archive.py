@@ -1,23 +1,296 @@
 """Archives and compressed files, known by their first bytes, as a program wants them: lines, contents, members by name.
 
-This is the face of the modules beside it, which do the work. It takes paths and binary files; it does not know the cache.
+Takes paths and binary files; it does not know the cache. The standard library reads headers and directories of tar and zip,
+but not the contents: it inflates some methods without a bound on memory, and takes damage for the end.
 """
 
 import codecs
 import io
 import os
+import stat
+import struct
+import sys
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tarfile import InvalidHeaderError  # type: ignore[attr-defined]  # typeshed has only its base
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from package_cache.errors import MissingMember
-from package_cache.library.archives.inflating import allowance, compression, inflate, inflated
-from package_cache.library.archives.members import Members, Mode, select
-from package_cache.library.archives.reading import Forward, Window, buffered
-from package_cache.library.archives.tars import BLOCK, is_tar, list_tar
-from package_cache.library.archives.zips import list_zip
+from package_cache.errors import ArchiveTooLarge, BrokenArchive, MissingMember, UnsupportedArchive
+from package_cache.library.archives.members import Members, MemberTree, Mode, select
+from package_cache.library.archives.streams import (
+    CHUNK,
+    MEMORY,
+    Forward,
+    Window,
+    allowance,
+    buffered,
+    chunks,
+    compression,
+    inflate,
+    inflated,
+)
+
+BLOCK = tarfile.BLOCKSIZE
+_HEADER = 1 << 20
+"""Bytes of one header at most: it is read into memory, and holds a name or a few attributes."""
+_TAR_FAULTS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+"""What tarfile raises over headers that make no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class _TarFile:
+    """A member: where it begins in the tar. Of a sparse one only `pieces` (offset, size) lie there, the rest is zeros."""
+
+    file: BinaryIO
+    archive: str
+    name: str
+    start: int
+    size: int
+    pieces: tuple[tuple[int, int], ...] | None
+
+    def open(self) -> io.RawIOBase:
+        if self.pieces is None:
+            return Window(self.file, self.start, self.size, f"{self.name!r} in {self.archive}")
+        return Forward(self._filled)
+
+    def _filled(self) -> Iterator[bytes]:
+        assert self.pieces is not None
+        position, stored = 0, self.start
+        for offset, size in (*self.pieces, (self.size, 0)):
+            if offset < position:
+                raise BrokenArchive(f"{self.name!r} in {self.archive} is damaged: its pieces overlap")
+            yield from _zeros(offset - position)
+            yield from chunks(Window(self.file, stored, size, f"{self.name!r} in {self.archive}"))
+            position, stored = offset + size, stored + size
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    for start in range(0, count, CHUNK):
+        yield bytes(min(CHUNK, count - start))
+
+
+class _Headers(io.RawIOBase):
+    """What tarfile may see of an archive: it asks for headers, and a damaged one may claim any length."""
+
+    def __init__(self, file: BinaryIO, archive: str) -> None:
+        self._file = file
+        self._archive = archive
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _HEADER:
+            raise ArchiveTooLarge(f"{self._archive} has a header of {size} bytes; at most {_HEADER} are read")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+class _Info(tarfile.TarInfo):
+    """A header that says what cannot be is an error. Tarfile takes one behind the first for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except InvalidHeaderError as error:
+            raise ValueError(str(error)) from error
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file begins with the header of a tar: by its magic word, or (v7, which had none) by its checksum."""
+    if head[257:262] == b"ustar":
+        return True
+    if len(head) < BLOCK:
+        return False
+    try:
+        tarfile.TarInfo.frombuf(head[:BLOCK], "utf-8", "surrogateescape")
+    except _TAR_FAULTS:
+        return False
+    return True
+
+
+def list_tar(file: BinaryIO, archive: str) -> MemberTree:
+    """Everything in a tar. Reads it to its end, so that the checks of a compressed one have been made too.
+
+    Raises BrokenArchive, ArchiveTooLarge and UnsafeMember. Devices, sockets and pipes are left out.
+    """
+    tree = MemberTree(archive)
+    try:
+        headers = _Headers(file, archive)
+        with tarfile.TarFile(fileobj=headers, tarinfo=_Info, encoding="utf-8", errors="surrogateescape") as tar:
+            previous = -1
+            while (info := tar.next()) is not None:
+                if info.size < 0 or info.offset <= previous:
+                    raise BrokenArchive(f"{archive} is damaged: {info.name!r} has an impossible size")
+                previous = info.offset
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                _add_tar_member(tree, info, file, archive)
+            end = tar.offset
+    except _TAR_FAULTS as error:
+        raise BrokenArchive(f"{archive} is damaged: {error}") from error
+    _check_tar_end(file, end, archive)
+    return tree
+
+
+def _add_tar_member(tree: MemberTree, info: tarfile.TarInfo, file: BinaryIO, archive: str) -> None:
+    if info.isdir():
+        tree.add_folder(info.name)
+    elif info.issym():
+        tree.add_symbolic_link(info.name, info.linkname)
+    elif info.islnk():
+        tree.add_hard_link(info.name, info.linkname)
+    elif info.isreg():
+        sparse: Any = info.sparse  # pairs, though typeshed says that it is bytes
+        pieces = None if sparse is None else tuple(piece for piece in sparse if piece[1])
+        tree.add_file(info.name, _TarFile(file, archive, info.name, info.offset_data, info.size, pieces))
+
+
+def _check_tar_end(file: BinaryIO, end: int, archive: str) -> None:
+    """Tarfile takes a header that it cannot read for the end. The end is marked by two blocks of zeros; one will do."""
+    file.seek(end)
+    mark = file.read(2 * BLOCK)
+    if len(mark) < BLOCK or any(mark):
+        raise BrokenArchive(f"{archive} is damaged or cut short: what follows byte {end} is no header and no end mark")
+    while file.read(CHUNK):
+        pass
+
+
+_METHODS = {zipfile.ZIP_DEFLATED: "deflate", zipfile.ZIP_BZIP2: "bz2", zipfile.ZIP_LZMA: "lzma", 93: "zst"}
+"""APPNOTE.TXT, section 4.4.5."""
+_ZIP_FAULTS = (zipfile.BadZipFile, struct.error, ValueError, ArithmeticError, LookupError, NotImplementedError)
+"""What zipfile raises over a directory that makes no sense."""
+_LOCAL = struct.Struct("<4s5H3L2H")
+_END = struct.Struct("<4s4H2LH")
+_ENCRYPTED = 0x1
+_END_MARKER = 0x2
+_UTF8 = 0x800
+_UNIX = 3
+_LONGEST_LINK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _ZipFile:
+    """A member, as the central directory describes it."""
+
+    file: BinaryIO
+    archive: str
+    info: zipfile.ZipInfo
+
+    @property
+    def size(self) -> int:
+        return self.info.file_size
+
+    @property
+    def name(self) -> str:
+        return f"{self.info.filename!r} in {self.archive}"
+
+    def open(self) -> io.RawIOBase:
+        if self.info.flag_bits & _ENCRYPTED:
+            raise UnsupportedArchive(f"{self.name} is encrypted")
+        if self.info.compress_type not in {zipfile.ZIP_STORED, *_METHODS}:
+            raise UnsupportedArchive(
+                f"{self.name} is compressed by method {self.info.compress_type}, which is not known here"
+            )
+        return Forward(self._verified)
+
+    def _verified(self) -> Iterator[bytes]:
+        """The content, whose length and checksum must be those of the directory."""
+        checksum, left = 0, self.size
+        for chunk in self._chunks():
+            checksum = zlib.crc32(chunk, checksum)
+            left -= len(chunk)
+            if left < 0:
+                break
+            yield chunk
+        if left or checksum != self.info.CRC:
+            raise BrokenArchive(f"{self.name} is damaged: its content is not what the directory of the zip says")
+
+    def _chunks(self) -> Iterator[bytes]:
+        data = self._data()
+        if self.info.compress_type == zipfile.ZIP_STORED:
+            return chunks(data)
+        kind = _METHODS[self.info.compress_type]
+        return inflated(self._alone(data) if kind == "lzma" else data, kind, self.name, sys.maxsize)
+
+    def _data(self) -> Window:
+        """The bytes of the member in the file: they follow a header of their own, which names it once more."""
+        start = self.info.header_offset
+        if start < 0:
+            raise BrokenArchive(f"{self.name} is damaged: it would begin before the file")
+        header = Window(self.file, start, _LOCAL.size + 2 * 0xFFFF, self.name)
+        fields = header.read(_LOCAL.size) or b""
+        if len(fields) < _LOCAL.size or not fields.startswith(b"PK\x03\x04"):
+            raise BrokenArchive(f"{self.name} is damaged: it is not where the directory of the zip says")
+        *_, name_size, extra_size = _LOCAL.unpack(fields)
+        name = (header.read(name_size) or b"").decode("utf-8" if self.info.flag_bits & _UTF8 else "cp437", "replace")
+        if name != self.info.orig_filename:
+            raise BrokenArchive(f"{self.name} is damaged: in its own place its name is {name!r}")
+        return Window(self.file, start + _LOCAL.size + name_size + extra_size, self.info.compress_size, self.name)
+
+    def _alone(self, data: Window) -> io.BufferedReader:
+        """LZMA data as a `.lzma` file has them: a zip has another header before them (APPNOTE.TXT, section 5.8.8)."""
+        _, _, size = struct.unpack("<BBH", (data.read(4) or b"").ljust(4, b"\0"))
+        properties = data.read(size) or b""
+        if len(properties) != 5:
+            raise BrokenArchive(f"{self.name} is damaged: its header for LZMA makes no sense")
+        if int.from_bytes(properties[1:], "little") > MEMORY:
+            raise ArchiveTooLarge(f"{self.name} needs more than {MEMORY} bytes of memory to be inflated")
+        length = -1 if self.info.flag_bits & _END_MARKER else self.size
+        head = properties + length.to_bytes(8, "little", signed=True)
+        return buffered(Forward(lambda: _joined(head, data)))
+
+
+def _joined(head: bytes, data: Window) -> Iterator[bytes]:
+    yield head
+    yield from chunks(data)
+
+
+def list_zip(file: BinaryIO, archive: str) -> MemberTree:
+    """Everything in a zip. Raises BrokenArchive and UnsafeMember."""
+    tree = MemberTree(archive)
+    try:
+        with zipfile.ZipFile(file) as directory:
+            infos = directory.infolist()
+            _check_zip_end(file, directory, archive)
+    except _ZIP_FAULTS as error:
+        raise BrokenArchive(f"{archive} is damaged or cut short: {error}") from error
+    for info in infos:
+        _add_zip_member(tree, info, _ZipFile(file, archive, info))
+    return tree
+
+
+def _check_zip_end(file: BinaryIO, directory: zipfile.ZipFile, archive: str) -> None:
+    """Zipfile would be content with the end of a zip inside the zip, and with a directory that lacks entries."""
+    comment = directory.comment
+    file.seek(-_END.size - len(comment), io.SEEK_END)
+    *_, count, _, start, _ = _END.unpack(file.read(_END.size))
+    if start not in {directory.start_dir, 0xFFFFFFFF} or count not in {len(directory.infolist()) & 0xFFFF, 0xFFFF}:
+        raise BrokenArchive(f"{archive} is damaged or cut short: its directory is not what its end says")
+
+
+def _add_zip_member(tree: MemberTree, info: zipfile.ZipInfo, file: _ZipFile) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == _UNIX else 0
+    if info.filename.endswith("/"):
+        if info.file_size:
+            raise BrokenArchive(f"{file.name} is damaged: it has content, and the name of a directory")
+        tree.add_folder(info.filename)
+    elif kind == stat.S_IFLNK and not info.flag_bits & _ENCRYPTED:
+        if info.file_size > _LONGEST_LINK:
+            raise BrokenArchive(f"{file.name} is damaged: it is a link of {info.file_size} bytes")
+        with file.open() as stream:
+            tree.add_symbolic_link(info.filename, stream.read().decode("utf-8", "surrogateescape"))
+    else:
+        tree.add_file(info.filename, file)
+
 
 __all__ = ["Members", "Opened", "inflate", "open_archive"]
 

@@ -1,4 +1,4 @@
-"""What an archive holds, by name: its files, its links and where they lead, and the mapping that a program sees.
+"""What an archive holds, by name: its files, its links and where they lead, and the mapping that programs use.
 
 Names are kept as they are in the archive. Nothing is read before it is asked for. The layout of archives is not known here.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from package_cache.errors import ArchiveTooLarge, BrokenArchive, ExtractionError, MissingMember, UnsafeMember
-from package_cache.library.archives.reading import buffered
+from package_cache.library.archives.streams import buffered
 
 Mode = Literal["r", "rb"]
 
@@ -29,7 +29,7 @@ _COMPARABLE = 255
 """Characters of such a name at most."""
 
 
-class File(Protocol):
+class MemberFile(Protocol):
     """A member with content."""
 
     @property
@@ -48,16 +48,16 @@ class Link:
     folder: str
 
 
-class Tree:
+class MemberTree:
     """The names in an archive. A later entry takes the place of an earlier one of that name. `archive` is for messages."""
 
     def __init__(self, archive: str) -> None:
         self._archive = archive
         self._names: dict[str, str] = {}
-        self._entries: dict[str, File | Link] = {}
+        self._entries: dict[str, MemberFile | Link] = {}
         self._folders = {""}
 
-    def add_file(self, name: str, file: File) -> None:
+    def add_file(self, name: str, file: MemberFile) -> None:
         """Adds a member. This and the other ways to add raise UnsafeMember for a name that leads out of the archive."""
         self._add(name, file)
 
@@ -75,7 +75,7 @@ class Tree:
         self._check(name)
         self._folders.add(_plain(name))
 
-    def find(self, name: str) -> File:
+    def find(self, name: str) -> MemberFile:
         """The file that a member is, or that it links to. Raises UnsafeMember or BrokenArchive for a link to none."""
         entry = self._entries[self._names[name]]
         if not isinstance(entry, Link):
@@ -120,7 +120,7 @@ class Tree:
         if _OUTSIDE.match(name):
             raise UnsafeMember(f"{self._archive} has a member that leads out of it: {name!r}")
 
-    def _add(self, name: str, entry: File | Link) -> None:
+    def _add(self, name: str, entry: MemberFile | Link) -> None:
         self._check(name)
         path = _plain(name)
         if not path:
@@ -169,7 +169,9 @@ class Members(Mapping[str, Any]):
     archive is a compressed tar, going back to an earlier member inflates it again from its beginning.
     """
 
-    def __init__(self, tree: Tree, sizes: Mapping[str, int | None], *, mode: Mode, encoding: str, large: bool) -> None:
+    def __init__(
+        self, tree: MemberTree, sizes: Mapping[str, int | None], *, mode: Mode, encoding: str, large: bool
+    ) -> None:
         self._tree = tree
         self.sizes = sizes
         """The size of each member in bytes; None for a link that leads to no file."""

@@ -1,36 +1,38 @@
-"""Downloads into the cache: by the fills of the proxy, so that all who want the same thing share one download."""
+"""Downloads into the cache: by the fills of the proxy, so that all who want the same file share one download."""
 
 import logging
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from package_cache.engine.fills.fill import Fills
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.sinks import Reserving
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
-from package_cache.errors import DownloadError, StoreError
-from package_cache.library.core import Core
-from package_cache.library.downloads.errands import Errand
-from package_cache.library.downloads.offers import Offer
-from package_cache.library.downloads.options import Order
-from package_cache.library.downloads.progress import Progress
+from package_cache.engine.upkeep.room import Refusal, Reservation
+from package_cache.engine.upkeep.space import Claim
+from package_cache.errors import ArgumentError, StoreError
+from package_cache.library.core import Core, now
+from package_cache.library.downloads.options import Refresh
 from package_cache.library.downloads.results import Verdict
-from package_cache.library.downloads.transfers import error_of, pause
-from package_cache.library.space import FreeSpace
-from package_cache.model import Entry, Status
-from package_cache.rules.library.attributes import moment
+from package_cache.library.downloads.transfers import Download
+from package_cache.model import Entry, Key, Representation, Status
+from package_cache.rules.library.attributes import dump, load, moment
+from package_cache.rules.library.naming import extension, filename_of
 from package_cache.rules.library.searching import criteria
-from package_cache.storage.items.rows import ItemRow
-from package_cache.storage.items.table import New
-from package_cache.storage.parts.journals import Failed
+from package_cache.storage.items.rows import Describe, Details, ItemRow
+from package_cache.storage.parts.leases import Failed
+from package_cache.units import size_text
 
 logger = logging.getLogger(__name__)
 
 _DOWNLOADS = 1 << 12
 """Downloads at once: as many as callers have threads for, since each waits for its own."""
 _ATTEMPTS = 5
-"""How often a download starts over because what it found was gone when it looked."""
+"""How often a download starts over because what it found had been removed when it looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,116 +45,202 @@ class Fetched:
 
 
 class CachedDownloads:
-    """The downloads of one cache. Safe for any number of threads; not to be used on in a forked child."""
+    """The downloads of one cache. Safe for any number of threads; a forked child needs its own."""
 
     def __init__(self, core: Core) -> None:
-        stores = core.library.stores
-        room: Reserving = FreeSpace(core.root)
+        stores = core.stores
+        room: Reserving = _FreeSpace(core.root)
         self._core = core
         self._registry = stores.registry
         self._fills = Fills(stores.parts, _DOWNLOADS)
-        self._leader = Leader(stores.registry, stores.blobs, Storing(time.monotonic), room)
+        self._leader = Leader(stores.registry, stores.blobs, Storing(time.monotonic), room, stores.parts)
 
-    def find(self, new: New, order: Order) -> ItemRow | None:
-        """The newest version that is here with all its bytes, and is what was ordered. Raises ArgumentError."""
-        wanted = criteria(key=new.key, status=Status.READY, newer_than=order.newer_than, older_than=order.older_than)
+    def find(self, download: Download) -> ItemRow | None:
+        """The newest version in the cache that is complete and meets the options. Raises ArgumentError."""
+        options = download.options
+        wanted = criteria(
+            key=download.item.key,
+            status=Status.READY,
+            newer_than=options.newer_than,
+            older_than=options.older_than,
+        )
         best = self._core.best(wanted)
-        if best is None or self._is_it(best, order):
+        if best is None or _has_digest(best, download):
             return best
         several = reversed(self._core.items.find(wanted))
-        return next((row for row in several if self._is_it(row, order) and self._core.library.is_sound(row)), None)
+        return next((row for row in several if _has_digest(row, download) and self._core.is_sound(row)), None)
 
-    @staticmethod
-    def _is_it(row: ItemRow, order: Order) -> bool:
-        return row.digest is not None and order.sha256 in (None, row.digest)
+    def fetch(self, download: Download, refresh: Refresh | None = None, since: float | None = None) -> Fetched:
+        """The item of a download: found in the cache, or made now, or shared. Raises DownloadError and StoreError.
 
-    def fetch(self, new: New, order: Order, offer: Offer, progress: Progress, since: float | None = None) -> Fetched:
-        """The item of a download: one that is here, or made now, or shared. Raises DownloadError and StoreError.
-
-        What a server was asked for at `since`, in seconds of the epoch, or later need not be asked for again; else now.
+        `refresh` is that of the options unless it is given. What a server was asked for at `since`, in seconds of the
+        epoch, or later need not be asked for again; without it, at the time of this call.
         """
-        since, number = time.time() if since is None else since, 1
+        refresh = refresh or download.options.refresh
+        since, number, key = time.time() if since is None else since, 1, download.item.key
         while True:
-            mark = self._registry.mark(new.key)
-            known = self.find(new, order)
-            if known is not None and order.refresh == "never":
+            mark = self._registry.mark(key)
+            known = self.find(download)
+            if known is not None and refresh == "never":
                 return Fetched("hit", "it is in the cache, and no server is to be asked", known)
-            seen = self._registry.best(new.key)
-            if known is not None and seen is not None and _is_since(seen, order, since):
+            seen = self._registry.best(key)
+            if known is not None and seen is not None and refresh == "check" and seen.representation.received >= since:
                 return Fetched("confirmed", "somebody else has just asked the server", known)
-            failed = self._follow(self._errand(new, order, offer, since, mark, seen), progress)
-            if failed is not None:
-                error = _error_of(failed, order)
-                if number < order.retries and error.retryable:
-                    pause(number, offer.retry_after)
-                elif known is not None and order.refresh == "check" and error.retryable:
+            failed = self._follow(_ItemFill(download, refresh, since, mark, self._intact(seen)))
+            if failed is None:
+                row = self.find(download) or self._newest(download)
+                if row is not None:
+                    return Fetched(*_verdict(download, seen, row), row)
+                if number >= _ATTEMPTS:
+                    raise StoreError(f"{download.url} is removed from the cache as fast as it is downloaded")
+            else:
+                if failed.status == UNSTORABLE:
+                    raise StoreError(f"cannot store {download.url}: {failed.reason}")
+                error = download.error(failed.reason, failed.answered, hopeless=failed.hopeless)
+                if number < download.options.retries and error.retryable:
+                    download.pause(number)
+                elif known is not None and refresh == "check" and error.retryable:
                     logger.warning("%s; it is used as it was on %s", error, moment(known.details.date))
                     return Fetched("stale", str(error), known)
                 else:
                     raise error
-            else:
-                row = self.find(new, order) or self._any(new, order)
-                if row is not None:
-                    return Fetched(*_verdict(offer, seen, row), row)
-                if number >= _ATTEMPTS:
-                    raise StoreError(f"{order.url} is removed from the cache as fast as it is downloaded")
             number += 1
 
-    def _errand(self, new: New, order: Order, offer: Offer, since: float, mark: int, seen: Entry | None) -> Errand:
-        if seen is not None and not self._core.library.stores.blobs.has(seen.digest):
-            seen = None  # taken out of service by who looks at it next
-        return Errand(
-            new.key,
-            order.descriptor,
-            offer,
-            new.details,
-            (order.ext, order.filename),
-            since,
-            content=order.refresh == "never" and order.newer_than is None and order.older_than is None,
-            conditional=order.refresh != "always" and order.sha256 in (None, seen.digest if seen else None),
-            mark=mark,
-            seen=seen,
-        )
+    def _intact(self, seen: Entry | None) -> Entry | None:
+        """The version, unless its bytes are missing; who looks at it next takes it out of service."""
+        return seen if seen is not None and self._core.stores.blobs.has(seen.digest) else None
 
-    def _any(self, new: New, order: Order) -> ItemRow | None:
-        """The newest version of all, whatever its date: a server has just said that it is the file."""
-        row = self._core.best(criteria(key=new.key, status=Status.READY))
-        return row if row is not None and self._is_it(row, order) else None
+    def _newest(self, download: Download) -> ItemRow | None:
+        """The newest version, whatever its date: a server has just said that it is the file."""
+        row = self._core.best(criteria(key=download.item.key, status=Status.READY))
+        return row if row is not None and _has_digest(row, download) else None
 
-    def _follow(self, errand: Errand, progress: Progress) -> Failed | None:
-        """Wait for the fill of an errand, led here or elsewhere, to its end; how it failed, if it did."""
-        errand.offer.prepare()
-        fill, _ = self._fills.join(errand.key, partial(self._leader.lead, errand))
+    def _follow(self, wanted: "_ItemFill") -> Failed | None:
+        """Wait for a fill, led here or elsewhere, to its end; how it failed, if it did."""
+        wanted.offer.prepare()
+        fill, _ = self._fills.join(wanted.key, partial(self._leader.lead, wanted))
         try:
             state = fill.progress()
             while not state.journal.done:
-                progress.at(state.size, state.journal.head.size if state.journal.head else None)
+                wanted.offer.progress.at(state.size, state.journal.head.size if state.journal.head else None)
                 state = fill.wait(state)
         finally:
             self._fills.leave(fill)
         return state.journal.failed
 
 
-def _is_since(seen: Entry, order: Order, since: float) -> bool:
-    """Whether a server has said at that time, or later, that this is the newest version."""
-    return order.refresh == "check" and seen.representation.received >= since
+def _has_digest(row: ItemRow, download: Download) -> bool:
+    return row.digest is not None and download.options.sha256 in (None, row.digest)
 
 
-def _error_of(failed: Failed, order: Order) -> DownloadError:
-    """The error of a fill that failed. Raises StoreError if that was not for want of the file."""
-    if failed.status == UNSTORABLE:
-        raise StoreError(f"cannot store {order.url}: {failed.reason}")
-    return error_of(order.url, failed.reason, failed.answered, hopeless=failed.hopeless)
-
-
-def _verdict(offer: Offer, seen: Entry | None, row: ItemRow) -> tuple[Verdict, str]:
+def _verdict(download: Download, seen: Entry | None, row: ItemRow) -> tuple[Verdict, str]:
     """How an item came about, and why."""
-    if not offer.attempts:
+    if not download.attempts:
         return "downloaded", "somebody else was downloading it"
-    if offer.attempts[-1].status == 304:
+    if download.attempts[-1].status == 304:
         return "confirmed", "the server says that it has not changed"
     if seen is None:
         return "downloaded", "it was not in the cache"
     if seen.id == row.id:
         return "downloaded", "the server sent the same bytes again"
     return "downloaded", "the server has another version"
+
+
+@dataclass(frozen=True, slots=True)
+class _ItemFill:
+    """What the leader of a fill is to get, and what it writes of it; see `engine.fills.leader.Errand`.
+
+    `since` is when it was wanted, in seconds of the epoch. `seen` is the version that was in the cache at `mark`.
+    """
+
+    offer: Download
+    refresh: Refresh
+    since: float
+    mark: int
+    seen: Entry | None
+
+    @property
+    def key(self) -> Key:
+        """Its name in the cache."""
+        return self.offer.item.key
+
+    @property
+    def text(self) -> str:
+        """What to call it in the log."""
+        return self.offer.url
+
+    @property
+    def held(self) -> Representation | None:
+        """The head that a server may confirm, if it is to be asked whether it has another file."""
+        if self.seen is None or self.refresh == "always" or self.offer.options.sha256 not in (None, self.seen.digest):
+            return None
+        return self.seen.representation
+
+    def looked(self, mark: int, seen: Entry | None) -> "_ItemFill":
+        """The same, after another look at what is in the cache."""
+        return replace(self, mark=mark, seen=seen)
+
+    def is_met_by(self, representation: Representation) -> bool:
+        """Whether a version with that head, which was stored meanwhile, is good enough."""
+        options = self.offer.options
+        if self.refresh == "never" and options.newer_than is None and options.older_than is None:
+            return True
+        return representation.received >= self.since
+
+    def refusal(self, head: Representation) -> None:
+        """Nothing is refused: whatever was asked for is stored."""
+
+    def largest(self) -> None:
+        """No size limit."""
+
+    def examined(self, head: Representation, _read: Callable[[], bytes], /) -> Representation:
+        """The bytes are not looked at."""
+        return head
+
+    def describe(self, representation: Representation, digest: str) -> Describe:
+        """The item of a version with that head and those bytes."""
+        options, item = self.offer.options, self.offer.item.details
+        attrs = self.offer.attributes(representation, digest, self.since)
+        name = options.filename or filename_of(representation.get("content-disposition"), str(attrs["resolved_url"]))
+        ext = extension(options.ext, name)
+
+        def describe(known: Details | None) -> Details:
+            if known is None:
+                return replace(item, attrs=dump(attrs, "attrs"), filename=name, ext=ext, date=now())
+            try:
+                text = dump({**load(known.attrs), **attrs}, "attrs")
+            except ArgumentError:  # with what a program added to them they would be too long
+                text = known.attrs
+            return replace(known, attrs=text, date=now())
+
+        return describe
+
+
+class _FreeSpace:
+    """The file system of a cache that no bounds were given for: what is free may be filled, and nothing is evicted."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def reserve(self, size: int | None, have: int = 0) -> Reservation | Refusal:
+        """Room for a file of `size` bytes, of which `have` are there. Raises StoreError."""
+        lacks = 0 if size is None else size - have
+        try:
+            status = os.statvfs(self._root)
+        except OSError as error:
+            raise StoreError(f"cannot look how much of {self._root} is free: {error.strerror}") from error
+        free = status.f_bavail * status.f_frsize
+        if lacks > free:
+            return Refusal(f"{size_text(lacks)} do not fit: {size_text(free)} of the disk are free")
+        return Reservation(Claim(0, have), lambda _claim, _size: None, lambda _claim: None)  # the disk says when it is full
+
+    def reserve_at_once(self, size: int) -> Reservation | None:
+        """As `reserve`; None where there is no room. Raises StoreError."""
+        room = self.reserve(size)
+        return room if isinstance(room, Reservation) else None
+
+    def relieve(self, error: StoreError) -> None:
+        """A download ended with this error; nothing is evicted for it."""
+
+    def close(self) -> None:
+        """Nothing is open."""

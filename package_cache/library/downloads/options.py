@@ -1,8 +1,11 @@
-"""What callers say of downloads: once for all, and with each; checked, and in one form."""
+"""The options of downloads: those of a manager, and over them those of one download; checked once, in one frozen value.
+
+What is requested is not decided here but by a `Descriptor`; nothing here sends anything.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,23 +13,20 @@ from typing import Any, Literal, TypedDict
 
 from package_cache.config import Timeouts
 from package_cache.errors import ArgumentError, ConfigError
-from package_cache.library.downloads.descriptors import Descriptor, seconds_of
-from package_cache.library.downloads.files import load_table
-from package_cache.library.downloads.headers import headers_of
-from package_cache.library.downloads.progress import Wish
-from package_cache.upstream.backends import check_backend
-from package_cache.upstream.calls import Reach
+from package_cache.library.downloads.descriptors import Descriptor, headers_of, load_table, seconds_of
+from package_cache.library.downloads.results import OnProgress
+from package_cache.upstream.calls import check_backend
+from package_cache.upstream.reach import Reach
 
 Refresh = Literal["never", "check", "always"]
-"""Whether a server is asked where the file is here: never; whether it has another one; for the file itself."""
+"""Whether a server is asked though the file is in the cache: never; whether it has another one; for the file itself."""
 REFRESH = ("never", "check", "always")
 _CRAWL = 30.0
-_CRAWL = 30.0
-"""Seconds within which a KiB for each of them has to come."""
+"""Seconds within which as many KiB have to arrive."""
 _HEX = frozenset("0123456789abcdef")
 
 
-class Asked(TypedDict, total=False):
+class RequestOptions(TypedDict, total=False):
     """What a request may be besides its URL; see `Descriptor`."""
 
     query: object
@@ -40,15 +40,15 @@ class Asked(TypedDict, total=False):
     proxies: object
 
 
-class Terms(Asked, total=False):
-    """What a download may be told besides.
+class DownloadOptions(RequestOptions, total=False):
+    """The options of one download.
 
-    - `newer_than`, `older_than`: only a version of such a date counts as here.
+    - `newer_than`, `older_than`: only a version with such a date counts as found in the cache.
     - `refresh`: 'never', 'check' or 'always'; see `Refresh`.
-    - `retries`: how often it is tried at most, all URLs each time. What a server refuses is not tried again.
-    - `fallback_urls`: where it is to be had too. Credentials for the first URL are not sent to other hosts.
-    - `sha256`: what it must be, in hex. `max_size`: bytes it may have.
-    - `overwrite`: False leaves a file that is at `dest` as it is, whatever it is.
+    - `retries`: how many times all URLs are tried at most. What a server refuses is not tried again.
+    - `fallback_urls`: other URLs of the same file. Credentials for the first URL are not sent to other hosts.
+    - `sha256`: the digest that the file must have, in hex. `max_size`: how many bytes it may have.
+    - `overwrite`: False keeps a file that is at `dest`, whatever it is.
     - `progress`: None or True for a bar on a terminal, False for none, or a function of bytes here and bytes in all.
     - `ext`, `label`, `filename`: of the item in the cache.
     """
@@ -61,7 +61,7 @@ class Terms(Asked, total=False):
     sha256: str | None
     max_size: int | None
     overwrite: bool
-    progress: Wish
+    progress: OnProgress
     ext: str | None
     label: str | None
     filename: str | None
@@ -69,11 +69,11 @@ class Terms(Asked, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What holds for all downloads of a manager, unless one says otherwise."""
+    """All options. Those up to `progress` may be given to a manager, those from `retries` on to a download."""
 
     path: str | Path | None = None
     pkg: str | None = None
-    backend: str = "urllib3"
+    backend: str = "builtin"
     timeout: float = 30.0
     connecttimeout: float = 10.0
     cainfo: str | Path | None = None
@@ -83,7 +83,17 @@ class Options:
     retries: int = 3
     refresh: Refresh = "never"
     max_size: int | None = None
-    progress: Wish = None
+    progress: OnProgress = None
+    newer_than: str | datetime | None = None
+    older_than: str | datetime | None = None
+    fallback_urls: Iterable[str] = ()
+    sha256: str | None = None
+    overwrite: bool = True
+    ext: str | None = None
+    label: str | None = None
+    filename: str | None = None
+    check: Callable[[bytes], str | None] | None = None
+    """Returns what is wrong with a whole body, None if nothing is."""
 
     @property
     def reach(self) -> Reach:
@@ -94,25 +104,46 @@ class Options:
         given = {"cainfo": self.cainfo, "proxies": self.proxies}
         return Descriptor("http://any.example/", **given).reach(Reach(limits))  # type: ignore[arg-type]
 
+    def described(self, url: str | Descriptor, asked: Mapping[str, Any]) -> Descriptor:
+        """The request for a URL. Raises ArgumentError."""
+        if isinstance(url, Descriptor):
+            if asked:
+                raise ArgumentError(f"{next(iter(asked))} is given beside a Descriptor: say it in that")
+            return url
+        return Descriptor(url, **self.with_headers(asked, str(url)))
 
-KNOWN = tuple(one.name for one in fields(Options))
-OF_TERMS = (*Asked.__annotations__, *Terms.__annotations__)
+    def with_headers(self, asked: Mapping[str, Any], url: str) -> Mapping[str, Any]:
+        """The options of a request, with the header fields that hold for all; credentials in its URL come before those."""
+        if self.headers is None:
+            return asked
+        usual = Descriptor(url, headers=self.headers).headers
+        own = Descriptor(url, headers=asked.get("headers")).headers
+        named = {name.lower() for name, _ in own}
+        return {**asked, "headers": (*(pair for pair in usual if pair[0].lower() not in named), *own)}
+
+    def mirrors(self, descriptor: Descriptor) -> tuple[Descriptor, ...]:
+        """The same request at the other URLs; those without a query have that of the first. Raises ArgumentError."""
+        if isinstance(self.fallback_urls, str):
+            raise ArgumentError(f"fallback_urls is a list of URLs: write [{self.fallback_urls!r}]")
+        query = descriptor.url[len(descriptor.baseurl) :]
+        return tuple(Descriptor(f"{one}{query}" if "?" not in str(one) else one) for one in self.fallback_urls)
 
 
-def options_of(config: Mapping[str, object] | str | os.PathLike[str] | None, given: Mapping[str, object]) -> Options:
+_NAMES = tuple(one.name for one in fields(Options))
+OF_MANAGERS = _NAMES[: _NAMES.index("newer_than")]
+OF_REQUESTS = tuple(RequestOptions.__annotations__)
+OF_DOWNLOADS = tuple(name for name in DownloadOptions.__annotations__ if name not in OF_REQUESTS)
+
+
+def manager_options(config: Mapping[str, object] | str | os.PathLike[str] | None, given: Mapping[str, object]) -> Options:
     """The options in a mapping or a file, and over them those given. Neither is changed. Raises ConfigError."""
-    found = dict(config) if isinstance(config, Mapping) else {} if config is None else _table(config)
-    found |= {name: value for name, value in given.items() if value is not None}
-    for name in found:
-        refuse_unknown(name, KNOWN, "option")
-    options = Options(**found)  # type: ignore[arg-type]
     try:
+        found = dict(config) if isinstance(config, Mapping) else {} if config is None else load_table(os.fspath(config))
+        found |= {name: value for name, value in given.items() if value is not None}
+        refuse_unknown(found, OF_MANAGERS, "option")
+        options = _checked(Options(**found))  # type: ignore[arg-type]
         check_backend(options.backend)
         options.reach  # noqa: B018 - looked at
-        refresh_of(options.refresh)
-        whole_number("retries", options.retries)
-        if options.max_size is not None:
-            whole_number("max_size", options.max_size)
         headers_of(options.headers)
         headers_of({"User-Agent": options.user_agent or ""})
     except ArgumentError as error:
@@ -120,116 +151,42 @@ def options_of(config: Mapping[str, object] | str | os.PathLike[str] | None, giv
     return options
 
 
-def _table(path: str | os.PathLike[str]) -> dict[str, object]:
-    try:
-        return load_table(os.fspath(path))
-    except ArgumentError as error:
-        raise ConfigError([str(error)]) from None
+def download_options(given: Mapping[str, Any], usual: Options) -> tuple[Options, dict[str, Any]]:
+    """The options of one download over the `usual` ones, and those of its request. Raises ArgumentError and ConfigError."""
+    refuse_unknown(given, (*OF_REQUESTS, *OF_DOWNLOADS), "argument")
+    asked = {name: value for name, value in given.items() if name in OF_REQUESTS and value is not None}
+    # None is a value of these two: there is no bound, and no such answer.
+    own = {n: v for n, v in given.items() if n in OF_DOWNLOADS and (v is not None or n in ("max_size", "overwrite"))}
+    return _checked(replace(usual, **own)), asked
 
 
-def refuse_unknown(name: str, known: Iterable[str], what: str) -> None:
+def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
     """Raise ConfigError for a name that is not among those known."""
     several = tuple(dict.fromkeys(known))
-    if name not in several:
-        near = get_close_matches(name, several, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(several)}"
-        raise ConfigError([f"{name!r} is no {what} of downloads; {hint}"])
+    for name in names:
+        if name not in several:
+            near = get_close_matches(name, several, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(several)}"
+            raise ConfigError([f"{name!r} is no {what} of downloads; {hint}"])
 
 
-def refresh_of(value: object) -> Refresh:
-    """One of the three words. Raises ArgumentError."""
-    if value not in REFRESH:
-        raise ArgumentError(f"refresh={value!r} is none of {', '.join(REFRESH)}")
-    return value  # type: ignore[return-value]
+def _checked(options: Options) -> Options:
+    """The options in normal form. Raises ArgumentError."""
+    if options.refresh not in REFRESH:
+        raise ArgumentError(f"refresh={options.refresh!r} is none of {', '.join(REFRESH)}")
+    _require_whole_number("retries", options.retries)
+    if options.max_size is not None:
+        _require_whole_number("max_size", options.max_size)
+    if type(options.overwrite) is not bool:
+        raise ArgumentError(f"overwrite={options.overwrite!r} is neither True nor False")
+    if options.sha256 is None:
+        return options
+    digest = str(options.sha256).lower()
+    if len(digest) != 64 or not _HEX.issuperset(digest):
+        raise ArgumentError(f"sha256={options.sha256!r} is not a SHA-256 in hex, of 64 digits")
+    return replace(options, sha256=digest)
 
 
-def whole_number(what: str, value: object) -> int:
-    """A number from 1 on. Raises ArgumentError."""
+def _require_whole_number(what: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{what}={value!r} is not a whole number from 1 on")
-    return value
-
-
-def digest_of(value: object) -> str | None:
-    """A SHA-256 in lower-case hex, or None. Raises ArgumentError."""
-    if value is None:
-        return None
-    text = value.lower() if isinstance(value, str) else ""
-    if len(text) != 64 or not _HEX.issuperset(text):
-        raise ArgumentError(f"sha256={value!r} is not a SHA-256 in hex, of 64 digits")
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One download, in full."""
-
-    descriptor: Descriptor
-    mirrors: tuple[Descriptor, ...]
-    refresh: Refresh
-    retries: int
-    sha256: str | None = None
-    max_size: int | None = None
-    newer_than: str | datetime | None = None
-    older_than: str | datetime | None = None
-    overwrite: bool = True
-    progress: Wish = None
-    ext: str | None = None
-    label: str | None = None
-    filename: str | None = None
-    check: Callable[[bytes], str | None] | None = field(default=None, compare=False)
-
-    @property
-    def url(self) -> str:
-        """What it is called by."""
-        return self.descriptor.url
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Where it may be had, each once."""
-        return tuple(dict.fromkeys((self.url, *(mirror.url for mirror in self.mirrors))))
-
-
-def order_of(url: str | Descriptor, terms: Mapping[str, Any], options: Options) -> Order:
-    """A download as it is asked for. Raises ArgumentError and ConfigError."""
-    for name in terms:
-        refuse_unknown(name, OF_TERMS, "argument")
-    asked = {name: value for name, value in terms.items() if name in Asked.__annotations__ and value is not None}
-    fallback = terms.get("fallback_urls") or ()
-    if isinstance(fallback, str):
-        raise ArgumentError(f"fallback_urls is a list of URLs: write [{fallback!r}]")
-    descriptor = _described(url, asked, options)
-    query = descriptor.url[len(descriptor.baseurl) :]
-    mirrors = tuple(Descriptor(one + query if isinstance(one, str) and "?" not in one else one) for one in fallback)
-    most = terms.get("max_size", options.max_size)
-    overwrite = terms.get("overwrite", True)
-    if not isinstance(overwrite, bool):
-        raise ArgumentError(f"overwrite={overwrite!r} is neither True nor False")
-    return Order(
-        descriptor,
-        mirrors,
-        refresh_of(terms.get("refresh") or options.refresh),
-        whole_number("retries", options.retries if terms.get("retries") is None else terms["retries"]),
-        digest_of(terms.get("sha256")),
-        None if most is None else whole_number("max_size", most),
-        terms.get("newer_than"),
-        terms.get("older_than"),
-        overwrite,
-        terms.get("progress") if terms.get("progress") is not None else options.progress,
-        terms.get("ext"),
-        terms.get("label"),
-        terms.get("filename"),
-    )
-
-
-def _described(url: str | Descriptor, asked: dict[str, Any], options: Options) -> Descriptor:
-    if isinstance(url, Descriptor):
-        if asked:
-            raise ArgumentError(f"{next(iter(asked))} is given beside a Descriptor: say it in that")
-        return url
-    if options.headers is not None:
-        usual = Descriptor(str(url), headers=options.headers).headers
-        own = Descriptor(str(url), headers=asked.get("headers")).headers
-        named = {name.lower() for name, _ in own}
-        asked["headers"] = (*(pair for pair in usual if pair[0].lower() not in named), *own)
-    return Descriptor(url, **asked)
+        raise ArgumentError(f"{what}={value!r} is not a whole number above 0")

@@ -1,12 +1,62 @@
-"""What comes of a download."""
+"""The progress of a download, while somebody waits for it, and its result."""
 
 import io
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NoReturn, Self
 
-from package_cache.errors import DownloadError
-from package_cache.library.downloads.headers import Headers
+from package_cache.errors import ArgumentError, DownloadError
+from package_cache.library.downloads.descriptors import Headers
 from package_cache.library.items import CacheItem
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+OnProgress = bool | Callable[[int, int | None], object] | None
+"""True or None for a bar, False for nothing, or a function of the bytes here and the bytes in all (None while unknown)."""
+
+_DELAY = 0.5
+"""Seconds that a download takes before a bar is shown."""
+
+
+class DownloadProgress:
+    """Shows how far a download named `label` is; used as a context manager. A bar is shown on a terminal only."""
+
+    def __init__(self, wanted: OnProgress, label: str) -> None:
+        if wanted is not None and not isinstance(wanted, bool) and not callable(wanted):
+            raise ArgumentError(f"progress={wanted!r} is neither True, nor False, nor a function of two numbers")
+        self._bar: tqdm[NoReturn] | None = None
+        self._tell: Callable[[int, int | None], object] | None = wanted if callable(wanted) else None
+        self._last: tuple[int, int | None] | None = None
+        if not callable(wanted) and wanted is not False and sys.stderr is not None and sys.stderr.isatty():
+            self._bar = _bar(label)
+
+    def at(self, have: int, size: int | None) -> None:
+        """So many bytes are here, of so many."""
+        if (have, size) == self._last:
+            return
+        self._last = (have, size)
+        if self._tell is not None:
+            self._tell(have, size)
+        elif self._bar is not None:
+            self._bar.total = size
+            self._bar.update(have - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(label: str) -> "tqdm[NoReturn]":
+    from tqdm import tqdm  # noqa: PLC0415 - only for a bar
+
+    return tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024, delay=_DELAY, leave=False)
+
 
 Verdict = Literal["downloaded", "hit", "confirmed", "stale", "kept", "failed"]
 """How a result came about:

@@ -1,24 +1,25 @@
 """Digests that a source declares: `Repr-Digest` and `Content-Digest` (RFC 9530), `Digest` (RFC 3230), `Content-MD5`.
 
-What cannot be read, and algorithms that are not known here, are ignored, as the RFCs allow.
+Values that cannot be read, and unknown algorithms, are ignored, as the RFCs allow.
 """
 
 import binascii
 import hashlib
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-DIGEST_FIELDS = ("repr-digest", "content-digest", "digest", "content-md5")
+DIGEST_FIELDS = frozenset({"repr-digest", "content-digest", "digest", "content-md5"})
 
 _ALGORITHMS = {"sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "md5": "md5"}
-"""By the names of both registries, in lower case; to those of hashlib."""
+"""From the names of both registries, in lower case, to those of hashlib."""
 BLAKE2B_256 = "blake2b-256"
 """Not the one that hashlib calls `blake2b`: its length is a part of what is hashed (RFC 7693, section 2.5)."""
 SIZES = {"sha512": 64, "sha384": 48, "sha256": 32, "sha224": 28, "sha1": 20, "md5": 16, BLAKE2B_256: 32}
 """Bytes of a digest."""
+# A member of a Structured Field dictionary of byte sequences (RFC 8941, section 3.2).
 _MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):[^,]*(?:,|$)")
 _INSTANCE = re.compile(r"[ \t]*([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)[ \t]*(?:,|$)")
 
@@ -38,38 +39,37 @@ class Digest:
 
 
 def hasher(algorithm: str) -> "hashlib._Hash":
-    """A hash of no bytes yet, which follows a file: it does not stand for a secret."""
+    """A hash object for the bytes of a file; it protects no secret."""
     if algorithm == BLAKE2B_256:
         return cast("hashlib._Hash", hashlib.blake2b(digest_size=SIZES[BLAKE2B_256], usedforsecurity=False))
     return hashlib.new(algorithm, usedforsecurity=False)
 
 
-def declared(fields: Mapping[str, str | None], *, whole: bool, coded: bool) -> tuple[Digest, ...]:
-    """The digests of the whole file in an answer's fields, by lower-case name.
+def declared(fields: Mapping[str, str], *, whole: bool, coded: bool) -> tuple[Digest, ...]:
+    """The digests of the whole file that the fields of a response declare; `fields` are by lower-case name.
 
-    `whole` says that the body is the whole file, so what is declared of the body holds for it. A body that is `coded` is
-    not held to the older fields: servers disagree about whether those are taken before the coding or after it.
+    `whole` says that the body is the whole file, so that digests of the body are digests of the file. The older fields do
+    not count for a `coded` body: servers disagree whether they are computed before or after the coding.
     """
-    found = _members(fields.get("repr-digest"))
+    found: list[tuple[str, str]] = _MEMBER.findall(fields.get("repr-digest", ""))
     if whole:
-        found += _members(fields.get("content-digest"))
+        found += _MEMBER.findall(fields.get("content-digest", ""))
     if not coded:
-        found += [(name.lower(), text) for name, text in _INSTANCE.findall(fields.get("digest") or "")]
+        found += [(name.lower(), text) for name, text in _INSTANCE.findall(fields.get("digest", ""))]
         if whole and fields.get("content-md5"):
-            found.append(("md5", (fields["content-md5"] or "").strip(" \t")))
-    digests = (_digest(name, text) for name, text in found)
-    return tuple(dict.fromkeys(digest for digest in digests if digest is not None))
+            found.append(("md5", fields["content-md5"].strip(" \t")))
+    return _known(found)
 
 
 def declared_of_part(content_digest: str | None) -> tuple[Digest, ...]:
     """The digests of a body that is a part of the file (RFC 9530, section 2)."""
-    digests = (_digest(name, text) for name, text in _members(content_digest))
-    return tuple(digest for digest in digests if digest is not None)
+    return _known(_MEMBER.findall(content_digest or ""))
 
 
-def _members(text: str | None) -> list[tuple[str, str]]:
-    """The members of a Structured Field dictionary of byte sequences (RFC 8941, section 3.2)."""
-    return _MEMBER.findall(text) if text else []
+def _known(found: Iterable[tuple[str, str]]) -> tuple[Digest, ...]:
+    """The digests that are valid, each once."""
+    digests = (_digest(name, text) for name, text in found)
+    return tuple(dict.fromkeys(digest for digest in digests if digest is not None))
 
 
 def _digest(name: str, text: str) -> Digest | None:

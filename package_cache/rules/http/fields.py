@@ -4,15 +4,17 @@ A value that cannot be read gives None and is then ignored, as the RFC allows fo
 """
 
 import re
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 
-from package_cache.model import Span
+from package_cache.model import Fields
 
-# Blanks are taken once and for all, here and below: trying every way to divide them costs the square of their number.
-_RANGE = re.compile(r"bytes[ \t]*+=[ \t]*+([0-9]{0,32})[ \t]*+-[ \t]*+([0-9]{0,32})[ \t]*+", re.IGNORECASE)
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.IGNORECASE)
+# A comma stands behind the day of the week and nowhere else: with another one there are several dates, which are none.
+_ONE_DATE = re.compile(r"[ \t]*(?:[A-Za-z]+,)?[^,]*")
+_LONGEST_DATE = 64
+"""Characters; none of the three forms has more than 33."""
+# Spaces are taken once and for all: trying every way to divide them costs the square of their number.
 _OPAQUE = r'"[\x21\x23-\x7e\x80-\xff]*"'
 _STRONG_TAG = re.compile(_OPAQUE)
 _LISTED_TAG = re.compile(rf"((?:W/)?{_OPAQUE})[ \t]*+(?:,|$)")
@@ -21,28 +23,25 @@ LONGEST_REST = 3600.0
 """Seconds for which a source is left alone at most, whatever it says."""
 _PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _XML = frozenset({"application/xml", "text/xml"})
+_TYPE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
+_QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+_PADDING = ' \t"'
 
 
-@dataclass(frozen=True, slots=True)
-class Unsatisfiable:
-    """A range that lies outside the representation: 416 (RFC 9110, section 15.5.17)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContentRange:
-    """Where the body of a 206 lies in the whole of `total` bytes."""
-
-    span: Span
-    total: int
-
-
-# A comma stands behind the day of the week and nowhere else: with another one there are several dates, which are none.
-_ONE_DATE = re.compile(r"[ \t]*(?:[A-Za-z]+,)?[^,]*")
+def first_said(fields: Fields) -> dict[str, str]:
+    """The first value of each field, by its name in lower case."""
+    return {name.lower(): value for name, value in reversed(fields)}
 
 
 def parse_date(text: str | None) -> float | None:
     """Seconds of the epoch, from any of the three forms of an HTTP-date (RFC 9110, section 5.6.7)."""
-    if not text or not _ONE_DATE.fullmatch(text):
+    return None if not text or len(text) > _LONGEST_DATE else _parse_date(text)
+
+
+@lru_cache(maxsize=256)
+def _parse_date(text: str) -> float | None:
+    # Remembered, as what a source made in one second, or in one go, has the same date.
+    if not _ONE_DATE.fullmatch(text):
         return None
     try:
         moment = parsedate_to_datetime(text)
@@ -54,9 +53,9 @@ def parse_date(text: str | None) -> float | None:
 
 
 def parse_retry_after(text: str | None, now: float) -> float | None:
-    """For how many seconds a Retry-After wants to be left alone (RFC 9110, section 10.2.3), an hour at most.
+    """The seconds that a Retry-After asks to wait (RFC 9110, section 10.2.3), an hour at most.
 
-    None if it is neither a number nor a date; 0 for a date that is over.
+    None if it is neither a number nor a date; 0 for a date in the past.
     """
     seconds: float | None = parse_length(text)
     if seconds is None:
@@ -71,7 +70,7 @@ def format_date(seconds: float) -> str:
 
 
 def parse_length(text: str | None) -> int | None:
-    """A Content-Length in bytes; None unless it is digits only, blanks around them apart."""
+    """A Content-Length in bytes; None unless it is digits only, with or without spaces around them."""
     text = (text or "").strip(" \t")
     return int(text) if _LENGTH.fullmatch(text) else None
 
@@ -98,39 +97,6 @@ def tag_listed(etag: str | None, listed: str) -> bool:
     return any(tag.removeprefix("W/") == opaque for tag in _LISTED_TAG.findall(listed))
 
 
-def parse_range(text: str, size: int) -> Span | Unsatisfiable | None:
-    """The part of `size` bytes that a Range value with one range asks for; None if it is to be ignored."""
-    match = _RANGE.fullmatch(text.strip(" \t"))
-    if match is None:
-        return None
-    first, last = match.groups()
-    if not first:
-        return _suffix(int(last), size) if last else None
-    start = int(first)
-    if last and int(last) < start:
-        return None
-    if start >= size:
-        return Unsatisfiable()
-    return Span(start, min(int(last) + 1, size) if last else size)
-
-
-def _suffix(length: int, size: int) -> Span | Unsatisfiable:
-    if length == 0 or size == 0:
-        return Unsatisfiable()
-    return Span(max(0, size - length), size)
-
-
-def parse_content_range(text: str | None) -> ContentRange | None:
-    """The Content-Range of a 206 (RFC 9110, section 14.4); None without a total, or if it contradicts itself."""
-    match = _CONTENT_RANGE.fullmatch((text or "").strip(" \t"))
-    if match is None:
-        return None
-    first, last, total = (int(part) for part in match.groups())
-    if not first <= last < total:
-        return None
-    return ContentRange(Span(first, last + 1), total)
-
-
 def media_type(content_type: str | None) -> str:
     """Type and subtype in lower case, without parameters."""
     return (content_type or "").partition(";")[0].strip().lower()
@@ -142,10 +108,50 @@ def is_document(kind: str) -> bool:
 
 
 def is_page(kind: str) -> bool:
-    """Whether a media type is that of a page for people, which may stand under any name."""
+    """Whether a media type is that of a page for people; servers send such pages in the place of any file."""
     return kind in _PAGES
 
 
 def is_xml(kind: str) -> bool:
     """Whether a media type is that of a document in XML."""
     return kind in _XML or kind.endswith("+xml")
+
+
+def quality(accept: str | None, content_type: str | None) -> float:
+    """The weight that an Accept gives to a media type, from 0, not acceptable, to 1 (RFC 9110, section 12.5.1).
+
+    Without an Accept everything is acceptable. The most specific range that covers the type counts; a range that cannot be
+    read covers nothing.
+    """
+    if accept is None or not accept.strip():
+        return 1.0
+    kind = media_type(content_type)
+    said = _parameters(content_type or "")
+    found = (_covering(part, kind, said) for part in accept.split(","))
+    return max((one for one in found if one is not None), default=((0, 0), 0.0))[1]
+
+
+def _covering(text: str, kind: str, said: frozenset[str]) -> tuple[tuple[int, int], float] | None:
+    """How specific a range is, and its weight; None if it does not cover a type with these parameters."""
+    match = _TYPE.fullmatch(media_type(text))
+    parameters = _parameters(text)
+    weights = [one.removeprefix("q=") for one in parameters if one.startswith("q=")]
+    asked = {one for one in parameters if not one.startswith("q=")}
+    if match is None or not all(_QUALITY.fullmatch(weight) for weight in weights) or not asked <= said:
+        return None
+    if match[0] == "*/*":
+        place = 0
+    elif match[2] == "*" and kind.startswith(f"{match[1]}/"):
+        place = 1
+    elif match[0] == kind:
+        place = 2
+    else:
+        return None
+    return (place, len(asked)), float(weights[0]) if weights else 1.0
+
+
+def _parameters(text: str) -> frozenset[str]:
+    """The parameters of a type or a range, in one spelling."""
+    _, *parts = text.split(";")
+    pairs = (part.lower().partition("=") for part in parts)
+    return frozenset(f"{name.strip()}={value.strip(_PADDING)}" for name, mark, value in pairs if mark)

@@ -1,36 +1,76 @@
-"""Requests for several ranges at once (RFC 9110, section 14.2), and the body that answers them (section 15.3.7.2).
+"""Ranges: what a Range or Content-Range value means (RFC 9110, section 14), and the body that answers several ranges.
 
-Bounded, since one short request could otherwise ask for a file many times over: what overlaps is sent once, and where the
-whole file is no longer than the parts with the lines between them, it is sent instead. Ranges with a gap between them stay
-as they were asked for, and in their order: there are clients that take the parts for their ranges one by one.
+What a Range asks for is bounded, since one short request could otherwise ask for a file many times over: what overlaps is
+sent once, and if the whole file is no longer than the parts with the lines between them, it is sent instead. Ranges with a
+gap between them stay as they were asked for, in their order: some clients take the parts for their ranges one by one. A
+value that cannot be read gives None and is ignored. When a range applies at all (If-Range) is decided by `answer`.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from package_cache.model import Span
-from package_cache.rules.http.fields import Unsatisfiable, parse_range
 
 MOST = 256
 """Ranges of one request; what asks for more is answered with the whole. Clients of zchunk ask for nearly as many."""
 
 Piece = bytes | Span
-"""A part of a body: lines between the ranges, or bytes of the file."""
+"""A part of a multipart body: the lines between ranges, or bytes of the file."""
+
+# Spaces are taken once and for all: trying every way to divide them costs the square of their number.
+_RANGE = re.compile(r"[ \t]*+([0-9]{0,32})[ \t]*+-[ \t]*+([0-9]{0,32})[ \t]*+")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsatisfiable:
+    """A range that lies outside the representation: 416 (RFC 9110, section 15.5.17)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """Where the body of a 206 lies in the whole of `total` bytes."""
+
+    span: Span
+    total: int
+
+
+def parse_content_range(text: str | None) -> ContentRange | None:
+    """The Content-Range of a 206 (section 14.4); None without a total, or if it contradicts itself."""
+    match = _CONTENT_RANGE.fullmatch((text or "").strip(" \t"))
+    if match is None:
+        return None
+    first, last, total = (int(part) for part in match.groups())
+    return ContentRange(Span(first, last + 1), total) if first <= last < total else None
 
 
 def parse_ranges(text: str, size: int) -> tuple[Span, ...] | Unsatisfiable | None:
-    """The parts of `size` bytes that a Range value asks for, in its order; None if it is to be ignored."""
+    """The parts of `size` bytes that a Range value asks for, in its order; None if the value is to be ignored."""
     unit, _, listed = text.partition("=")
-    specs = [spec for part in listed.split(",") if (spec := part.strip(" \t"))]
-    if len(specs) > MOST or "," not in listed:
-        found = parse_range(text, size) if len(specs) == 1 else None
-        return (found,) if isinstance(found, Span) else found
-    unit = unit.strip(" \t")
-    asked = [parse_range(f"{unit}={spec}", size) for spec in specs]
-    if not asked or None in asked:
+    ranges = [one for part in listed.split(",") if (one := part.strip(" \t"))]
+    if unit.strip(" \t").lower() != "bytes" or not 0 < len(ranges) <= MOST:
         return None
-    spans = [span for span in asked if isinstance(span, Span)]
-    return _merged(spans) if spans else Unsatisfiable()
+    asked = [_parse_range(one, size) for one in ranges]
+    if None in asked:
+        return None
+    spans = tuple([span for span in asked if isinstance(span, Span)])
+    return (_merged(spans) if spans[1:] else spans) or Unsatisfiable()
+
+
+def _parse_range(text: str, size: int) -> Span | Unsatisfiable | None:
+    """One range, `first-last`, `first-` or `-length` (section 14.1.2)."""
+    match = _RANGE.fullmatch(text)
+    if match is None or text == "-":
+        return None
+    first, last = match.groups()
+    start, stop = int(first or 0), int(last) + 1 if last else size
+    if not first:
+        start, stop = max(0, size - int(last)), size
+    elif last and stop <= start:
+        return None
+    return Span(start, min(stop, size)) if start < size else Unsatisfiable()
 
 
 def _merged(spans: Sequence[Span]) -> tuple[Span, ...]:

@@ -1,9 +1,9 @@
-"""Request targets: text on the wire -> `Target` -> key -> the URLs to ask.
+"""Request targets: from the text in a request to a `Target`, and from that to a key.
 
-Decides which targets name the same thing, and which name nothing and are refused; in which repository one is,
-`rules.repositories.routes` decides. Every segment is decoded once and encoded again in one normal form, so that `+` and
-`%2B` are one key while `%253a` stays what it is. Knows nothing of disks: stored names are digests, so no text from here
-ever becomes a path in the cache.
+Decides which targets name the same thing, and which name nothing and are refused; in which repository a target is, is
+decided by `rules.repositories.routes`. Every segment is decoded once and encoded again in one normal form, so that `+` and
+`%2B` are one key, while `%253a` stays what it is. Stored files are named by digests, so no text from here ever becomes a
+path in the cache.
 """
 
 import re
@@ -15,15 +15,15 @@ from package_cache.model import Key, Target
 MAX_TARGET = 8000
 """Characters of a target in normal form."""
 
-# pchar of RFC 3986 without "+": an object store reads it as a blank, and %2B is understood everywhere.
+# pchar of RFC 3986 without "+", which object stores read as a space, while %2B is understood everywhere.
 _SEGMENT_SAFE = "!$&'()*,;=:@"
-# What RFC 3986 allows in a query; anything else that clients send there bare is encoded.
+# What RFC 3986 allows in a query; anything else that clients do not encode there is encoded.
 _QUERY_SAFE = _SEGMENT_SAFE + "+/?%"
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-# Nearly every path: in normal form as it stands.
+# Nearly every path is in normal form as it is sent.
 _NORMAL = re.compile(r"(?:/(?!\.{1,2}(?:[/;]|$))[A-Za-z0-9\-._~!$&'()*,;=:@]+)+/?")
 _PORTS = {"http": 80, "https": 443}
 _ACCEPT = "#accept="
@@ -33,11 +33,13 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9\-._~]")
 
 
 def parse_target(text: str) -> tuple[str | None, Target]:
-    """Read the target of a GET or HEAD request (RFC 9112, section 3.2): path and query, and whose they are.
+    """The authority and the path and query in the target of a GET or HEAD request (RFC 9112, section 3.2).
 
-    The authority is None in the origin-form, and else in lower case without its scheme's port. Raises `BadRequest` for what
-    names nothing.
+    The authority is None in origin-form, else in lower case without its scheme's port. Raises `BadRequest` for a target
+    that names nothing.
     """
+    if _NORMAL.fullmatch(text) and len(text) <= MAX_TARGET:
+        return None, Target(text)
     if not _VISIBLE.fullmatch(text):
         raise BadRequest("the request target holds characters that must be percent-encoded")
     authority = None
@@ -67,7 +69,7 @@ def _from_absolute_form(text: str) -> tuple[str, str]:
 
 
 def authority_of(parts: SplitResult) -> str:
-    """The host of a URL, with its port where that is not its scheme's. Raises ValueError for a port that is no number."""
+    """The host of a URL, with its port if that is not the scheme's. Raises ValueError for a port that is no number."""
     host = (parts.hostname or "").rstrip(".")
     port = parts.port
     host = f"[{host}]" if ":" in host else host
@@ -79,7 +81,13 @@ def _normal_path(path: str) -> str:
         return path
     if _BROKEN_ESCAPE.search(path):
         raise BadRequest("the request target has a '%' without two hexadecimal digits")
-    _check_bytes(unquote_to_bytes(path))
+    decoded = unquote_to_bytes(path)
+    if _CONTROL.search(decoded):
+        raise BadRequest("the request target has a control character")
+    try:
+        decoded.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest("the request target is not UTF-8") from None
     kept: list[bytes] = []
     segments = [unquote_to_bytes(segment) for segment in path[1:].split("/")]
     for position, segment in enumerate(segments):
@@ -96,19 +104,10 @@ def _normal_path(path: str) -> str:
     return "/" + "/".join(quote(segment, safe=_SEGMENT_SAFE) for segment in kept)
 
 
-def _check_bytes(path: bytes) -> None:
-    if _CONTROL.search(path):
-        raise BadRequest("the request target has a control character")
-    try:
-        path.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadRequest("the request target is not UTF-8") from None
-
-
 def _check_segment(segment: bytes) -> None:
     if segment in _DOTS or b"." not in segment:
         return
-    # A server that decodes %2F before it splits, or drops parameters or blanks, would climb where this one does not.
+    # A server that decodes %2F before it splits, or drops parameters or spaces, would climb where this one does not.
     parts = [part.partition(b";")[0].strip(b" ") for part in re.split(rb"[/\\]", segment)]
     if not _DOTS.isdisjoint(parts):
         raise BadRequest("the request target hides a dot segment")
@@ -128,11 +127,12 @@ def _normal_escape(match: re.Match[str]) -> str:
 
 
 def key_of(target: Target, accept: str | None = None) -> Key:
-    """The key of a target. Answers that depend on Accept are kept apart by it."""
-    return Key(target.text if accept is None else f"{target.text}{_ACCEPT}{accept}")
+    """The key of a target. With `accept`, responses that depend on Accept have keys of their own."""
+    text = target.text
+    return Key(text if accept is None else f"{text}{_ACCEPT}{accept}")
 
 
 def parts_of(key: Key) -> tuple[str, str | None]:
-    """The text of a target and the Accept in a key."""
+    """The target and the Accept in a key, both as text."""
     text, mark, accept = key.partition(_ACCEPT)
     return text, accept if mark else None

@@ -1,8 +1,8 @@
-"""What may be stored as parameters and attributes, how it is written down, and by what of it an item is found.
+"""Parameters and attributes of items: which values may be stored, their JSON, and how they are compared in a search.
 
-A value comes back as what it was: None, bool, int (64 bits), float, str, bytes, datetime, list, tuple, set, frozenset and
-dict with names, nested at will. Written down it is JSON; what JSON has no form for is `{"!": [type, form]}`. A datetime
-without a time zone is taken for local time, and every datetime comes back with an offset.
+A value keeps its type: None, bool, int (64 bits), float, str, bytes, datetime, list, tuple, set, frozenset, and dict with
+names, nested at will. It is stored as JSON; a type that JSON does not have is `{"!": [type, form]}`. A datetime without a
+time zone is taken for local time, and every datetime comes back with an offset.
 """
 
 import json
@@ -24,15 +24,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 NUMBER, TEXT, BYTES, TIME, FLAG, NOTHING, OTHER = "n", "s", "y", "t", "b", "0", "-"
-"""Kinds of values; only those of one kind are ever compared. OTHER, an empty list or "not a number", equals nothing."""
+"""Kinds of values; only values of one kind are compared. OTHER, an empty list or "not a number", equals nothing."""
 
 Comparable = int | float | str | bytes
-"""How a value is compared: flags as 0 and 1, times in microseconds of the epoch."""
+"""What a value is compared by: flags are 0 and 1, times are microseconds of the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One value somewhere in attributes: the names that lead to it, joined by dots, the last of them, and the value."""
+    """One value in nested attributes: the names that lead to it, joined by dots; the last of them; and the value."""
 
     path: str
     name: str
@@ -46,7 +46,7 @@ def dump(mapping: Mapping[str, object], what: str) -> str:
 
 
 def canonical(mapping: Mapping[str, object], what: str) -> str:
-    """The one JSON text of equal mappings, whatever the order of their names, and of no others. Raises ArgumentError."""
+    """The JSON text that equal mappings share, whatever the order of their names. Raises ArgumentError."""
     return _written(mapping, what, canonical=True)
 
 
@@ -66,7 +66,7 @@ _sorted = json.JSONEncoder(separators=(",", ":"), allow_nan=False, sort_keys=Tru
 
 
 def load(text: str) -> dict[str, object]:
-    """What was given to `dump` or `canonical`. Raises ValueError for any other text."""
+    """The mapping that `dump` or `canonical` wrote. Raises ValueError for any other text."""
     try:
         value = _decode(json.loads(text))
     except (KeyError, TypeError) as error:
@@ -145,7 +145,7 @@ _TAGGED: dict[str, Callable[[Any], object]] = {
 
 
 def leaves(mapping: Mapping[str, object]) -> Iterator[Leaf]:
-    """Every value in a mapping that `dump` took; each element of a list is a value under the name of the list."""
+    """Every value in a mapping that `dump` accepts; each element of a list is a value with the name of the list."""
     for name, value in mapping.items():
         yield from _leaves(value, name, name)
 
@@ -190,7 +190,7 @@ def microseconds(value: datetime, place: str) -> int:
 
 
 def moment(count: int) -> datetime:
-    """The time so many microseconds after the epoch, in UTC."""
+    """The time `count` microseconds after the epoch, in UTC."""
     return _EPOCH + timedelta(microseconds=count)
 
 
@@ -212,7 +212,7 @@ def _whole(value: int, place: str) -> int:
 
 
 def sound(value: str, place: str) -> str:
-    """A text, if it is valid Unicode. Raises ArgumentError."""
+    """The string itself, if it is valid Unicode. Raises ArgumentError."""
     if not value.isascii():
         try:
             value.encode("utf-8")

@@ -1,14 +1,13 @@
-"""What is searched for: the small language of attributes, dates, and the other criteria, checked and in one form.
+"""Criteria of a search: the small language of attributes, dates and the other criteria, checked and in one form.
 
-An attribute is named by its last name, or by all names that lead to it, joined by dots. A value in a list is found by each
-of its elements. Only what is of one kind is compared: numbers with numbers, texts with texts, times with times.
+An attribute is named by its last name, or by all names that lead to it, joined by dots. A list is found by each of its
+elements. Only values of one kind are compared: numbers with numbers, strings with strings, times with times.
 """
 
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from typing import Any, TypedDict, Unpack
 
 from package_cache.errors import ArgumentError, UnknownCriterion
@@ -24,7 +23,7 @@ from package_cache.rules.library.attributes import (
     microseconds,
     moment,
 )
-from package_cache.rules.library.keys import library_key
+from package_cache.rules.library.naming import library_key
 
 OPERATORS = (">=", "<=", "!=", "==", ">", "<", "=", "~")
 _ENDING = re.compile(r"\s*(>=|<=|!=|==|>|<|=|~)\s*$")
@@ -37,7 +36,7 @@ LATEST = -1
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """Some value of that name compares so with the operand; with `!=`, there is one, and none is equal."""
+    """Some value of that name compares with the operand like this; for `!=`, there is a value, and none is equal."""
 
     name: str
     operator: str
@@ -64,11 +63,11 @@ Condition = Test | AllOf | AnyOf
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """Which items are meant. What is None, or not set, restricts nothing; an empty set is met by no item.
+    """Which items are meant. A criterion that is None or false restricts nothing; no item meets an empty set.
 
-    `params` is canonical JSON. Dates are in microseconds of the epoch. `latest` keeps the highest version of each key, of
-    those that meet the rest. `called` is the uri, or the URL that it was downloaded from; `called_like` a pattern for one
-    of these, or for key and version joined by a hyphen.
+    `params` is canonical JSON. Dates are in microseconds of the epoch. `latest` keeps the highest version of each key,
+    among those that meet the other criteria. `called` is the uri, or the URL of the download; `called_like` is a pattern
+    for one of these, or for key and version joined by a hyphen.
     """
 
     key: Key | None = None
@@ -90,12 +89,12 @@ class Criteria:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing at all was asked for."""
+        """Whether there is no criterion at all."""
         return self in (Criteria(), Criteria(include_removed=True))
 
 
 class Selection(TypedDict, total=False):
-    """What items may be selected by, besides uri and parameters; see `Cache.search`."""
+    """The criteria besides uri and parameters; see `Cache.search`."""
 
     status: int | str | Collection[int | str] | None
     version: int | Collection[int] | None
@@ -116,6 +115,8 @@ def criteria(
 ) -> Criteria:
     """The criteria of a caller of the library, checked. Raises ArgumentError."""
     for name in wanted.keys() - Selection.__annotations__.keys():
+        from difflib import get_close_matches  # noqa: PLC0415 - no server needs it
+
         near = get_close_matches(name, Selection.__annotations__, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(Selection.__annotations__)}"
         raise UnknownCriterion(f"nothing can be selected by {name}; {hint}")
@@ -161,7 +162,7 @@ def _text(what: str, value: object) -> str:
 
 
 def integers(what: str, value: object) -> frozenset[int] | None:
-    """A number or several; None stays None. Raises ArgumentError."""
+    """One number or several, as a set; None for None. Raises ArgumentError."""
     if value is None:
         return None
     alone = isinstance(value, str | bytes | Mapping) or not isinstance(value, Collection)
@@ -195,7 +196,7 @@ def status_of(value: object) -> Status:
 
 
 def date(value: object, what: str) -> int:
-    """A time in microseconds of the epoch: a datetime, or its text as in ISO 8601; local time if it has no zone.
+    """A datetime, or one in ISO 8601, in microseconds of the epoch. Without a zone it is local time.
 
     Raises ArgumentError.
     """
@@ -212,10 +213,10 @@ def date(value: object, what: str) -> int:
 def condition(attrs: Mapping[str, object]) -> Condition:
     """The condition that attributes are to meet. The mapping is not changed. Raises ArgumentError.
 
-    `{"rows>=": 100}` or `{"rows": (">=", 100)}`. Operators: `=` (or none), `!=`, `>=`, `<=`, `>`, `<`, and `~` for texts
+    `{"rows>=": 100}` or `{"rows": (">=", 100)}`. Operators: `=` (or none), `!=`, `>=`, `<=`, `>`, `<`, and `~` for strings
     without a NUL that match a pattern with `*`, `?` and `[...]`. A list means any of its values (with `!=`, none of them);
-    each may be such a pair. A text that begins with `DATE:` is a date. All must hold; or any, with `"__and": False` or
-    `"__or": True`. A list of such mappings under `"__and"` or `"__or"` is a group.
+    each may be such a pair. A string that begins with `DATE:` is a date. All conditions must hold; or any, with
+    `"__and": False` or `"__or": True`. A list of such mappings under `"__and"` or `"__or"` is a group.
     """
     if not isinstance(attrs, Mapping):
         raise ArgumentError(f"attrs: a dict of names and values is needed, not {attrs!r}")

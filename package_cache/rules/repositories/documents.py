@@ -1,7 +1,7 @@
-"""JSON documents that say for how long they are good: `metadata.timestamp` and `metadata.ttl`, in seconds.
+"""JSON documents that say how long they are fresh: `metadata.timestamp` and `metadata.ttl`, in seconds.
 
-The document may be compressed with gzip or bzip2. It is fresh up to and including `timestamp + ttl`, by the clock of its
-publisher; where that has passed, it is asked for again, but not more often than at an interval.
+A document may be compressed with gzip or bzip2. It is fresh up to and including `timestamp + ttl`, by its publisher's
+clock; after that it is requested again, but not more often than once in an interval.
 """
 
 import bz2
@@ -14,13 +14,13 @@ from typing import Any
 LONGEST = 256 << 20
 """Bytes that a document may have, inflated."""
 INTERVAL = 60.0
-"""Seconds between two questions for a document whose time has passed."""
+"""Seconds between two requests for a document that is no longer fresh."""
 _GZIP, _BZIP2 = b"\x1f\x8b", b"BZh"
 _GZIP_WINDOW = 31
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class TimedDocument:
     """A document. `timestamp` is in seconds of the epoch, `ttl` in seconds."""
 
     content: dict[str, Any]
@@ -29,21 +29,21 @@ class Document:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Its object `metadata`."""
         metadata: dict[str, Any] = self.content["metadata"]
         return metadata
 
     def fresh_until(self, checked: float, interval: float = INTERVAL) -> float:
-        """The last moment in which it is fresh, if its publisher was asked at `checked`; in seconds of the epoch."""
+        """The last moment at which it is fresh, if it was requested at `checked`; in seconds of the epoch."""
         return max(self.timestamp + self.ttl, checked + interval)
 
     def is_fresh(self, now: float, checked: float, interval: float = INTERVAL) -> bool:
-        """Whether its publisher need not be asked."""
+        """Whether it need not be requested again."""
         return now <= self.fresh_until(checked, interval)
 
 
-def parse(body: bytes, longest: int = LONGEST) -> Document:
-    """The document in a body. Raises ValueError, which says what is wrong with it."""
+def parse(body: bytes, longest: int = LONGEST) -> TimedDocument:
+    """The document in a body. Raises ValueError, saying what is wrong with it."""
     plain = inflated(body, longest)
     try:
         content = json.loads(plain)
@@ -52,7 +52,7 @@ def parse(body: bytes, longest: int = LONGEST) -> Document:
     metadata = content.get("metadata") if isinstance(content, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("it has no object named metadata")
-    return Document(content, _number(metadata, "timestamp"), _number(metadata, "ttl"))
+    return TimedDocument(content, _number(metadata, "timestamp"), _number(metadata, "ttl"))
 
 
 def _number(metadata: dict[str, Any], name: str) -> float:
@@ -71,7 +71,7 @@ def _number(metadata: dict[str, Any], name: str) -> float:
 
 
 def inflated(body: bytes, longest: int = LONGEST) -> bytes:
-    """The bytes in a body that is plain, or compressed with gzip or bzip2: by its first bytes. Raises ValueError."""
+    """The bytes of a body, decompressed if its first bytes are those of gzip or bzip2. Raises ValueError."""
     if body.startswith(_GZIP):
         return _inflated(body, lambda: zlib.decompressobj(_GZIP_WINDOW), longest, "gzip")
     if body.startswith(_BZIP2):
@@ -82,7 +82,7 @@ def inflated(body: bytes, longest: int = LONGEST) -> bytes:
 
 
 def _inflated(body: bytes, make: Any, longest: int, name: str) -> bytes:
-    """Every member of a compressed body, one after the other."""
+    """All members of a compressed body, decompressed."""
     found = bytearray()
     rest = body
     while rest:

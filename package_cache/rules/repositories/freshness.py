@@ -1,32 +1,37 @@
-"""Which files may be kept for ever, which must be asked for again, and which are not stored at all.
+"""Which files may be kept for ever, which must be revalidated, and which are not stored at all.
 
-Rules of the configuration come first, by the path alone. Else the table of the preset decides
-(`rules.repositories.presets`), unless the media type of the answer says that it is a document, which changes.
+A policy is found in three steps: what holds for the paths of a repository, for one target in it, and for a client's request
+for that target. Rules of the configuration come first, by the path alone. Else the preset decides by the name
+(`rules.repositories.presets`), unless the media type of the response says that it is a document, which changes. What a
+source says by header fields is read in `rules.http.caching`. All times are in seconds of the epoch.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from package_cache.config.globs import glob_pattern
 from package_cache.model import Fresh, Freshness, Preset, Repository, Representation, Target
-from package_cache.rules.http.answer import initial_age
+from package_cache.rules.http import caching
+from package_cache.rules.http.caching import normal_accept, varies, varies_by_accept
+from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.fields import is_document, is_page, is_xml, media_type
-from package_cache.rules.repositories import lifetime
 from package_cache.rules.repositories.documents import INTERVAL
-from package_cache.rules.repositories.names import vouched_for
-from package_cache.rules.repositories.presets import IMMUTABLE, POSTS, REVALIDATE, Verdict, judge
+from package_cache.rules.repositories.names import digest_in_path, vouched_for
+from package_cache.rules.repositories.presets import IMMUTABLE, POSTS, REVALIDATE, Judgement, judge
 
-_LONGEST_ACCEPT = 1024
+_LONGEST_TYPE = 255
+"""Characters of a media type (RFC 6838, section 4.2), without its parameters."""
 _LONGEST_REMEMBERED = 512
 _REMEMBERED = 4096
 CONFIRMED = 10.0
 """Seconds for which a confirmation is good enough for clients that want one of a file that does not change."""
-_AHEAD = 60.0
-"""Seconds by which an answer may have come after the request: it joined a download that was about to begin."""
 
 
-class Policy:
+class RepositoryPolicy:
     """What holds for the paths of one repository."""
 
     def __init__(self, repository: Repository) -> None:
@@ -38,64 +43,91 @@ class Policy:
         if posts is None:
             posts = POSTS.get(repository.preset, ()) if repository.preset else ()
         self._posts = tuple(glob_pattern(glob) for glob in posts)
-        self._knows_documents = repository.preset is not Preset.RAW
-        self._judged: dict[str, Verdict] = {}
+        self._known: dict[str, TargetPolicy] = {}
 
-    def freshness(self, target: Target, content_type: str | None = None) -> Fresh:
-        """How long what is at a target is good; `content_type` is that of the stored answer, if there is one."""
-        ruled = self._ruled(target)
-        if ruled is not None:
-            return ruled[0]
-        verdict = self._judge(target)
-        return REVALIDATE if self._is_document(verdict, media_type(content_type)) else verdict.fresh
+    def at(self, target: Target) -> "TargetPolicy":
+        """What holds for one target."""
+        asked = target.asked
+        policy = self._known.get(asked)
+        if policy is None:
+            policy = self._at(target)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            if len(asked) <= _LONGEST_REMEMBERED:
+                self._known[asked] = policy
+        return policy
 
-    def decided_by(self, target: Target, content_type: str | None = None) -> str:
-        """What decides that, in words."""
-        ruled, kind, verdict = self._ruled(target), media_type(content_type), self._judge(target)
-        if ruled is not None:
-            return f"the rule for {ruled[1]} in the repository {self.repository.name}"
-        if self._is_document(verdict, kind):
-            return f"its type is {kind}"
-        return verdict.reason if self._knows_documents else "the preset raw leaves it to the source"
+    def _at(self, target: Target) -> "TargetPolicy":
+        repository, ruled, largest = self.repository, None, self.repository.largest
+        if self._fresh_by_rule or self._largest_by_rule:
+            path = unquote(target.path)
+            ruled = self._ruled(path)
+            largest = next((size for pattern, size in self._largest_by_rule if pattern.fullmatch(path)), largest)
+        digest = digest_in_path(repository.preset, target)
+        verdict = judge(repository.preset, target, digest)
+        return TargetPolicy(repository, verdict.fresh if ruled is None else ruled.fresh, verdict, ruled, largest, digest)
 
-    def _is_document(self, verdict: Verdict, kind: str) -> bool:
-        """Whether an answer of that type is a document, which changes, whatever its name."""
-        return self._knows_documents and (is_page(kind) or (not verdict.settled and (is_document(kind) or is_xml(kind))))
-
-    def _ruled(self, target: Target) -> tuple[Fresh, str] | None:
-        """What the first rule says that matches, and its glob; what no rule knows is as fresh as what it vouches for."""
-        path = unquote(target.path) if self._fresh_by_rule else ""
+    def _ruled(self, path: str) -> "_Ruled | None":
+        """What the first rule says that matches; else the first that matches the file for which this one vouches."""
         for name in dict.fromkeys((path, vouched_for(path))):
             for pattern, fresh, glob in self._fresh_by_rule:
                 if pattern.fullmatch(name):
-                    return fresh, glob
+                    return _Ruled(fresh, glob)
         return None
-
-    def _judge(self, target: Target) -> Verdict:
-        """What the table of the preset says."""
-        verdict = self._judged.get(target.asked)
-        if verdict is None:
-            verdict = judge(self.repository.preset, target)
-            if len(target.asked) <= _LONGEST_REMEMBERED:
-                if len(self._judged) >= _REMEMBERED:
-                    self._judged.clear()
-                self._judged[target.asked] = verdict
-        return verdict
 
     def passes_post(self, target: Target) -> bool:
         """Whether a POST is passed on to the sources."""
         return any(pattern.fullmatch(unquote(target.path)) for pattern in self._posts)
 
-    def largest(self, target: Target) -> int | None:
-        """How many bytes what is at a target may have to be stored; None if any number."""
-        path = unquote(target.path) if self._largest_by_rule else ""
-        ruled = (largest for pattern, largest in self._largest_by_rule if pattern.fullmatch(path))
-        return next(ruled, self.repository.largest)
 
-    def good_until(self, target: Target, head: Representation) -> float:
-        """Until when an answer is good, in seconds of the epoch: infinity, if for ever; no later than it came, if never."""
-        fresh = self.freshness(target, head.get("content-type"))
-        if any(value == "*" for value in _varies(head)):
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    """What a rule of the configuration says, and its glob."""
+
+    fresh: Fresh
+    glob: str
+
+
+class TargetPolicy(NamedTuple):
+    """What holds for one target, as far as its name tells; it is found once, and asked about every response.
+
+    `fresh` is its freshness while nothing is known of its type. `largest` is how many bytes a response may have to be
+    stored; None if any number. `digest` is what its bytes must hash to, if the name says so.
+    """
+
+    repository: Repository
+    fresh: Fresh
+    verdict: Judgement
+    ruled: _Ruled | None
+    largest: int | None
+    digest: Digest | None
+
+    def freshness(self, content_type: str | None = None) -> Fresh:
+        """The freshness of the target; `content_type` is that of the stored response, if there is one."""
+        if content_type is None or self.ruled is not None:
+            return self.fresh
+        return REVALIDATE if self._is_document(content_type) else self.fresh
+
+    def decided_by(self, content_type: str | None = None) -> str:
+        """What decides that, in words."""
+        if self.ruled is not None:
+            return f"the rule for {self.ruled.glob} in the repository {self.repository.name}"
+        if content_type is not None and self._is_document(content_type):
+            return f"its type is {media_type(content_type)}"
+        is_raw = self.repository.preset is Preset.RAW
+        return "the preset raw leaves it to the source" if is_raw else self.verdict.reason
+
+    def _is_document(self, content_type: str) -> bool:
+        """Whether a response of that type is a document, which changes, whatever its name."""
+        if self.repository.preset is Preset.RAW:
+            return False
+        page, document = _kind(content_type[:_LONGEST_TYPE])
+        return page or (document and not self.verdict.settled)
+
+    def good_until(self, head: Representation) -> float:
+        """Until when a response is fresh: infinity if for ever; the time at which it came if it is to be revalidated."""
+        fresh = self.freshness(head.get("content-type"))
+        if fresh.how is Freshness.REVALIDATE or "*" in varies(head):
             return head.received
         match fresh.how:
             case Freshness.IMMUTABLE:
@@ -103,90 +135,99 @@ class Policy:
             case Freshness.TIMED:
                 return head.received + fresh.seconds
             case Freshness.HTTP:
-                return lifetime.good_until(head)
+                return caching.good_until(head)
             case Freshness.JSON_METADATA if head.good_until is not None:
                 return max(head.good_until, head.received + INTERVAL)
             case _:
                 return head.received
 
-    def is_for_all(self, target: Target, head: Representation) -> bool:
-        """Whether an answer is good for ever, and for whoever asks."""
-        return math.isinf(self.good_until(target, head)) and not varies_by_accept(head)
+    def always_revalidates(self, head: Representation) -> bool:
+        """Whether a response is revalidated for each request, whatever its fields say."""
+        return self.freshness(head.get("content-type")).how is Freshness.REVALIDATE
 
-    def may_be_stale(self, target: Target, head: Representation) -> bool:
-        """Whether an answer may be served after its time, where no source can be asked."""
-        fresh = self.freshness(target, head.get("content-type"))
-        return fresh.how is not Freshness.HTTP or not lifetime.must_not_be_stale(head)
+    def is_for_all(self, head: Representation) -> bool:
+        """Whether a response is the same for all clients whose Accept leads to its key."""
+        return not self._is_file or not varies_by_accept(head)
 
-    def demanded(self, target: Target, fields: Mapping[str, str]) -> float | None:
-        """How many seconds ago an answer may have come at most, where the client has a say in that.
+    def may_be_stale(self, head: Representation) -> bool:
+        """Whether a response may be served stale if no source can be asked."""
+        fresh = self.freshness(head.get("content-type"))
+        return fresh.how is not Freshness.HTTP or not caching.must_not_be_stale(head)
 
-        One that wants a file confirmed gets that unless it was confirmed just now, so that those who want it of every file
-        cost a source no more than a question in a while. Where the name settles what the file is, it gets what is here.
+    def demanded(self, fields: Mapping[str, str]) -> float | None:
+        """How many seconds ago a response may have come at most, by a request's fields; None if they do not matter.
+
+        A client that wants a file confirmed gets that unless it was confirmed just now: clients that want it of every file
+        cost a source one request in a while. If the name settles what the file is, what is stored is good enough.
         """
-        how = self.freshness(target).how
-        longest = lifetime.demanded(fields.get("cache-control"), fields.get("pragma"))
+        if "cache-control" not in fields and "pragma" not in fields:
+            return None
+        longest, how = caching.demanded(fields.get("cache-control"), fields.get("pragma")), self.fresh.how
         if how is Freshness.HTTP:
             return longest
-        if longest != 0.0 or how in (Freshness.REVALIDATE, Freshness.NEVER) or self._judge(target).settled:
+        if longest != 0.0 or how in (Freshness.REVALIDATE, Freshness.NEVER) or self.verdict.settled:
             return None
         return CONFIRMED
 
-    def demanded_until(self, target: Target, head: Representation, longest: float) -> float:
-        """Until when an answer is good for a client that demands so, in seconds of the epoch."""
-        is_by_source = self.freshness(target).how is Freshness.HTTP
-        return head.received + longest - (initial_age(head) if is_by_source else 0.0)
+    def demanded_until(self, head: Representation, longest: float) -> float:
+        """Until when a response is fresh for a client that demands at most `longest` seconds."""
+        age = caching.initial_age(caching.divided(head)[1], head.received) if self.fresh.how is Freshness.HTTP else 0.0
+        return head.received + longest - age
 
-    def refusal(self, target: Target, head: Representation) -> str | None:
-        """Why an answer is passed on without being stored; None if it is stored."""
-        fresh = self.freshness(target, head.get("content-type"))
+    def refusal(self, head: Representation) -> str | None:
+        """Why a response is passed on without being stored; None if it is stored."""
+        fresh = self.freshness(head.get("content-type"))
         if fresh.how is Freshness.NEVER:
             return "its rule is never"
-        if fresh.how is Freshness.HTTP and lifetime.is_private(head):
+        if fresh.how is Freshness.HTTP and caching.is_private(head):
             return f"its source says {head.get('cache-control')}"
-        largest = self.largest(target)
-        if largest is not None and head.size is not None and head.size > largest:
-            return f"it has {head.size} bytes, and no more than {largest} are stored of a file there"
+        if self.largest is not None and head.size is not None and head.size > self.largest:
+            return f"it has {head.size} bytes, and no more than {self.largest} are stored of a file there"
         return None
 
-    def accept_of(self, target: Target, accept: str | None) -> str | None:
-        """The client's Accept where the answer may depend on it: for documents, not for package files.
+    def asked(self, fields: Mapping[str, str]) -> "RequestPolicy":
+        """What holds for a request with these fields."""
+        return RequestPolicy(self, self.accept_of(fields.get("accept")), self.demanded(fields))
 
-        One that is very long, or of characters that no media type has, is taken for none: it becomes part of the key.
-        """
-        if accept is None or (self._is_file(target) and "json" not in accept):
+    def accept_of(self, accept: str | None) -> str | None:
+        """The client's Accept if the response may depend on it: for documents, not for package files."""
+        if accept is None or (self._is_file and "json" not in accept):
             return None
         return normal_accept(accept)
 
-    def _is_file(self, target: Target) -> bool:
-        """Whether what is there is a file whoever asks, by a rule or by its name."""
-        ruled = self._ruled(target)
-        return self._judge(target).file if ruled is None else ruled[0] == IMMUTABLE
+    @property
+    def _is_file(self) -> bool:
+        """Whether the target is a file, whoever asks: by a rule, or by its name."""
+        return self.verdict.file if self.ruled is None else self.ruled.fresh == IMMUTABLE
 
 
-def is_good(until: float, received: float, now: float) -> bool:
-    """Whether an answer that came at `received` holds, which is good until then. All in seconds of the epoch.
+class RequestPolicy(NamedTuple):
+    """What holds for a client's request, whatever is stored.
 
-    Of one that came at a time that is still to come, the clock was wrong: it tells nothing of how old it is.
+    `accept` is its Accept if the response may depend on that, `longest` how many seconds ago the response may have come at
+    most, if the client says so.
     """
-    return now <= until > received and (math.isinf(until) or received <= now + _AHEAD)
+
+    policy: TargetPolicy
+    accept: str | None
+    longest: float | None
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether the key alone decides the response; for a file that never changes, the target alone."""
+        how = self.policy.fresh.how
+        if how is Freshness.NEVER or (how is Freshness.IMMUTABLE and self.accept is not None):
+            return False
+        return self.longest is None
+
+    @property
+    def always_revalidates(self) -> bool:
+        """Whether the name alone says that the response is revalidated for each request."""
+        return self.policy.fresh.how is Freshness.REVALIDATE
 
 
-def normal_accept(accept: str | None) -> str | None:
-    """An Accept field in one spelling; None if it says nothing, or nothing that can be part of a key."""
-    if accept is None or accept.strip() in ("", "*/*"):
-        return None
-    if len(accept) > _LONGEST_ACCEPT or not (accept.isascii() and accept.isprintable()):
-        return None
-    return ", ".join(part.strip() for part in accept.split(","))
-
-
-def varies_by_accept(head: Representation) -> bool:
-    """Whether the source would have answered another Accept with something else."""
-    return "accept" in _varies(head)
-
-
-def _varies(head: Representation) -> list[str]:
-    """What the answer depends on, besides the target (RFC 9110, section 12.5.5)."""
-    fields = (value for name, value in head.fields if name.lower() == "vary")
-    return [word.strip().lower() for value in fields for word in value.split(",")]
+@lru_cache(maxsize=256)
+def _kind(content_type: str) -> tuple[bool, bool]:
+    """Whether a media type is that of a page, and whether it is that of any document."""
+    kind = media_type(content_type)
+    return is_page(kind), is_document(kind) or is_xml(kind)

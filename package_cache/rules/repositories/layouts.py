@@ -1,10 +1,10 @@
-"""Where a distfile is on a Gentoo mirror: the structures of GLEP 75, from its name to its path and back.
+"""Where a file is in a tree: the structures of GLEP 75 for distfiles, and plain trees of package files.
 
-A mirror says in `layout.conf` by which structures its files can be found, the best one first: flat, in folders named by the
-first digits of a hash of the file's name, or by a digest of its bytes. The functions here take names as they are, decoded.
+A Gentoo mirror says in `layout.conf` by which structures its files can be found, the best one first: flat, in folders named
+by the first digits of a hash of the file's name, or by a digest of its bytes. A plain tree, such as a folder that was
+exported, has the paths that clients ask for. Names are decoded, unless a function says otherwise.
 """
 
-import configparser
 import hashlib
 import re
 from collections.abc import Iterable
@@ -25,11 +25,29 @@ _FUNCTIONS = {
 """The names that Manifest files have for hashes, and those of hashlib; what mirrors use comes first."""
 
 _FOLDERS = re.compile(r"((?:[0-9a-f]{1,128}/)+)([^/]+)", re.ASCII)
-DISTFILES = "/distfiles/"
+DISTFILES = "distfiles"
+DISTFILES_PATH = f"/{DISTFILES}/"
 """The folder of distfiles in paths."""
 _LEAST = 2
 """Digits of a hash that make a folder: one alone is right by chance in half of the names."""
 _SECTION = "structure"
+LAYOUT = "layout.conf"
+"""The file in a folder of distfiles that says how they are laid out."""
+CHECKOUTS = frozenset({"git3-src", "cvs-src", "svn-src", "hg-src", "bzr-src", "darcs-src"})
+"""Folders beside distfiles in which live ebuilds keep what they check out."""
+UNFINISHED = frozenset({"partial"})
+"""Folders of downloads that are not finished."""
+CONTROL = ".aria2"
+"""Beside a file of aria2 that is not finished: its name and this."""
+_LONGEST_NAME = 255
+"""Bytes that a name may have on every file system."""
+
+_SET_ASIDE = (
+    (re.compile(r"\.__download__"), "Portage has not finished it"),
+    (re.compile(r"\._checksum_failure_\."), "Portage did not find it good"),
+    (re.compile(r"\.(?:part|partial|aria2)$"), "a download that is not finished"),
+    (re.compile(r"(?:^lock|\.lck|\.portage_lockfile)$"), "a lock"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +75,7 @@ class Structure:
         return "/".join((*folders, name))
 
     def __str__(self) -> str:
-        """Its words in `layout.conf`."""
+        """How it is written in `layout.conf`."""
         return " ".join(filter(None, (self.kind, self.algorithm, ":".join(map(str, self.cutoffs)))))
 
 
@@ -71,9 +89,11 @@ HASHED = Structure(_NAME, "BLAKE2B", (8,))
 def parse_layout(text: str) -> tuple[Structure, ...]:
     """The structures that a `layout.conf` names, best first; those unknown here are left out (GLEP 75, mirror layout file).
 
-    Raises ValueError for a text that is none, such as a page in its place.
+    Raises ValueError for a text that is no `layout.conf`, such as a page in its place.
     """
-    # What two lines say differently is for the package manager to refuse; the last one holds here.
+    # Lines that contradict each other are for the package manager to refuse; the last one counts here.
+    import configparser  # noqa: PLC0415 - few mirrors have such a file
+
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string(text)
@@ -106,33 +126,65 @@ def layout_text(structures: Iterable[Structure]) -> str:
     return f"[{_SECTION}]\n{''.join(lines)}"
 
 
-def flat_name(path: str) -> str:
+def flat_path(path: str) -> str:
     """The name of the file at a path below the folder of distfiles, if its folders are what a hash of that name says.
 
-    Any other path is returned as it is. `path` is decoded. Folders of two digits are right by chance for one name in 32.
+    Any other path is returned as it is. `path` is percent-encoded; an encoded slash does not separate folders. Folders of
+    two digits are right by chance for one name in 32.
     """
     match = _FOLDERS.fullmatch(path)
-    return match[2] if match and _is_hash_of(match[2], match[1]) else path
-
-
-def flat_path(path: str) -> str:
-    """As `flat_name`, for a path that is percent-encoded, as in keys; a slash that is encoded parts no folders."""
-    match = _FOLDERS.fullmatch(path)
-    return match[2] if match and _is_hash_of(decoded(match[2]), match[1]) else path
+    if match is None:
+        return path
+    name, digits = decoded(match[2]), match[1].replace("/", "")
+    hashed = len(digits) >= _LEAST and any(_digits(name, algorithm).startswith(digits) for algorithm in _FUNCTIONS)
+    return match[2] if hashed else path
 
 
 def decoded(name: str) -> str:
-    """The name of a file, of one that is percent-encoded."""
+    """A percent-encoded name, decoded."""
     return unquote(name, errors="surrogateescape")
-
-
-def _is_hash_of(name: str, folders: str) -> bool:
-    digits = folders.replace("/", "")
-    return len(digits) >= _LEAST and any(_digits(name, algorithm).startswith(digits) for algorithm in _FUNCTIONS)
 
 
 def _digits(name: str, algorithm: str) -> str:
     """The hash of a name (as UTF-8), in hex."""
-    # What is no UTF-8 on disk comes as surrogates; its own bytes are meant then.
+    # A name on disk that is not UTF-8 comes with surrogates; its own bytes are meant.
     data = name.encode("utf-8", "surrogateescape")
     return hashlib.new(_FUNCTIONS[algorithm], data, usedforsecurity=False).hexdigest()
+
+
+def set_aside(name: str, size: int) -> str | None:
+    """Why a file of that name and size in bytes is not a finished package file; None if it is one."""
+    if size == 0 and name.endswith(".lock"):
+        return "a lock"
+    return next((reason for pattern, reason in _SET_ASIDE if pattern.search(name)), None)
+
+
+def is_layout(path: str) -> bool:
+    """Whether a path is that of a mirror's `layout.conf`."""
+    return path.endswith(DISTFILES_PATH + LAYOUT)
+
+
+def names_of(path: str) -> tuple[str, ...]:
+    """Folders and name of the file that a path has in a tree, decoded. Raises ValueError with why it has none.
+
+    `path` is percent-encoded in normal form.
+    """
+    if path.endswith("/"):
+        raise ValueError("it is the page of a folder")
+    names = tuple(unquote(name) for name in path[1:].split("/"))
+    for name in names:
+        if not name or name.startswith(".") or "/" in name:
+            raise ValueError("it has no plain path: a part is empty, hidden, or has a slash in itself")
+        if len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"a part of its path is longer than {_LONGEST_NAME} bytes")
+    return names
+
+
+def distfiles_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The folder of distfiles that a file is directly in; None if there is none."""
+    return names[:-1] if DISTFILES in names[:-1] and names.index(DISTFILES) == len(names) - 2 else None
+
+
+def laid_out(names: tuple[str, ...], structure: Structure) -> tuple[str, ...]:
+    """Folders and name of the file in a folder of distfiles with this structure."""
+    return (*names[:-1], *structure.path(names[-1]).split("/"))

@@ -1,7 +1,7 @@
-"""Documents whose links lead to files at another host: how they are made to lead here, for the client that asks.
+"""How links in documents that lead to files at another host are made to lead to this cache.
 
-What is stored is what the source sent. Links are replaced on the way out, since a whole URL has in it the host by which
-this client knows the cache. A document with other links is another representation, so it has another tag and digest.
+Documents are stored as the source sent them. Links are replaced on the way out, since a whole URL contains the host by
+which the client knows the cache. A document with other links is another representation, so it has another ETag and digest.
 """
 
 import hashlib
@@ -14,20 +14,20 @@ from package_cache.model import Fields, Links, Repository, Representation, Targe
 from package_cache.rules.http.fields import is_document, is_strong, media_type
 
 LONGEST = 128 << 20
-"""Bytes of a document whose links are replaced; there is none of that size."""
+"""Bytes of a document whose links are replaced; real ones are shorter."""
 _PYTHON_INDEX = "application/vnd.pypi.simple."
 _SLASH = rb"\\?/"
-"""JSON may have a backslash in front of it."""
+"""JSON may have a backslash before a slash."""
 _TARBALL = re.compile(rb'("tarball"\s*+:\s*+)"(https?:' + _SLASH * 2 + rb'[^"]++)"')
 _OF_BODY = frozenset({"etag", "content-length", "content-md5", "digest", "content-digest", "repr-digest"})
-"""Fields that hold for the bytes of the source."""
+"""Fields that hold only for the bytes that the source sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Where the client that asks finds this cache: a scheme with a host, and where the repository begins there.
+    """Where the client finds this cache: `origin` is scheme and host, `path` where the repository begins.
 
-    `origin` is empty where a client does not say which host it asked.
+    `origin` is empty if the client does not say which host it asked.
     """
 
     origin: str
@@ -36,32 +36,28 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Linking:
-    """Which links are replaced in one document, and by what. `package` is what a document of npm is about."""
+    """Which links are replaced in one document, and by what. `package` is the package that a document of npm describes."""
 
     links: Links
     base: Base
     package: str | None = None
 
-    @property
-    def _mark(self) -> str:
-        """What the tag ends with."""
-        return f';links={hashlib.sha256(repr(self).encode()).hexdigest()[:8]}"'
-
     def head(self, representation: Representation, body: bytes | None) -> Representation:
-        """The head of the document with these links, whose `body` is as given, or not known.
+        """The head of the document with these links; `body` is None while it is not known.
 
-        Where the source has no strong tag there is none either: it is made of the digest of the body.
+        Without a strong ETag of the source there is none here either: it is made from the digest of the body later.
         """
         etag = representation.get("etag")
         fields: Fields = tuple(pair for pair in representation.fields if pair[0].lower() not in _OF_BODY)
         if etag is not None and is_strong(etag):
-            fields = (*fields, ("ETag", etag.removesuffix('"') + self._mark))
+            mark = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+            fields = (*fields, ("ETag", f'{etag[:-1]};links={mark}"'))
         return replace(representation, fields=fields, size=None if body is None else len(body))
 
     def body(self, body: bytes) -> bytes:
         """The document with these links."""
         for there, here in self.links:
-            body = _beginnings(there).sub(_literal(self.base.origin + here), body)
+            body = _beginnings(there).sub((self.base.origin + here).encode().replace(b"\\", rb"\\"), body)
         return body if self.package is None else _TARBALL.sub(self._lead_home, body)
 
     def _lead_home(self, match: re.Match[bytes]) -> bytes:
@@ -71,16 +67,16 @@ class Linking:
 
 
 def has_links(content_type: str | None, encoding: str | None) -> bool:
-    """Whether a body is a page or a JSON document, as it is."""
+    """Whether a body is a page or a JSON document, without a content coding."""
     kind = media_type(content_type)
     return (is_document(kind) or kind.endswith("+html")) and (encoding or "identity").lower() == "identity"
 
 
 def linking_of(repository: Repository, target: Target, head: Representation, base: Callable[[], Base]) -> Linking | None:
-    """How the links in an answer are replaced; None if they are not.
+    """How the links in a response are replaced; None if they are not.
 
-    Clients that read pages, and those of a Python index, take a link without a host for one to the host they asked, which
-    holds whatever a proxy in front of this cache makes of the host. To all others a link is a whole URL.
+    Clients that read pages, and those of a Python index, take a link without a host for one to the host they asked, so it
+    is right whatever a proxy before this cache makes of the host. All others need whole URLs.
     """
     if not repository.links and not repository.tarballs:
         return None
@@ -96,31 +92,23 @@ def linking_of(repository: Repository, target: Target, head: Representation, bas
 
 
 def _package_of(target: Target) -> str | None:
-    """The name of the package that a document of npm is about."""
+    """The name of the package that a document of npm describes."""
     first, _, rest = unquote(target.path).lstrip("/").partition("/")
     return f"{first}/{rest.partition('/')[0]}" if first.startswith("@") else first or None
 
 
 def _beginnings(there: str) -> re.Pattern[bytes]:
-    """Where links to a source begin. Without a port, http and https lead to the same files."""
+    """Matches the beginnings of links to a source. Without a port, http and https lead to the same files."""
     scheme, _, rest = there.partition("://")
     scheme = scheme if ":" in rest.partition("/")[0] else "https?"
-    return re.compile(scheme.encode() + b":" + _SLASH * 2 + _escaped(rest))
-
-
-def _escaped(text: str) -> bytes:
-    return _SLASH.join(re.escape(part.encode()) for part in text.split("/"))
-
-
-def _literal(text: str) -> bytes:
-    """A text as what a regular expression is replaced by."""
-    return text.encode().replace(b"\\", rb"\\")
+    escaped = _SLASH.join(re.escape(part.encode()) for part in rest.split("/"))
+    return re.compile(scheme.encode() + b":" + _SLASH * 2 + escaped)
 
 
 def _tarball(url: bytes, package: str, home: str) -> bytes | None:
-    """Where a link to a tarball of a package leads here; None for any other link.
+    """Where a link to a tarball of a package leads in this cache; None for any other link.
 
-    Whatever its host, its path ends in each registry with NAME/-/FILE.
+    In every registry the path ends with NAME/-/FILE, whatever the host.
     """
     path = b"/" + url.replace(rb"\/", b"/").partition(b"://")[2].partition(b"/")[2]
     if not path.endswith(b".tgz") or b"?" in path or b"#" in path:

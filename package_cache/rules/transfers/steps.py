@@ -1,15 +1,13 @@
-"""The words a transfer and the loop that drives it exchange: what happened, and what to do. See `transfer.py`."""
+"""Events and actions: what a transfer is told, and what it answers. See `rules.transfers.transfer`."""
 
-from dataclasses import dataclass
-
-from package_cache.model import Representation, Validators
+from package_cache.model import Representation, Validators, frozen
 from package_cache.rules.http.digests import Digest
-from package_cache.rules.http.fields import ContentRange
+from package_cache.rules.http.ranges import ContentRange
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Event: a source answered. `chunked` says that the end of the body will be marked."""
+@frozen
+class Answered:
+    """Event: the head of an answer arrived. `chunked` says that the end of its body is marked."""
 
     status: int
     representation: Representation
@@ -18,54 +16,54 @@ class Head:
     digests: tuple[Digest, ...] = ()
     """What the bytes of the whole file must hash to, as the source says."""
     part_digests: tuple[Digest, ...] = ()
-    """What the bytes of this answer's body must hash to, where that is not the whole file."""
+    """What the bytes of this answer's body must hash to, if they are not the whole file."""
     retry_after: float | None = None
-    """For how many seconds the source wants to be left alone, if it has too much to do."""
+    """The seconds of the source's Retry-After, if it is overloaded."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chunk:
-    """Event: so many bytes arrived and were compared or appended."""
+    """Event: `size` bytes arrived and were compared or appended."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mismatch:
-    """Event: bytes arrived that differ from those kept at the same place, or go beyond the declared length."""
+    """Event: bytes arrived that differ from those kept at the same offset, or exceed the declared length."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Lied:
-    """Event: the source said or sent what cannot be right; once its body was begun, that holds for the body too."""
+    """Event: the source said or sent something that cannot be right. A body that had begun is not trusted either."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Useless:
-    """Event: the file came whole, as the source has it, and is not what a file of that name has to be."""
+@frozen
+class WrongType:
+    """Event: the file came whole, as the source has it, but cannot be a file of that name."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Eof:
-    """Event: the body ended in good order by its own framing."""
+    """Event: the body ended as its framing says."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Slow:
-    """Event: by what is known, `url` would deliver the rest a good deal faster."""
+    """Event: `url` would probably deliver the rest much faster."""
 
     url: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Broke:
-    """Event: the source could not be asked or stopped. `again` allows asking the same one at once.
+    """Event: the source could not be asked, or stopped. With `again`, it may be asked once more at once.
 
-    One that `crawls` did not stop, but would take for ever. One with `retry_after` was not asked: it had said not to.
+    A source that `crawls` did not stop, but would take for ever. One with `retry_after` was not asked, as it had requested.
     """
 
     reason: str
@@ -75,14 +73,14 @@ class Broke:
     retry_after: float | None = None
 
 
-Event = Head | Chunk | Mismatch | Lied | Useless | Eof | Slow | Broke
+Event = Answered | Chunk | Mismatch | Lied | WrongType | Eof | Slow | Broke
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
-    """Action: after `pause` seconds request `url` from byte `offset` on, up to `stop` if that is set.
+    """Action: after `pause` seconds, request `url` from byte `offset`, up to `stop` if that is set.
 
-    With an offset, `if_range` is sent as If-Range; without, `condition` is sent as If-None-Match or If-Modified-Since.
+    With an offset, `if_range` is sent as If-Range; without one, `condition` as If-None-Match or If-Modified-Since.
     """
 
     url: str
@@ -93,42 +91,42 @@ class Ask:
     stop: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Receive:
-    """Action: read on; the next byte belongs at `at`. `begin` is a head that a source vouches for from now on.
+    """Action: read on; the next byte belongs at `at`. `begin` is the head that readers are to be given from now on.
 
-    It comes with the answer to a `Head`; where bytes have to be compared first, with that to the `Chunk` that ended this.
+    It follows `Answered`, or the `Chunk` after which all bytes kept have been compared.
     """
 
     at: int
     begin: Representation | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Restart:
-    """Action: forget the bytes kept; they belong to a file that no source holds any more."""
+    """Action: drop the bytes kept; no source has the file that they belong to."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finish:
     """Action: the file is complete with `size` bytes."""
 
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NotModified:
-    """Action: the source confirmed what the cache has (304). `head` may carry newer fields."""
+    """Action: the source confirmed what is stored (304). `head` may have newer fields."""
 
     head: Representation
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GiveUp:
-    """Action: no source delivered. `status` is the HTTP status that says so to a client.
+    """Action: no source delivered. `status` is the HTTP status for the client.
 
-    `answered` is the status in which the first of them refused that answered at all. Before `retry_after` seconds are
-    over, the sources will not be asked.
+    `answered` is the status of the first source that answered at all. The sources are not to be asked again for
+    `retry_after` seconds.
     """
 
     status: int

@@ -1,10 +1,10 @@
 """One download as a state machine: mirrors, failover, resumption, comparison. No I/O, no clock.
 
 The loop that drives it performs an action, reports what happened as an event, and asks for the next action. The machine
-keeps one promise: the bytes kept are those of one file. It appends to bytes it has only where the source proves to hold
-the same thing (same strong validator, RFC 9110 section 8.8.1) and the last bytes before the joint compare equal. Without
-that proof the source is read from its first byte and compared with what is there; once all of that is equal, the file goes
-by the head of that source, since its validators are the ones that cover every byte kept. Completeness is a declared
+keeps one promise: the bytes kept are those of one file. It appends to bytes it has only if the source proves to have
+the same file (same strong validator, RFC 9110 section 8.8.1) and the last bytes before the joint compare equal. Without
+that proof the source is read from its first byte and compared with what is there. Once all of that is equal, the file gets
+the head of that source, since its validators are the ones that cover every byte kept. Completeness is a declared
 length or a chunked end, never an end of the stream alone. A length that readers were told stands until a restart.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from package_cache.model import Representation, Span, Validators
 from package_cache.rules.http.digests import Digest
-from package_cache.rules.http.fields import is_strong, parse_date
-from package_cache.rules.transfers.proofs import is_part, is_same, proof_for
+from package_cache.rules.http.fields import is_strong, is_strong_date, parse_date
 from package_cache.rules.transfers.steps import (
     Action,
+    Answered,
     Ask,
     Broke,
     Chunk,
@@ -24,35 +24,36 @@ from package_cache.rules.transfers.steps import (
     Event,
     Finish,
     GiveUp,
-    Head,
     Lied,
     Mismatch,
     NotModified,
     Receive,
     Restart,
     Slow,
-    Useless,
+    WrongType,
 )
 
 OVERLAP = 4096
 """Bytes before the joint that are asked for again and compared."""
 TRIES = 4
 """Rounds over all mirrors without a new byte before giving up; pauses grow between them."""
+_MOST_ASKS = 2 * TRIES
+"""Requests to one source, apart from those that brought much."""
 FREE_ASK = 1 << 20
-"""An ask that brought this many new bytes does not count against the limit of asks."""
+"""A request that brought this many new bytes does not count against the limit of requests."""
 MAX_UNMARKED = 1 << 36
-"""Bytes of a file whose length nobody told: what goes on longer has no end."""
+"""Bytes of a file of undeclared length: a longer body is taken for endless."""
 
 _ENDLESS = "gave neither a length nor a chunked body, so its end could not be told"
 _MISSING = frozenset({404, 410})
 _REFUSALS = frozenset({403, 404, 410, 451})
 _LOOP = 508
 _WITHOUT = frozenset({*_REFUSALS, _LOOP})
-"""What one says that does not have the file: a cache that would ask this one for it has it not either."""
+"""Statuses of a source that does not have the file. A cache that would ask this one (508) does not have it either."""
 _FAULTS = frozenset({429, *range(500, 1000)})
-"""What a source says that cannot serve anybody now."""
+"""Statuses of a source that cannot serve anybody now."""
 _LATER = frozenset({408, 425})
-"""What it says where the same request may do better in a while."""
+"""Statuses after which the same request may succeed in a while."""
 
 
 @dataclass(slots=True)
@@ -60,17 +61,17 @@ class _Mirror:
     url: str
     asks: int = 0
     out: bool = False
-    """Will not be asked again: it does not have the file, or has another one."""
+    """It is not asked again: it does not have the file, or has a different one."""
     differs: bool = False
     lied: bool = False
-    """Is not believed any more, whatever it says."""
+    """It is not believed any more."""
     doubted: bool = False
-    """What it said did not fit behind the bytes of another."""
+    """What it sent did not fit the bytes of another source."""
     tried: bool = False
-    """The download was begun anew with what this one has."""
+    """The download was restarted with the file of this one."""
     refused: int | None = None
     retry_after: float | None = None
-    """For how many seconds it wants to be left alone, by the last answer."""
+    """The seconds of the Retry-After in its last answer."""
     timed_out: bool = False
     reason: str = "not asked"
 
@@ -95,25 +96,25 @@ class Transfer:
     _round: int = field(init=False, default=0)
     _round_start: int = field(init=False, default=0)
     digests: tuple[Digest, ...] = field(init=False, default=())
-    """What the bytes of the file must hash to, by the word of those whose bytes are kept."""
-    _offered: Head | None = field(init=False, default=None)
-    """The head of the body that is read from its first byte, until it has caught up with the bytes kept."""
+    """What the bytes of the file must hash to, as declared by the sources whose bytes are kept."""
+    _offered: Answered | None = field(init=False, default=None)
+    """The head of a body read from its first byte, until it has caught up with the bytes kept."""
     _partial: bool | None = field(init=False, default=None)
-    """Whether the body that is read is a part of the file, or the whole; None while there is no body."""
+    """Whether the current body is a part of the file, or the whole; None without a body."""
     _marked: bool = field(init=False, default=False)
-    """Whether the body's end is marked, and does not follow from a length."""
+    """Whether the body's end is marked (chunked), instead of following from a length."""
     _confirmed: bool = field(init=False, default=False)
-    """Whether a source vouched for `known`, so that readers were told."""
+    """Whether a source has confirmed `known`, so that readers were given it."""
     _begun: bool = field(init=False, default=False)
-    """Whether readers were told anything at all."""
+    """Whether readers were given any head at all."""
     _suspect: bool = field(init=False, default=False)
-    """Whether a liar's bytes are among those kept, so that none counts before another mirror has the same."""
+    """Whether bytes of a source that lied are among those kept; then none counts until another source has the same."""
     _anew: bool = field(init=False, default=False)
     """Whether bytes were dropped."""
     fault: tuple[str, str] | None = field(init=False, default=None)
-    """The URL that the last event turned the transfer away from, and why, if that speaks against its source."""
+    """The URL that the last event made the transfer leave, and why, if its source is to blame."""
     blamed: bool = field(init=False, default=False)
-    """Whether any event spoke against a source."""
+    """Whether a source was to blame for any event."""
 
     def __post_init__(self) -> None:
         self._mirrors = [_Mirror(url) for url in self.urls]
@@ -137,12 +138,12 @@ class Transfer:
 
     @property
     def contradicted(self) -> bool:
-        """Whether the sources did not agree on what the file is, so that nothing kept may be used later."""
+        """Whether the sources disagreed about the file, so that nothing kept may be used later."""
         return self._anew or self._suspect
 
     @property
     def hopeless(self) -> bool:
-        """Whether every source refused for good, or sent what cannot be right: asking them again would be in vain."""
+        """Whether every source refused for good, or lied, so that asking again is useless."""
         return all(
             mirror.lied or not (mirror.refused is None or mirror.refused in _FAULTS or mirror.refused in _LATER)
             for mirror in self._mirrors
@@ -159,7 +160,7 @@ class Transfer:
         self.fault = None
         action: Action
         match event:
-            case Head():
+            case Answered():
                 action = self._on_head(event)
             case Chunk(size):
                 action = self._on_chunk(size)
@@ -167,7 +168,7 @@ class Transfer:
                 action = self._leave("has other bytes", out=True, differs=True)
             case Lied(reason):
                 action = self._on_lie(reason)
-            case Useless(reason):
+            case WrongType(reason):
                 action = self._on_useless(reason)
             case Eof():
                 action = self._on_eof()
@@ -182,6 +183,17 @@ class Transfer:
         self.blamed = self.blamed or self.fault is not None
         return action
 
+    def confirms(self, head: Answered) -> bool:
+        """Whether `next` makes `NotModified` of that 304."""
+        asked = self._asked
+        return asked is not None and asked.condition is not None and confirms(head.representation, asked.condition)
+
+    def accepts(self, head: Answered) -> bool:
+        """Whether the whole body of that 200 is the file, if no byte is kept yet."""
+        offered, is_part = head.representation, head.content_range is not None
+        marked = offered.size is not None or head.chunked
+        return marked and not is_part and not self.have and self.known is None and not self._is_older(offered)
+
     @property
     def _mirror(self) -> _Mirror:
         return self._mirrors[self._current]
@@ -195,24 +207,26 @@ class Transfer:
         if if_range is not None:
             self._asked = Ask(mirror.url, self.have - OVERLAP, if_range, pause=pause)
         else:
-            # Readers who were told of a new version cannot be told that there is none.
+            # Readers that were given a new version cannot be told that there is none.
             conditional = self.held is not None and not (whole or self.have or self._begun)
             condition = self.held.validators if self.held is not None and conditional else None
             self._asked = Ask(mirror.url, condition=condition, pause=pause)
         return self._asked
 
     def _if_range(self, url: str) -> str | None:
-        """What proves that `url` holds the file whose first bytes are kept; None if nothing can."""
+        """The validator that proves that `url` has the file whose first bytes are kept; None if none can."""
         if self.known is None or self.have <= OVERLAP or self._suspect:
             return None
         proof = proof_for(self.known)
         return proof if is_strong(proof) or url == self.known.source else None
 
-    def _on_head(self, head: Head) -> Action:
+    def _on_head(self, head: Answered) -> Action:
         asked = self._asked
         assert asked is not None
         if head.status == 304 and asked.condition:
-            return self._on_confirmation(head.representation, asked.condition)
+            # A 304 may confirm another version than the one held.
+            told = head.representation
+            return NotModified(told) if confirms(told, asked.condition) else self._ask_whole()
         if head.status == 206 and asked.offset:
             return self._on_partial(head, asked)
         if head.status in (206, 304):
@@ -225,19 +239,12 @@ class Transfer:
         out = head.status in _WITHOUT
         return self._leave(f"answered {head.status}", out=out, fault=head.status in _FAULTS and not out)
 
-    def _on_confirmation(self, told: Representation, condition: Validators) -> Action:
-        """Take a 304 for what it says, unless that is of another version than the one held (RFC 9111, section 4.3.4)."""
-        etag, held = told.get("etag"), condition.etag
-        if etag is None or held is None or not is_strong(etag) or etag == held.removeprefix("W/"):
-            return NotModified(told)
-        return self._ask_whole()
-
     def _ask_whole(self) -> Action:
-        if self._mirror.asks >= self._limit:
+        if self._mirror.asks >= _MOST_ASKS:
             return self._leave("does not send the part that was asked for")
         return self._ask(whole=True)
 
-    def _on_partial(self, head: Head, asked: Ask) -> Action:
+    def _on_partial(self, head: Answered, asked: Ask) -> Action:
         known, place = self.known, head.content_range
         assert known is not None
         assert asked.if_range is not None
@@ -249,7 +256,7 @@ class Transfer:
         self._at, self._marked, self._offered, self._partial = asked.offset, False, None, True
         return Receive(self._at, None if self._confirmed else self._vouch(self.known))
 
-    def _on_whole(self, head: Head) -> Action:
+    def _on_whole(self, head: Answered) -> Action:
         offered, place = head.representation, head.content_range
         if place is not None and place.span != Span(0, place.total):
             return self._on_lie("answered 200 with a part of the file")
@@ -259,24 +266,24 @@ class Transfer:
             return self._leave("has an older version", out=True)
         told = self.known.size if self.known is not None and self._confirmed else None
         if offered.size is None:
-            offered = replace(offered, size=told)
+            head = replace(head, representation=offered.of_size(told))
         elif told not in (None, offered.size):
             return self._leave("has a file of another size", out=True, differs=True)
         elif offered.size < self.have:
             return self._leave("has a shorter file", out=True, differs=True)
-        self._offered = replace(head, representation=offered)
-        self._at, self._marked, self._partial = 0, head.representation.size is None, False
+        self._offered = head
+        self._at, self._marked, self._partial = 0, offered.size is None, False
         return self._receive()
 
     def _is_older(self, offered: Representation) -> bool:
-        """Whether a mirror that lags behind offers a version that was already replaced here."""
+        """Whether an out-of-date mirror offers a version that was already replaced here."""
         if self.held is None or offered.source == self.held.source:
             return False
         ours, theirs = parse_date(self.held.get("last-modified")), parse_date(offered.get("last-modified"))
         return ours is not None and theirs is not None and theirs < ours
 
     def _receive(self) -> Receive:
-        """Read on. What is read from its first byte takes the file over as soon as all that is kept was compared."""
+        """Read on. A body read from its first byte becomes the file as soon as all bytes kept were compared with it."""
         offered, known = self._offered, self.known
         if offered is None or self._at < self.have:
             return Receive(self._at)
@@ -290,7 +297,7 @@ class Transfer:
         return head
 
     def fits(self, size: int) -> bool:
-        """Whether so many more bytes are within the declared length, or within what a file may have without one."""
+        """Whether `size` more bytes are within the declared length, or within the limit if there is none."""
         head = self._offered.representation if self._offered else self.known
         return head is None or self._at + size <= (MAX_UNMARKED if head.size is None else head.size)
 
@@ -314,13 +321,13 @@ class Transfer:
         mirror = self._mirror
         if self._gained >= FREE_ASK:
             mirror.asks -= 1
-        if (self._gained or (again and mirror.asks == 1)) and mirror.asks < self._limit:
+        if (self._gained or (again and mirror.asks == 1)) and mirror.asks < _MOST_ASKS:
             mirror.reason = reason
             return self._ask()
         return self._leave(reason, fault=True)
 
     def _on_slow(self, url: str) -> Action:
-        """Go on at another mirror, if that was not asked yet and the bytes kept prove which file they are of."""
+        """Continue at another mirror, if that was not asked yet and a validator proves which file the bytes kept are of."""
         at = next((at for at, mirror in enumerate(self._mirrors) if mirror.url == url), self._current)
         proven = self.known is not None and self._at >= self.have > OVERLAP and is_strong(proof_for(self.known))
         if not proven or self._mirrors[at].asks or self._mirrors[at].out:
@@ -330,28 +337,24 @@ class Transfer:
         return self._ask()
 
     def _on_lie(self, reason: str) -> Action:
-        """Believe the mirror no more. Once its body was begun, what is kept must be compared with what another one has."""
+        """Stop believing the mirror. If its body had begun, the bytes kept must be compared with those of another one."""
         mirror = self._mirror
         self._suspect = self._suspect or self._partial is not None
         if self._partial and not mirror.doubted:
-            # Bytes of another mirror are in what did not fit: the whole from this one will tell.
+            # The bytes that did not fit may be those of another mirror: the whole file from this one will tell.
             mirror.doubted, mirror.reason, self.fault = True, reason, (mirror.url, reason)
             return self._ask()
         mirror.lied = True
         return self._leave(reason, out=True, fault=True)
 
     def _on_useless(self, reason: str) -> Action:
-        """Begin anew at the next mirror: what is kept proves nothing of what that has, not even that it is older."""
+        """Restart at the next mirror: the bytes kept prove nothing about its file, not even that it is older."""
         mirror = self._mirror
         mirror.lied, mirror.out, mirror.reason, self.fault = True, True, reason, (mirror.url, reason)
         self._anew = True
         around = (*range(self._current + 1, len(self._mirrors)), *range(self._current))
         base = next((at for at in around if not self._mirrors[at].out), None)
         return self._give_up() if base is None else self._begin_anew(base)
-
-    @property
-    def _limit(self) -> int:
-        return 2 * TRIES
 
     def _leave(self, reason: str, *, out: bool = False, differs: bool = False, fault: bool = False) -> Action:
         """Turn to the next mirror that may still help."""
@@ -360,7 +363,7 @@ class Transfer:
         if differs and self._suspect:
             return self._begin_anew(self._current)
         mirror.reason, mirror.differs = reason, mirror.differs or differs
-        mirror.out = mirror.out or out or mirror.asks >= self._limit
+        mirror.out = mirror.out or out or mirror.asks >= _MOST_ASKS
         for _ in self._mirrors:
             self._current = (self._current + 1) % len(self._mirrors)
             if self._current == self._round_start:
@@ -369,10 +372,7 @@ class Transfer:
                     break
             if not self._mirror.out:
                 return self._ask(pause=0.25 * (1 << self._round) if self._round else 0.0)
-        return self._end_of_rounds()
-
-    def _end_of_rounds(self) -> Action:
-        """Begin anew with what another mirror has, each mirror in its turn; else give up."""
+        # Restart with the file of another mirror, of each in turn.
         base = next((at for at, mirror in enumerate(self._mirrors) if mirror.differs and not mirror.tried), None)
         return self._give_up() if base is None else self._begin_anew(base)
 
@@ -406,3 +406,40 @@ class Transfer:
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""
         return self._ask()
+
+
+def confirms(told: Representation, condition: Validators) -> bool:
+    """Whether a 304 is of the version that was asked about (RFC 9111, section 4.3.4)."""
+    etag, held = told.get("etag"), condition.etag
+    return etag is None or held is None or not is_strong(etag) or etag == held.removeprefix("W/")
+
+
+def proof_for(known: Representation) -> str | None:
+    """The strong validator of a file: its tag, valid at any mirror, or its date, valid at its own source; else None."""
+    etag, modified = known.validators.etag, known.validators.last_modified
+    if is_strong(etag):
+        return etag
+    return modified if is_strong_date(modified, parse_date(known.get("date"))) else None
+
+
+def is_part(head: Answered, known: Representation, proof: str, span: Span) -> bool:
+    """Whether an answer to a request with `proof` as If-Range has exactly that part of the known file.
+
+    It must repeat ETag, not Last-Modified (RFC 9110, section 15.3.7), and have no other content coding than the whole.
+    """
+    place, offered = head.content_range, head.representation
+    if head.status != 206 or place is None or place.span != span or known.size not in (None, place.total):
+        return False
+    if offered.get("content-encoding") not in (None, known.get("content-encoding")):
+        return False
+    etag = known.validators.etag
+    if proof == etag:
+        return offered.validators.etag == etag
+    return offered.validators.etag in (None, etag) and offered.validators.last_modified in (None, proof)
+
+
+def is_same(one: Representation, other: Representation) -> bool:
+    """Whether two heads say the same of a file, and may be trusted in the same places."""
+    if one.validators != other.validators or one.size != other.size:
+        return False
+    return one.source == other.source or is_strong(one.get("etag"))

@@ -1,1 +1,1 @@
-"""The SQLite file of the registry: how it is shared, repaired, and made again from its ledger."""
+"""The SQLite file of the registry: how it is shared, repaired, and rebuilt from its ledger."""

@@ -1,29 +1,31 @@
-"""Keeps the ledger complete and short: what a crash cost it is added, and what is out of date is left out.
+"""Keeps the ledger complete and short: lines that a crash cost it are added, and outdated ones are left out.
 
-Runs beside everything else, in small steps. The registry is right; the ledger is made to tell what it says. It need not
-tell of entries whose bodies are rows of the registry: what costs one costs the other.
+Runs beside everything else, in small steps. The registry is right, and the ledger is made to agree with it. It has no lines
+for entries whose bodies are rows of the registry: both are lost together.
 """
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from package_cache.errors import StoreError
 from package_cache.model import Status
-from package_cache.storage.blobs import sync_directory
-from package_cache.storage.database.file import Database, mended
+from package_cache.storage.database.file import Database, retried
 from package_cache.storage.database.ledger import Ledger, Record, gone_line, row_line, side_line
 from package_cache.storage.database.schema import COLUMNS, SIDE_TABLES, Row
+from package_cache.storage.system import sync_directory
 
 _BATCH = 1000
 _IN_ROW = "EXISTS (SELECT 1 FROM small WHERE digest = entry.digest)"
 _ROWS = f"SELECT {COLUMNS}, coalesce(size, 0), {_IN_ROW} FROM entry LEFT JOIN blob USING (digest)"
+_PAGES = f"{_ROWS} WHERE id > ? ORDER BY id"
 _SPARE = 1000
-"""Lines more than twice the entries that a ledger may have."""
+"""How many lines a ledger may have beyond twice the number of rows."""
 _FEW = ("meta", "pin")
-"""Other tables that are small, and that matter to the last row."""
+"""Other tables that are small, and of which each row matters."""
 _UNKNOWN = 0
 _SHIFT = 10
 """Added to a status, so that it fits a byte and is never `_UNKNOWN`."""
@@ -36,9 +38,10 @@ Sides = dict[tuple[str, object], list[object]]
 
 @dataclass(slots=True)
 class Findings:
-    """What the ledger and the registry disagree about. `wrong` are entries the ledger has not as they are.
+    """What the ledger and the registry disagree about. `wrong` are entries that the ledger has otherwise, or not at all.
 
-    `rows` counts those of all tables, `sides` are rows of others that it has not as they are, by table and primary key.
+    `gone` are entries that only the ledger has. `rows` counts those of all tables; `sides` are such rows of other tables,
+    by table and primary key.
     """
 
     lines: int = 0
@@ -50,12 +53,12 @@ class Findings:
 
     @property
     def is_to_be_rewritten(self) -> bool:
-        """Whether adding lines is not enough."""
+        """Whether appending lines is not enough."""
         lacks_more = self.lines < self.rows - len(self.wrong) - len(self.sides)
         return self.damaged > 0 or lacks_more or self.lines > 2 * self.rows + _SPARE
 
 
-@mended
+@retried
 def compare(database: Database, pause: Callable[[], None]) -> Findings:
     """Read all of both; `pause` is called between two steps. Raises StoreError, OSError."""
     with database.halted():
@@ -63,7 +66,7 @@ def compare(database: Database, pause: Callable[[], None]) -> Findings:
     found = Findings()
     states, sides = _told(database.ledger, end, found, pause)
     _compare_sides(database, sides, found)
-    for rows in _batches(database):
+    for rows in database.pages(_PAGES):
         for row in rows:
             _compare(row, states, found)
         pause()
@@ -85,7 +88,7 @@ def _compare(row: Row, states: bytearray, found: Findings) -> None:
 
 
 def _told(ledger: Ledger, end: int, found: Findings, pause: Callable[[], None]) -> tuple[bytearray, Sides]:
-    """The last states of entries, by number, and the other rows, as the ledger tells them."""
+    """The last states of entries, by number, and the other rows, according to the ledger."""
     states, sides = bytearray(), Sides()
     for record in ledger.read(0, end):
         found.lines += 1
@@ -103,7 +106,7 @@ def _told(ledger: Ledger, end: int, found: Findings, pause: Callable[[], None]) 
 
 
 def _note_side(record: Record, sides: Sides) -> bool:
-    """Remember what the ledger says of the rows that are looked at one by one; False if the line makes no sense."""
+    """Remember what the ledger says of the tables in `_FEW`; False if the line makes no sense."""
     try:
         table, values = record.side_row()
     except ValueError:
@@ -125,7 +128,7 @@ def _compare_sides(database: Database, sides: Sides, found: Findings) -> None:
 
 
 def _forgive(ledger: Ledger, end: int, found: Findings) -> None:
-    """Leave out what changed while it was looked at: the ledger tells that by now."""
+    """Leave out what changed meanwhile: the ledger has lines for it by now."""
     numbers = {record.number for record in ledger.read(end) if record is not None}
     found.wrong = [number for number in found.wrong if number not in numbers]
     found.gone = [number for number in found.gone if number not in numbers]
@@ -133,9 +136,9 @@ def _forgive(ledger: Ledger, end: int, found: Findings) -> None:
         found.sides = []  # they are seen to the next time
 
 
-@mended
+@retried
 def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
-    """Make the ledger tell what the registry says; what was wrong with it. One process at a time. Raises StoreError."""
+    """Make the ledger agree with the registry; what was wrong with it. One process at a time. Raises StoreError."""
     try:
         found = compare(database, pause)
         if found.is_to_be_rewritten:
@@ -151,7 +154,7 @@ def keep_ledger(database: Database, pause: Callable[[], None]) -> Findings:
 def _add(database: Database, numbers: list[int], pause: Callable[[], None]) -> None:
     for start in range(0, len(numbers), _BATCH):
         batch = numbers[start : start + _BATCH]
-        # Looked at again with nobody else writing: an entry may have changed since, and its line is there.
+        # Read again while nobody else writes: an entry may have changed since, and have its line.
         with database.writing() as connection:
             lines: list[bytes] = []
             for number in batch:
@@ -175,7 +178,7 @@ def _add_sides(database: Database, sides: list[tuple[str, object]]) -> None:
 
 
 def _rewrite(database: Database, pause: Callable[[], None]) -> None:
-    """Write the ledger anew. What changes meanwhile is in the old one behind the place where this began."""
+    """Write the ledger anew. What changes meanwhile is appended to the old one, and copied from there at the end."""
     ledger, new = database.ledger, Path(f"{database.ledger.path}.new")
     try:
         with database.halted():
@@ -183,19 +186,21 @@ def _rewrite(database: Database, pause: Callable[[], None]) -> None:
         new.touch(0o600)
         with new.open("wb") as file:
             for table in SIDE_TABLES.keys() - {"item"}:
-                with database.lent() as connection:
-                    rows = connection.execute(f"SELECT * FROM {table}").fetchall()
-                file.writelines(side_line(table, row) for row in rows)
-            for rows in _batches(database, "SELECT * FROM item", "entry"):
+                file.writelines(side_line(table, row) for row in database.rows(f"SELECT * FROM {table}"))
+            for rows in database.pages("SELECT * FROM item WHERE entry > ? ORDER BY entry"):
                 file.writelines(side_line("item", row) for row in rows)
                 pause()
-            for rows in _batches(database):
+            for rows in database.pages(_PAGES):
                 file.writelines(row_line(row[:-2], row[-2]) for row in rows if not row[-1])
                 pause()
             file.flush()
             os.fsync(file.fileno())
             with database.halted():
-                file.writelines(_behind(ledger, end))
+                if ledger.size() > end:
+                    with ledger.path.open("rb") as old:
+                        old.seek(end)
+                        file.write(b"\n")  # the line before it may be torn
+                        shutil.copyfileobj(old, file, 1 << 20)
                 file.flush()
                 os.fsync(file.fileno())
                 new.rename(ledger.path)
@@ -204,24 +209,3 @@ def _rewrite(database: Database, pause: Callable[[], None]) -> None:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
-
-
-def _behind(ledger: Ledger, place: int) -> Iterator[bytes]:
-    """What was added behind a place."""
-    if ledger.size() > place:
-        with ledger.path.open("rb") as file:
-            file.seek(place)
-            yield b"\n"  # what is before it may be torn
-            yield from iter(lambda: file.read(1 << 20), b"")
-
-
-def _batches(database: Database, what: str = _ROWS, order: str = "id") -> Iterator[list[Row]]:
-    """All rows in the order of their numbers, in short looks: nothing is held up by them."""
-    after = 0
-    while True:
-        with database.lent() as connection:
-            rows = connection.execute(f"{what} WHERE {order} > ? ORDER BY {order} LIMIT {_BATCH}", (after,)).fetchall()
-        if not rows:
-            return
-        yield rows
-        after = rows[-1][0]

@@ -2,7 +2,7 @@
 
 WAL lets readers go on while one writer commits; every change is one `BEGIN IMMEDIATE` transaction, so two processes never
 decide on the same old state. What a transaction changed is written into the ledger, whoever changed it. A file that is
-damaged or gone is made again by whoever notices first, and the others go on with the new one: see `recovery`.
+damaged or missing is rebuilt by whoever notices first, and the others go on with the new one: see `recovery`.
 """
 
 import errno
@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from package_cache.errors import DamagedRegistry, OnlyRead, StoreError
 from package_cache.storage.database import recovery
-from package_cache.storage.database.changes import changed_lines, watch
 from package_cache.storage.database.connections import (
     BUSY_SECONDS,
     ERRORS,
@@ -26,26 +25,31 @@ from package_cache.storage.database.connections import (
     Connections,
     FileId,
     MissingDatabase,
+    QuickConnection,
     begin,
     file_id,
     open_database,
 )
 from package_cache.storage.database.generation import Generation
-from package_cache.storage.database.ledger import Ledger
+from package_cache.storage.database.ledger import Ledger, changed_lines, watch
+from package_cache.storage.database.schema import Row
+from package_cache.storage.system import boot_id
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+_PAGE = 1000
+"""Rows that are read at a time."""
 _SPARE_PAGES = 4096
 """Pages of 4 KiB that a file may have without anything in them."""
 _SHRINK_PAGES = 2048
-"""As many are given back at a time: who wants to write waits meanwhile."""
+"""Pages that are given back at a time: writers wait meanwhile."""
 _LOCKED = "another program kept it locked, so that it could not even be read"
 
 
-def mended(method: Callable[_P, _T]) -> Callable[_P, _T]:
-    """A function that is run once more if it met a damaged registry, which is another one then."""
+def retried(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A function that is called once more if it met a damaged registry, which was rebuilt meanwhile."""
 
     @wraps(method)
     def run(*arguments: _P.args, **named: _P.kwargs) -> _T:
@@ -71,18 +75,27 @@ class Database:
         self.ledger = Ledger(path.with_name("ledger-v1"))
         self._turn = threading.Lock()
         self._connections = Connections(path, watch, only_read=only_read)
-        # Who has the write lock, and for how long, is no matter where all is well.
+        self._quick = QuickConnection(path, only_read=only_read)
+        # Where all is well, nothing here waits for the write lock.
         file, trouble = self.file(), self._trouble()
         if trouble is not None:
             with self.halted():
                 self._check(trouble if trouble == _LOCKED and self.file() == file else None)
-            self.generation.bump_all()
+            self.generation.renew_all()
+        boot = boot_id()
+        if boot and not only_read:
+            self.generation.presence.begin(f"{boot} {self.file()}")
 
     def close(self) -> None:
         """Close what is not in use."""
         self._connections.close()
+        self._quick.close()
         with self._turn:
             self.ledger.close()
+
+    def rest(self) -> None:
+        """Close the connections that nobody needed for a while, but for the one that event loops use."""
+        self._connections.rest()
 
     def file(self) -> FileId | None:
         """Which file is the database now."""
@@ -92,7 +105,7 @@ class Database:
     def lent(self) -> Iterator[Connection]:
         """A connection to read with, not to be nested.
 
-        Raises DamagedRegistry if the file was not what it should be; it is another one afterwards.
+        Raises DamagedRegistry if the file is damaged; it was rebuilt then.
         """
         file = None
         try:
@@ -101,16 +114,44 @@ class Database:
                 yield connection
         except (DamagedRegistry, *ERRORS) as error:
             damage = self._damage(error, file)
-            self.mend(damage)
+            self.repair(damage)
             raise damage from error
+
+    @retried
+    def rows(self, statement: str, *values: object) -> list[Any]:
+        """All rows that a statement finds, in one short look; another one if the registry had to be rebuilt."""
+        with self.lent() as connection:
+            return connection.execute(statement, values).fetchall()
+
+    def pages(self, statement: str, after: int | str = 0) -> Iterator[list[Row]]:
+        """The rows that a statement finds, a page at a time, so that no transaction stays open between two pages.
+
+        The statement has `> ?` for its first column, and is ordered by it.
+        """
+        while True:
+            rows = self.rows(f"{statement} LIMIT {_PAGE}", after)
+            if not rows:
+                return
+            yield rows
+            after = rows[-1][0]
+
+    def row_at_once(self, statement: str, *values: object) -> Any:
+        """The first row that a statement finds, None if there is none, for callers that must not wait.
+
+        Raises StoreError where `lent` would wait, or rebuild the registry.
+        """
+        try:
+            return self._quick.row(statement, values, self.generation.words[0])  # a rebuilt registry changes all of them
+        except ERRORS as error:
+            raise StoreError(str(error)) from error
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Connection]:
-        """A connection in a transaction, which an error in the with-block undoes.
+        """A connection in a transaction, which an error in the with-block rolls back.
 
-        One that is `durable` survives a power cut from the moment that anybody can see it.
+        A `durable` one survives a power cut from the moment that anybody can see it.
         """
-        # One writer at a time, in turn: SQLite itself would let the others sleep and try again, for up to 0.1 s each time.
+        # One writer at a time, in turn: SQLite itself would have the others sleep and try again, up to 0.1 s each time.
         self._may_write()
         with self.lent() as connection, self._turn, _alone(self._lock):
             if connection.file != file_id(self._path):
@@ -129,16 +170,16 @@ class Database:
 
     @contextmanager
     def halted(self) -> Iterator[None]:
-        """Nobody changes anything within the with-block, which may lend no connection."""
+        """Nobody changes the registry within the with-block, which may not call `lent`."""
         self._may_write()
-        # A child would inherit the locks, and nobody would ever free them there.
+        # A child forked meanwhile would inherit the locks, and never free them.
         with self._connections.unforked(), self._turn, _alone(self._lock):
             yield
 
     def shrink(self) -> None:
-        """Give pages that nothing is in back to the file system, but for some to be used next.
+        """Give empty pages back to the file system, but for some that are used next.
 
-        A file that a former version made keeps them all.
+        A file that a former version made keeps all of them.
         """
         self._may_write()
         with self.lent() as connection, self._turn, _alone(self._lock):
@@ -150,19 +191,19 @@ class Database:
         if self.only_read:
             raise OnlyRead(f"the registry {self._path} can be read here, and not written")
 
-    def mend(self, error: DamagedRegistry) -> None:
-        """Make the registry again, unless somebody did since it was found damaged."""
+    def repair(self, error: DamagedRegistry) -> None:
+        """Rebuild the registry, unless somebody did since it was found damaged."""
         with self.halted():
             if error.file is None:
                 self._check()
             elif error.file == file_id(self._path):
                 recovery.rebuild(self._path, self.ledger, str(error))
-        self.generation.bump_all()
+        self.generation.renew_all()
 
     def _check(self, known: str | None = None) -> None:
-        """Make the registry again if it is not there, or obviously damaged, or, as may be `known`, locked.
+        """Rebuild the registry if it is missing, or obviously damaged, or, as may be `known`, locked.
 
-        One of the former version gets what it lacks.
+        One of the former version is given what it lacks.
         """
         trouble = known or self._trouble()
         if trouble == recovery.FORMER:
@@ -176,7 +217,7 @@ class Database:
         if file_id(self._path) is None:
             return "it was gone"
         try:
-            # Not one to work with: that needs the tables of this version.
+            # Not a lent one: those need the tables of this version.
             with closing(open_database(self._path, only_read=self.only_read)) as connection:
                 trouble = recovery.trouble(connection, self.ledger)
                 return None if self.only_read and trouble == recovery.FORMER else trouble
@@ -190,12 +231,17 @@ class Database:
         if isinstance(error, DamagedRegistry | MissingDatabase | UnicodeDecodeError) or recovery.is_damage(error):
             return DamagedRegistry(str(error), file)
         told = StoreError(f"the registry {self._path} {_reason(error, self._path)}")
-        # Who makes room on a full disk knows that by what the system says, and not by SQLite's word for it.
-        raise told from (OSError(errno.ENOSPC, str(error)) if _is_for_want_of_room(error, self._path) else error)
+        # Callers that make room on a full disk recognise that by the error of the system, not by that of SQLite.
+        is_full = _code(error) == sqlite3.SQLITE_FULL or (not _is_locked(error) and _is_full(self._path))
+        raise told from (OSError(errno.ENOSPC, str(error)) if is_full else error)
 
 
 def _is_locked(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _reason(error: Exception, path: Path) -> str:
@@ -204,10 +250,6 @@ def _reason(error: Exception, path: Path) -> str:
     if _is_full(path):
         return f"cannot be used: its file system is full, and a megabyte is needed even to remove something ({error})"
     return f"cannot be used: {error}"
-
-
-def _is_for_want_of_room(error: Exception, path: Path) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL or (not _is_locked(error) and _is_full(path))
 
 
 def _is_full(path: Path) -> bool:
@@ -221,9 +263,9 @@ def _is_full(path: Path) -> bool:
 
 @contextmanager
 def _alone(lock: str) -> Iterator[None]:
-    """Let one process at a time write: the others wait for a lock of the kernel's, and go on the moment it is free.
+    """Let one process at a time write: the others wait for a lock of the kernel, and go on the moment it is free.
 
-    It also makes the file in peace: SQLite does not wait where two switch a new one to WAL at once.
+    It also protects the making of the file: SQLite does not wait where two processes switch a new one to WAL at once.
     """
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

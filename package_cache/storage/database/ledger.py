@@ -1,22 +1,28 @@
-"""The ledger: a line for each change of the registry, from which a lost registry is made again.
+"""The ledger: a line for each change of the registry, from which a lost registry is rebuilt.
 
 Owns `ledger-v1` and its format. A line is a checksum, the number of an entry, its status, and, unless the entry is gone,
 all of it, with tabs in between: a torn, spoilt or missing line costs that change and no other. Lines are only ever
 appended, by who holds the write lock of the registry and after its commit, so what the ledger tells happened. Nothing waits
-for the disk: a power cut may cost the lines of some seconds, and what is missing is added later.
+for the disk: a power cut may cost the lines of some seconds, and what is missing is added later (`bookkeeping`).
+
+What a transaction changed is noted by triggers of the connection, so that no statement is forgotten. Only a new entry is
+not: that is often, and who adds it has its row at hand (`tell_new`). An entry whose body is a row beside it gets no line:
+a ledger without the body would be of no use. It gets one once its body is a file.
 """
 
-import errno
 import json
 import logging
 import os
+import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from package_cache.model import Status
-from package_cache.storage.database.schema import SIDE_TABLES, Row, check_seal, seal_of
+from package_cache.storage.database.connections import Connection
+from package_cache.storage.database.schema import COLUMNS, SIDE_TABLES, Row, check_seal, seal_of
+from package_cache.storage.system import append_whole
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +30,30 @@ _LONGEST = 1 << 20
 """Bytes of a line; more of it is damage."""
 _TAIL = 1 << 16
 
+_TOLD: dict[str, str] = {"item": " OF seal, before"}
+"""Tables of which not every column is worth a line: reading an item is not."""
+
+_WATCH = """
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE changed (id INTEGER, name TEXT, key TEXT);
+CREATE TEMP TRIGGER entry_is_changed AFTER UPDATE OF key, version, status, digest ON main.entry
+    BEGIN INSERT INTO changed VALUES (new.id, NULL, NULL); END;
+CREATE TEMP TRIGGER entry_is_removed AFTER DELETE ON main.entry
+    BEGIN INSERT INTO changed VALUES (old.id, NULL, NULL); END;
+CREATE TEMP TRIGGER body_is_no_row AFTER DELETE ON main.small
+    BEGIN INSERT INTO changed SELECT id, NULL, NULL FROM main.entry WHERE digest = old.digest; END;
+""" + "".join(
+    f"CREATE TEMP TRIGGER {table}_{deed} AFTER {deed}{of.get(table, '')} ON main.{table}"
+    f" BEGIN INSERT INTO changed VALUES (NULL, '{table}', {side}.{key}); END;\n"
+    for table, key in SIDE_TABLES.items()
+    for deed, side, of in (("insert", "new", {}), ("update", "new", _TOLD), ("delete", "old", {}))
+)
+_CHANGED_ROW = f"SELECT {COLUMNS}, coalesce(size, 0) FROM entry LEFT JOIN blob USING (digest) WHERE id = ?"
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One line. `number` 0 is a row of another table; without `fields` an entry is gone."""
+    """One line. `number` 0 is a row of another table; without `fields` an entry was deleted."""
 
     number: int
     status: int
@@ -52,7 +78,7 @@ class Record:
 
 
 def row_line(row: Row, size: object) -> bytes:
-    """An entry was added or changed; `size` is that of its blob in bytes. Raises DamagedRegistry."""
+    """The line of an entry that was added or changed; `size` is that of its blob in bytes. Raises DamagedRegistry."""
     check_seal(row)
     number, key, version, status, digest, text, created, used, _ = row
     # The representation is JSON already, without tabs.
@@ -60,12 +86,12 @@ def row_line(row: Row, size: object) -> bytes:
 
 
 def gone_line(number: int) -> bytes:
-    """The row of an entry is gone."""
+    """The line of an entry whose row was deleted."""
     return _line(f"{number}\t{int(Status.DELETED)}")
 
 
 def side_line(table: str, values: Iterable[object], *, gone: bool = False) -> bytes:
-    """A row of another table was added or changed; or is gone, where only its primary key is given."""
+    """The line of a row of another table that was added or changed; or deleted, where only its primary key is given."""
     return _line(f"0\t{int(Status.DELETED if gone else Status.READY)}\t{json.dumps([table, *values])}")
 
 
@@ -86,6 +112,37 @@ def parse(line: bytes) -> Record | None:
         return None
 
 
+def watch(connection: sqlite3.Connection) -> None:
+    """Note from now on what transactions of the connection change.
+
+    Using an entry is no change, nor is a source vouching for it again: an index that is polled all day would fill the
+    ledger, and an older head costs no more than one more question to a source.
+    """
+    connection.executescript(_WATCH)
+
+
+def tell_new(connection: Connection, row: Row, size: int) -> None:
+    """An entry of a blob of `size` bytes was added."""
+    connection.told.append(row_line(row, size))
+
+
+def changed_lines(connection: Connection) -> bytes:
+    """Lines that tell what the transaction did so far. Raises DamagedRegistry."""
+    changed = connection.execute("SELECT DISTINCT id, name, key FROM changed").fetchall()
+    if changed:
+        connection.execute("DELETE FROM changed")
+        connection.told.extend(_changed_line(connection, *one) for one in changed)
+    return b"".join(connection.told)
+
+
+def _changed_line(connection: Connection, number: int, table: str | None, key: object) -> bytes:
+    if table is None:
+        row = connection.execute(_CHANGED_ROW, (number,)).fetchone()
+        return gone_line(number) if row is None else row_line(row[:-1], row[-1])
+    found = connection.execute(f"SELECT * FROM {table} WHERE {SIDE_TABLES[table]} = ?", (key,)).fetchone()
+    return side_line(table, found or (key,), gone=found is None)
+
+
 class Ledger:
     """The ledger in one file."""
 
@@ -96,27 +153,22 @@ class Ledger:
         self._end = -1
 
     def append(self, lines: bytes) -> None:
-        """Add whole lines; the caller holds the write lock. A disk that refuses is told of in the log, once."""
+        """Append lines; the caller holds the write lock. A disk that refuses is logged, once."""
         if not lines:
             return
         try:
-            self._append(lines)
+            descriptor, end = self._open()
+            # The last line was torn by a crash: begin a new one.
+            if end != self._end and end and os.pread(descriptor, 1, end - 1) != b"\n":
+                lines = b"\n" + lines
+            append_whole(descriptor, lines)
+            self._end = end + len(lines)
         except OSError as error:
             if not self._failing:
                 logger.warning("cannot write %s, from which the registry could be restored: %s", self.path, error.strerror)
             self._failing = True
         else:
             self._failing = False
-
-    def _append(self, lines: bytes) -> None:
-        descriptor, end = self._open()
-        # Torn by a crash: what follows is a line of its own.
-        if end != self._end and end and os.pread(descriptor, 1, end - 1) != b"\n":
-            lines = b"\n" + lines
-        if os.write(descriptor, lines) < len(lines):
-            os.ftruncate(descriptor, end)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._end = end + len(lines)
 
     def _open(self) -> tuple[int, int]:
         """The file, and its size in bytes; opened again if it was replaced or removed."""

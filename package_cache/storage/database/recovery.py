@@ -1,8 +1,8 @@
-"""A registry that is damaged or gone: how that is noticed, and how it is made again.
+"""A registry that is damaged or missing: how that is noticed, and how it is rebuilt.
 
-The damaged file is set aside, and a new one is made of what the ledger tells and of what can still be read of the old
-one. It takes its place by a rename, so a process killed in the midst of it leaves the work to the next. Only names whose
-files are there are served. The caller holds the write lock of the registry.
+The damaged file is set aside, and a new one is made from the ledger and from what can still be read of the old one. It
+takes its place by a rename, so a process that is killed meanwhile leaves the work to the next. Only keys whose blobs exist
+are served. The caller holds the write lock of the registry.
 """
 
 import hashlib
@@ -21,8 +21,6 @@ from pathlib import Path
 
 from package_cache.errors import DamagedRegistry, StoreError
 from package_cache.model import Status
-from package_cache.storage.blobs import SMALL, is_digest, sync_directory
-from package_cache.storage.database import records
 from package_cache.storage.database.connections import ERRORS, Connection, file_id, open_database
 from package_cache.storage.database.ledger import Ledger, Record, row_line, side_line
 from package_cache.storage.database.schema import (
@@ -32,13 +30,17 @@ from package_cache.storage.database.schema import (
     OF_PROXY,
     SCHEMA,
     SIDE_TABLES,
+    SMALL,
     Row,
     check_seal,
+    is_digest,
+    load_representation,
     needs_blob,
     seal_of,
     strip,
 )
 from package_cache.storage.items.rows import is_sound, restore_items, take_over_items
+from package_cache.storage.system import sync_directory
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +48,16 @@ _KEPT = 2
 """How many registries that were set aside are kept."""
 _BATCH = 1000
 _BODIES = 64
-"""Small bodies that are taken over at a time: 4 MiB at most."""
+"""Small bodies that are salvaged at a time: 4 MiB at most."""
 _CACHE_KIB = 1 << 16
 _MOST_PAGES = 1 << 16
-"""Pages of 4 KiB of a registry that is written anew in a few seconds."""
+"""Pages of 4 KiB of a registry that is vacuumed in a few seconds."""
 _BESIDE = ("", "-wal", "-shm")
 _OLDEST = frozenset({"entry", "blob", "total", "meta"})
 """The tables that a registry of any version has."""
+_SLOW = (
+    "SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'index') AND sql IS NOT NULL AND name <> 'entry_gone'"
+)
 _INSTANCE = re.compile("[0-9a-f]{8}")
 _MOST_VERSIONS = 1 << 31
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT})
@@ -60,11 +65,11 @@ _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_R
 
 
 FORMER = "it is of the former version"
-"""What `trouble` says of a registry that `complete` is enough for."""
+"""What `trouble` says of a registry that lacks only what `complete` adds."""
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error says that the file is not what was written. The statements of this package are never at fault."""
+    """Whether an error says that the file is damaged. The statements of this package are never at fault."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code & 0xFF in _DAMAGE or code in _UNREADABLE:
         return True
@@ -72,7 +77,7 @@ def is_damage(error: Exception) -> bool:
 
 
 def trouble(connection: Connection, ledger: Ledger) -> str | None:
-    """What is wrong with a registry, as far as that can be told at once, whatever its size. Raises sqlite3.Error."""
+    """What is wrong with a registry, as far as a quick look tells, whatever its size. Raises sqlite3.Error."""
     there = _objects(connection)
     expected, former = _expected_objects()
     if not there >= former:
@@ -88,9 +93,9 @@ def trouble(connection: Connection, ledger: Ledger) -> str | None:
 
 
 def complete(connection: Connection) -> None:
-    """Give a registry of the former version what it lacks, in one step: those who have it open need not notice.
+    """Add what a registry of the former version lacks, in one step: processes that have it open need not notice.
 
-    Unless it is very large it is also made one that becomes smaller when something is removed from it.
+    Unless it is very large, it is also vacuumed, so that it shrinks from now on when something is removed from it.
     """
     connection.execute("BEGIN IMMEDIATE")
     for statement in LATER:
@@ -98,7 +103,7 @@ def complete(connection: Connection) -> None:
     connection.execute("COMMIT")
     [[pages]] = connection.execute("PRAGMA page_count")
     if pages <= _MOST_PAGES:
-        with suppress(sqlite3.OperationalError):  # no room for a second one, or somebody reads for a long time
+        with suppress(sqlite3.OperationalError):  # no room for a second copy, or somebody reads for a long time
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -109,7 +114,7 @@ def _objects(connection: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 def _expected_objects() -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """What a registry has, and what one of the former version has of it."""
+    """The tables, indexes and triggers of a registry, and those that one of the former version has."""
     with closing(sqlite3.connect(":memory:")) as model:
         model.executescript(SCHEMA)
         expected = _objects(model)
@@ -119,7 +124,7 @@ def _expected_objects() -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
 
 
 def _is_behind(connection: Connection, ledger: Ledger) -> bool:
-    """Whether the last lines of the ledger tell of an entry that the registry never had."""
+    """Whether the last lines of the ledger have an entry that the registry never had."""
     try:
         last = {record.number: record.status for record in ledger.tail() if record.number}
     except OSError:
@@ -130,7 +135,7 @@ def _is_behind(connection: Connection, ledger: Ledger) -> bool:
 
 @dataclass(slots=True)
 class _Count:
-    """What became of the names: how many are back, how many only the old file had, and what was lost."""
+    """What became of the keys: how many are back, how many only the old file had, and what was lost."""
 
     back: int = 0
     salvaged: int = 0
@@ -140,7 +145,7 @@ class _Count:
 
 
 def rebuild(path: Path, ledger: Ledger, reason: str, *, locked: bool = False) -> None:
-    """Set aside what is at the path, if anything is, and make the registry again; one that is `locked` cannot be read.
+    """Set aside what is at the path, if anything is, and rebuild the registry; one that is `locked` cannot be read.
 
     Raises StoreError.
     """
@@ -161,7 +166,7 @@ def rebuild(path: Path, ledger: Ledger, reason: str, *, locked: bool = False) ->
 
 
 def _set_aside(path: Path) -> Path | None:
-    """Move the database and what belongs to it out of the way; its new path, if it was there."""
+    """Move the database and its companion files out of the way; its new path, if it existed."""
     moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     aside, number = path.with_name(f"{path.name}.damaged-{moment}"), 1
     while file_id(aside) is not None:
@@ -193,7 +198,9 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # what is removed is to make room on the disk
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.executescript(SCHEMA)
-        _drop_what_slows(connection)
+        # They slow it down, and the schema makes them again; but the numbers of versions depend on one of them.
+        for kind, name in connection.execute(_SLOW).fetchall():
+            connection.execute(f"DROP {kind} {name}")
         connection.execute("BEGIN")
         if aside is not None:
             _salvage_sides(connection, aside)
@@ -223,18 +230,8 @@ def _make(path: Path, ledger: Ledger, aside: Path | None) -> _Count:
     return count
 
 
-def _drop_what_slows(connection: sqlite3.Connection) -> None:
-    """Triggers and indexes, but for the trigger that keeps the numbers of versions; the schema makes them again."""
-    kinds = (
-        "SELECT type, name FROM sqlite_master"
-        " WHERE type IN ('trigger', 'index') AND sql IS NOT NULL AND name <> 'entry_gone'"
-    )
-    for kind, name in connection.execute(kinds).fetchall():
-        connection.execute(f"DROP {kind} {name}")
-
-
 def _replay(connection: sqlite3.Connection, ledger: Ledger, count: _Count) -> None:
-    """Do again what the ledger tells."""
+    """Replay the changes in the ledger."""
     rows: list[tuple[Row, int]] = []
     try:
         for record in ledger.read():
@@ -272,7 +269,7 @@ def _put_side(connection: sqlite3.Connection, table: str, values: Sequence[objec
 
 
 def _put(connection: sqlite3.Connection, rows: list[tuple[Row, int]]) -> None:
-    """Put rows in, each with the size of its blob, and empty the list. A later row takes the place of an earlier one."""
+    """Insert rows, each with the size of its blob, and empty the list. A later row replaces an earlier one."""
     sizes = [(row[4], size) for row, size in rows if needs_blob(row)]
     connection.executemany("INSERT OR IGNORE INTO blob VALUES (?, ?)", sizes)
     connection.executemany(
@@ -282,7 +279,7 @@ def _put(connection: sqlite3.Connection, rows: list[tuple[Row, int]]) -> None:
 
 
 def _salvage(connection: sqlite3.Connection, aside: Path, ledger: Ledger, count: _Count) -> None:
-    """Take over from the old file what the ledger does not know, and what is not in it: last use, and newer heads."""
+    """Take over from the old file what the ledger lacks: entries, last use, and newer heads."""
     for rows in _batches(aside, "entry", "id", _sound):
         _take_over(connection, rows, ledger, count)
     for rows in _batches(aside, "item", "entry", lambda row, _: row if is_sound(row) else None):
@@ -306,7 +303,7 @@ def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, 
     known = set(connection.execute(f"SELECT id FROM entry WHERE id IN ({marks})", numbers))
     taken = "SELECT 1 FROM entry WHERE key = ? AND version = ?"
     unknown = [
-        (row, records.load(str(row[5])).size or 0)
+        (row, load_representation(str(row[5])).size or 0)
         for row in rows
         if (row[0],) not in known and not connection.execute(taken, row[1:3]).fetchone()
     ]
@@ -316,7 +313,7 @@ def _take_over(connection: sqlite3.Connection, rows: list[Row], ledger: Ledger, 
 
 
 def _salvage_sides(connection: sqlite3.Connection, aside: Path) -> None:
-    """Take over the other tables of the old file. What the ledger tells of them is done after it, and so counts more."""
+    """Take over the other tables of the old file. What the ledger has of them is replayed later, and so overrides it."""
     for table in SIDE_TABLES:
         try:
             with closing(open_database(aside)) as old:
@@ -329,7 +326,7 @@ def _salvage_sides(connection: sqlite3.Connection, aside: Path) -> None:
 
 
 def _salvage_bodies(connection: sqlite3.Connection, aside: Path) -> None:
-    """Take over the small bodies of the old file that are what their digests say, and that an entry needs."""
+    """Take over the small bodies of the old file that match their digests, and that an entry needs."""
     for rows in _batches(aside, "small", "rowid", _sound_body, _BODIES):
         connection.executemany("INSERT OR IGNORE INTO small VALUES (?, ?)", rows)
     lacking = "SELECT digest FROM blob WHERE size <= ? AND NOT EXISTS (SELECT 1 FROM small WHERE digest = blob.digest)"
@@ -347,7 +344,7 @@ def _salvage_bodies(connection: sqlite3.Connection, aside: Path) -> None:
 
 
 def _body_in(old: sqlite3.Connection, digest: str) -> Row | None:
-    """A row between two damaged places, which no reading from either end comes to."""
+    """A row between two damaged places, which reading from neither end reaches."""
     try:
         row: Row | None = old.execute("SELECT digest, body FROM small WHERE digest = ?", (digest,)).fetchone()
     except ERRORS:
@@ -364,7 +361,7 @@ def _sound_body(row: Row, _: list[str]) -> Row | None:
 
 
 def _is_side(table: str, row: Row | None) -> bool:
-    """Whether a row of another table, which has no seal, is at least one that could have been written."""
+    """Whether a row of another table, which has no seal, is at least plausible."""
     match table, row:
         case "meta", ("instance", str(name)):
             return _INSTANCE.fullmatch(name) is not None
@@ -392,13 +389,13 @@ def _rows_of(aside: Path, table: str, order: str, sound: Callable[[Row, list[str
 
 
 def _sound(row: Row, columns: list[str]) -> Row | None:
-    """A row of `COLUMNS`, if it is what was written; one from before there were seals gets its own."""
+    """A row of `COLUMNS`, if its seal is right; one of a version without seals gets its own."""
     if "seal" not in columns:
         key, version, digest, text = str(row[1]), row[2], str(row[4]), str(row[5])
         row = (*row, seal_of(key, version, digest, text) if isinstance(version, int) and is_digest(digest) else None)
     try:
         check_seal(row)
-        records.load(str(row[5]))
+        load_representation(str(row[5]))
     except (DamagedRegistry, ValueError):
         return None
     plausible = row[3] in tuple(Status) and isinstance(row[6], float) and isinstance(row[7], float)
@@ -406,7 +403,7 @@ def _sound(row: Row, columns: list[str]) -> Row | None:
 
 
 def _settle(connection: sqlite3.Connection, blobs: Path, count: _Count) -> None:
-    """Serve only what is there, and count it."""
+    """Serve only what has a blob, and set the totals."""
     present = _Present(blobs, (digest for (digest,) in connection.execute("SELECT digest FROM small")))
     named, lost = bytearray(len(present)), list[tuple[str]]()
     for (digest,) in connection.execute(f"SELECT digest FROM entry WHERE {NEEDS_BLOB}"):
@@ -441,7 +438,7 @@ def recount(connection: sqlite3.Connection) -> None:
 
 
 class _Present:
-    """Which blobs there are, in 8 bytes each: enough to look a million up without asking a slow disk for each."""
+    """Which blobs exist, in 8 bytes each: so that a million can be looked up without asking a slow disk for each."""
 
     def __init__(self, root: Path, rows: Iterable[str]) -> None:
         found = array("Q", (int(digest[:16], 16) for digest in rows))

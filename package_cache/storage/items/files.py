@@ -17,7 +17,7 @@ from pathlib import Path
 
 from package_cache.errors import ItemError, StoreError
 from package_cache.storage.items.rows import ItemRow
-from package_cache.storage.parts.part import translated
+from package_cache.storage.system import translated
 
 _NAME = re.compile(r"([0-9a-f]{64}-[1-9]\d*)(?:\.[^/]*)?")
 _NEW = "new-"
@@ -36,7 +36,7 @@ class ItemFiles:
         return f"{self._root}/{item.key[:2]}/{item.name}{'.' if ext else ''}{ext or ''}"
 
     def prepare(self, item: ItemRow) -> str:
-        """The path, at which nothing is, in a directory that is."""
+        """The path, at which nothing is left, in a directory that is made if needed."""
         path = self.path(item)
         with translated(f"prepare {path}"):
             os.makedirs(f"{self._root}/{item.key[:2]}", exist_ok=True)  # noqa: PTH103 - often
@@ -68,7 +68,7 @@ class ItemFiles:
         raise ItemError(f"{path} is not a plain file")
 
     def link(self, item: ItemRow) -> None:
-        """Have the path lead to the blob of the item, in one step, whatever was there."""
+        """Make the path a link to the blob of the item, in one step, whatever was there."""
         assert item.digest is not None
         path = self.path(item)
         new = f"{self._root}/{_NEW}{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
@@ -83,14 +83,14 @@ class ItemFiles:
             os.unlink(self.path(item))  # noqa: PTH108 - often
 
     def unlink(self, item: ItemRow) -> None:
-        """Remove what is at the path if it is a link: what comes there next is a file of its own."""
+        """Remove what is at the path if it is a link, so that a new file can be written there."""
         path = self.path(item)
         with translated(f"remove {path}"):
             if os.path.islink(path):  # noqa: PTH114 - often
                 os.unlink(path)  # noqa: PTH108 - often
 
     def is_temporary(self, path: Path) -> bool:
-        """Whether a file is one of those that are about to be renamed."""
+        """Whether a file is a link that is about to be renamed to its path."""
         return path.name.startswith(_NEW)
 
     def names(self) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,7 @@
-"""Files from elsewhere into the store, with the versions that they are: copied or linked, hashed, and committed in groups.
+"""Takes files from elsewhere into the store, as versions of keys: copied or linked, hashed, and committed in groups.
 
-Copies are made beside the parts of downloads, under names that the sweep knows for what nobody goes on with once the lock
-of their maker is free. One process at a time takes files in.
+Copies are made beside the parts of downloads, under names that the sweep takes for orphans once the lock of their maker is
+free. One process at a time takes files in.
 """
 
 import errno
@@ -10,26 +10,21 @@ import hashlib
 import os
 import signal
 import stat
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from package_cache.errors import StoreError
 from package_cache.model import Key, Representation, Status
-from package_cache.rules.library.attributes import load
-from package_cache.storage.blobs import BlobStore, hash_file
-from package_cache.storage.database import records
-from package_cache.storage.database.changes import tell_new
+from package_cache.storage.blobs import BlobStore, became_file, hash_file
 from package_cache.storage.database.connections import Connection
-from package_cache.storage.database.file import Database, mended
-from package_cache.storage.database.schema import COLUMNS, seal_of
-from package_cache.storage.items.rows import Details, write_item
-from package_cache.storage.parts.part import Part, translated
-from package_cache.storage.small import became_file
+from package_cache.storage.database.file import Database, retried
+from package_cache.storage.items.rows import Details, insert_entry, write_item
+from package_cache.storage.parts.part import Part
+from package_cache.storage.system import translated
 
 LOCK = "upkeep:import"
 """No key begins like this."""
@@ -42,14 +37,14 @@ CHANGED = "it changed while it was read"
 
 
 class Unfit(Exception):
-    """A file that cannot be taken in, and why; others can."""
+    """A file that cannot be taken in, and why. Others may still be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy of a file, or another name of it. `digest` is SHA-256 in hex, `size` in bytes.
+    """A copy of a file, or a link to it. `digest` is SHA-256 in hex, `size` in bytes.
 
-    `changed` is when what is no copy was last written before it was read, in nanoseconds of the epoch.
+    `changed` is when a linked file was last written, in nanoseconds of the epoch.
     """
 
     part: Part
@@ -58,7 +53,7 @@ class Copy:
     changed: int | None = None
 
     def is_still(self) -> bool:
-        """Whether its bytes are those that were read, as far as its size and time tell."""
+        """Whether its bytes are still those that were read, as far as its size and time tell."""
         if self.changed is None:
             return True
         status = os.fstat(self.part.fileno())
@@ -67,7 +62,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What is to be in the registry; `number` None is the next version of its key. Times are as in `ItemRow`."""
+    """A version that is to be recorded; `number` None is the next one of its key. Times are as in `ItemRow`."""
 
     key: Key
     number: int | None
@@ -81,7 +76,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A version that is here, or was: what it says of itself. `size` is in bytes, None if it has none."""
+    """A version that is in the registry, or was `removed`. `size` is in bytes, None if it has no bytes."""
 
     removed: bool
     size: int | None
@@ -118,7 +113,7 @@ class Intake:
                 path.unlink(missing_ok=True)
 
     def own(self, *paths: str | Path) -> None:
-        """Give what was made to the owner of the cache."""
+        """Give files that were made here to the owner of the cache."""
         if self._owner is not None:
             for path in paths:
                 os.chown(path, *self._owner, follow_symlinks=False)
@@ -126,7 +121,7 @@ class Intake:
     # -- bytes
 
     def copy(self, source: Path) -> Copy:
-        """A copy of a file, shared with it where the file system can do that. Raises Unfit."""
+        """A copy of a file; the two share their blocks where the file system can do that. Raises Unfit."""
         descriptor = open_plain(source)
         try:
             before = os.fstat(descriptor)
@@ -147,14 +142,18 @@ class Intake:
         return Copy(part, digest, size)
 
     def link(self, source: Path) -> Copy | None:
-        """The file itself, under another name; None where it cannot have one here. Raises Unfit.
+        """A link to the file itself; None where there cannot be one here. Raises Unfit.
 
-        Once it is taken in it is a blob: read-only, with the time of blobs, and of the cache's owner if root does this.
+        Once it is taken in, the file is a blob: read-only, with the time of blobs; if root does this, it belongs to the
+        owner of the cache.
         """
-        descriptor = open_plain(source)
+        descriptor, path = open_plain(source), self._next()
         try:
-            part = self._second_name(source)
-            if part is None:
+            try:
+                os.link(source, path, follow_symlinks=False)
+                part = Part(path, create=False)
+            except OSError:  # another file system, another owner, or too many names
+                path.unlink(missing_ok=True)
                 return None
             try:
                 return self._linked(part, os.fstat(descriptor))
@@ -163,15 +162,6 @@ class Intake:
                 raise
         finally:
             os.close(descriptor)
-
-    def _second_name(self, source: Path) -> Part | None:
-        path = self._next()
-        try:
-            os.link(source, path, follow_symlinks=False)
-            return Part(path, create=False)
-        except OSError:  # another file system, another owner, or too many names
-            path.unlink(missing_ok=True)
-            return None
 
     def _linked(self, part: Part, before: os.stat_result) -> Copy:
         try:
@@ -189,19 +179,19 @@ class Intake:
 
     # -- versions
 
-    @mended
+    @retried
     def standing(self, key: Key, number: int | None) -> Standing | None:
-        """What is here of a version, or was; without a number, what is to be served or in the trash of a key."""
+        """What the registry has, or had, of a version; without a number, of the newest that is READY or in the trash."""
         with self._database.lent() as connection:
             return _standing(connection, key, number)
 
     def take_in(self, several: Sequence[tuple[Version, Copy | None]]) -> list[int | None]:
-        """Make copies blobs and record the versions, in one transaction; their numbers, None for what is here by now."""
+        """Make the copies blobs and record the versions, in one transaction; their numbers, None for what exists by now."""
         copies = [copy for _, copy in several if copy is not None]
         try:
             # One after the other each would wait for a turn of the disk of its own.
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                list(pool.map(self._blobs.seal, [copy.part for copy in copies]))
+                list(pool.map(self._blobs.finalize, [copy.part for copy in copies]))
             with self._blobs.holding(copy.digest for copy in copies):
                 directories = {self._blobs.publish(copy.part, copy.digest) for copy in copies}
                 self.own(*directories)
@@ -213,20 +203,21 @@ class Intake:
         self._database.generation.bump_all()
         return taken
 
-    @mended
-    def _record(self, several: Iterable[tuple[Version, str | None]]) -> list[int | None]:
+    @retried
+    def _record(self, several: Sequence[tuple[Version, str | None]]) -> list[int | None]:
+        self._database.generation.announce(one.key for one, _ in several)
         with self._database.writing(durable=True) as connection:
             return [_insert(connection, one, digest) for one, digest in several]
 
 
 def discard(part: Part) -> None:
-    """Give a copy up."""
+    """Remove a copy that is not taken in."""
     part.path.unlink(missing_ok=True)
     part.close()
 
 
 def open_plain(source: Path) -> int:
-    """A descriptor of a plain file that nobody writes, not of what a link leads to. Raises Unfit."""
+    """A descriptor of a plain file that nobody has open to write; symbolic links are not followed. Raises Unfit."""
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -241,9 +232,9 @@ def open_plain(source: Path) -> int:
 
 
 def _is_written(descriptor: int) -> bool:
-    """Whether somebody has a file open for writing, where this user may know that (its owner or root)."""
+    """Whether somebody has a file open for writing, where this user (its owner, or root) can know that."""
     try:
-        # Whoever opens it to write while the lease is held makes the kernel send this: by default nothing comes of it.
+        # The kernel sends this if somebody opens the file to write while the lease is held: by default it does nothing.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -296,28 +287,11 @@ def _insert(connection: Connection, one: Version, digest: str | None) -> int | N
     if digest is not None:
         connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, one.representation.size))
         became_file(connection, digest)
-    number, now = one.number or _next(connection, one.key), time.time()
-    text = records.dump(one.representation)
-    row = connection.execute(
-        "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
-        f" VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING {COLUMNS}",
-        (one.key, number, one.status, digest, text, now, now, seal_of(one.key, number, digest, text)),
-    ).fetchone()
-    tell_new(connection, row, one.representation.size or 0)
+    row: Any = insert_entry(connection, one.key, one.number or None, one.status, digest, one.representation)
     if one.details is not None:
-        write_item(connection, row[0], one.details, (load(one.details.params), load(one.details.attrs)))
+        write_item(connection, row[0], one.details)
         connection.execute(
             "UPDATE item SET before = ?, last_read = ?, read_count = ? WHERE entry = ?",
             (one.before, one.last_read, one.read_count, row[0]),
         )
-    return number
-
-
-def _next(connection: Connection, key: Key) -> int:
-    return 1 + int(
-        connection.execute(
-            "SELECT max(coalesce((SELECT max(version) FROM entry WHERE key = ?1), 0),"
-            " coalesce((SELECT version FROM gone WHERE key = ?1), 0))",
-            (key,),
-        ).fetchone()[0]
-    )
+    return int(row[2])

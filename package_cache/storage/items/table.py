@@ -1,36 +1,32 @@
 """The items of the library: versions with parameters and attributes, in the registry beside what the proxy has.
 
-Each change is one transaction. A version of a key is never used twice. Items without bytes are here too; who serves files
-never sees them.
+Each change is one transaction. The number of a version of a key is never used twice. Items without bytes are here too; the
+proxy never sees them.
 """
 
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from package_cache.errors import ItemError
 from package_cache.model import Key, Representation, Status
-from package_cache.rules.library.attributes import load
 from package_cache.rules.library.searching import Condition, Criteria
-from package_cache.storage.blobs import BlobStore
-from package_cache.storage.database import records
-from package_cache.storage.database.changes import tell_new
+from package_cache.storage.blobs import BlobStore, became_file
 from package_cache.storage.database.connections import Connection
-from package_cache.storage.database.file import Database, mended
-from package_cache.storage.database.schema import COLUMNS, seal_of
-from package_cache.storage.items.queries import Clause, where
-from package_cache.storage.items.rows import ROWS, Details, ItemRow, item_of, write_item
-from package_cache.storage.removal import PAGE, Removal, doom
-from package_cache.storage.small import became_file
+from package_cache.storage.database.file import Database, retried
+from package_cache.storage.database.schema import dump_representation, seal_of
+from package_cache.storage.items.rows import ROWS, Details, ItemRow, insert_entry, item_of, where, write_item
+from package_cache.storage.removal import PAGE, Removal, give_up
 
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
 class Leases(Protocol):
-    """The right to write an item, by its name; see `ItemRow.name`."""
+    """The rights to write items, by `ItemRow.name`."""
 
     def take(self, name: str) -> bool:
         """Take it unless somebody has it; never waits."""
@@ -49,16 +45,11 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """An item that is wanted."""
+    """An item that is to be made."""
 
     key: Key
     details: Details
     status: Status
-
-    @property
-    def mappings(self) -> tuple[dict[str, object], ...]:
-        """What it is found by."""
-        return load(self.details.params), load(self.details.attrs)
 
 
 class Items:
@@ -71,60 +62,55 @@ class Items:
 
     # -- looking
 
-    @mended
+    @retried
     def find(self, wanted: Criteria) -> list[ItemRow]:
-        """The items that are meant, in the order in which they were made."""
+        """The items that meet the criteria, in the order in which they were made."""
         with self._database.lent() as connection:
             return _find(connection, wanted)
 
-    @mended
+    @retried
     def best(self, wanted: Criteria) -> ItemRow | None:
-        """The highest version of those that are meant."""
+        """The highest version of the items that meet the criteria."""
         with self._database.lent() as connection:
             return _best(connection, wanted)
 
-    @mended
     def numbers(self, condition: Condition) -> set[int]:
-        """The numbers of the items whose attributes meet a condition, removed ones too."""
+        """The ids of the items whose attributes meet a condition, removed ones too."""
         clause = where(Criteria(condition=condition, include_removed=True))
-        with self._database.lent() as connection:
-            query = f"SELECT entry.id FROM entry JOIN item ON item.entry = entry.id WHERE {clause.text}"
-            return {row[0] for row in connection.execute(query, clause.parameters)}
+        query = f"SELECT entry.id FROM entry JOIN item ON item.entry = entry.id WHERE {clause.text}"
+        return {number for (number,) in self._database.rows(query, *clause.parameters)}
 
-    @mended
     def status(self, item: ItemRow) -> int | None:
-        """The status of an item now; None if its record is gone."""
-        with self._database.lent() as connection:
-            row = connection.execute(
-                "SELECT status FROM entry WHERE id = ? AND key = ? AND version = ?", (item.id, item.key, item.version)
-            ).fetchone()
-        return row[0] if row else None
+        """The status of an item now; None if its record was deleted."""
+        rows = self._database.rows(
+            "SELECT status FROM entry WHERE id = ? AND key = ? AND version = ?", item.id, item.key, item.version
+        )
+        return rows[0][0] if rows else None
 
-    @mended
     def count(self) -> int:
         """How many items there are, removed ones too."""
-        with self._database.lent() as connection:
-            return int(connection.execute("SELECT count(*) FROM item").fetchone()[0])
+        [[count]] = self._database.rows("SELECT count(*) FROM item")
+        return int(count)
 
     # -- making
 
-    @mended
+    @retried
     def create(self, new: New, leases: Leases) -> ItemRow:
         """Make the next version; one that is to be written comes with its lease."""
-        with _Taken(leases) as take, self._database.writing() as connection:
+        with _taking(leases) as take, self._database.writing() as connection:
             row = _insert(connection, new)
             if new.status == Status.WRITE:
                 take(row.name)
         return row
 
-    @mended
+    @retried
     def reserve(self, new: New, wanted: Criteria | None, leases: Leases) -> tuple[Outcome, ItemRow]:
-        """What there is, or a version to be written: in one step, so that two callers never both make one.
+        """Find an item, or reserve a version to be written: in one step, so that two callers never both make one.
 
-        A newest version that failed, or that nobody writes any more, is taken over. With `wanted`, one that meets these
-        criteria is what there is, and one that somebody writes is to be waited for.
+        A newest version that failed, or that nobody writes any more, is taken over. With `wanted`, an item that meets these
+        criteria is found, and one that somebody is writing is to be waited for.
         """
-        with _Taken(leases) as take, self._database.writing() as connection:
+        with _taking(leases) as take, self._database.writing() as connection:
             found = _best(connection, wanted) if wanted is not None else None
             if found is not None:
                 return Outcome.FOUND, found
@@ -140,11 +126,11 @@ class Items:
 
     # -- changing
 
-    @mended
+    @retried
     def adopt(self, item: ItemRow, digest: str, size: int) -> ItemRow:
-        """Record that the blob has the bytes of an item, which is READY. The caller holds the blob. Raises ItemError."""
+        """Record that a blob has the bytes of an item, which is READY now. The caller holds the blob. Raises ItemError."""
         now = time.time()
-        text = records.dump(Representation((), size, "", now))
+        text = dump_representation(Representation((), size, "", now))
         with self._database.writing(durable=True) as connection:
             connection.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (digest, size))
             became_file(connection, digest)
@@ -157,9 +143,9 @@ class Items:
                 raise ItemError(f"{item.details.uri} version {item.version} was removed meanwhile; restore() it first")
         return replace(item, status=Status.READY, digest=digest, size=size)
 
-    @mended
+    @retried
     def move(self, items: Sequence[ItemRow], status: Status) -> int:
-        """Give items a status; how many still were there. TRASH remembers the status before."""
+        """Give items a status; how many still existed. TRASH remembers the status before."""
         with self._database.writing() as connection:
             if status == Status.TRASH:
                 connection.execute(
@@ -174,9 +160,9 @@ class Items:
             there = connection.execute(f"SELECT count(*) FROM entry WHERE id {_AMONG}", (_numbers(items),))
             return int(there.fetchone()[0])
 
-    @mended
+    @retried
     def restore(self, items: Sequence[ItemRow]) -> list[ItemRow]:
-        """Take items out of the trash, as they were before; which these are."""
+        """Take items out of the trash, as they were before; those that were in it."""
         with self._database.writing() as connection:
             moved = connection.execute(
                 "UPDATE entry SET used = ?, status = coalesce((SELECT before FROM item WHERE entry = entry.id), 3)"
@@ -185,19 +171,18 @@ class Items:
             ).fetchall()
             return _find(connection, Criteria(ids=frozenset(row[0] for row in moved), include_removed=True))
 
-    @mended
+    @retried
     def rewrite(self, items: Sequence[ItemRow], change: Callable[[Details], Details]) -> int:
-        """Change the details of items, as they are now; how many still were there."""
+        """Change the present details of items; how many still existed."""
         with self._database.writing() as connection:
             found = _find(connection, Criteria(ids=frozenset(item.id for item in items), include_removed=True))
             for item in found:
-                details = change(item.details)
-                write_item(connection, item.id, details, (load(details.params), load(details.attrs)))
+                write_item(connection, item.id, change(item.details))
             return len(found)
 
-    @mended
+    @retried
     def read(self, noted: Mapping[int, tuple[int, int]]) -> None:
-        """Items were read: by number, the last time in microseconds of the epoch, and how often since."""
+        """Note by id when items were last read, in microseconds of the epoch, and how often since the last note."""
         with self._database.writing() as connection:
             connection.executemany(
                 "UPDATE entry SET used = max(used, ?) WHERE id = ? AND status = 3",
@@ -208,20 +193,20 @@ class Items:
                 [(last, times, number) for number, (last, times) in noted.items()],
             )
 
-    @mended
+    @retried
     def set_read(self, items: Sequence[ItemRow], last: int) -> int:
-        """Items were read last at that time, in microseconds of the epoch; how many still were there."""
+        """Set when items were last read, in microseconds of the epoch; how many still existed."""
         with self._database.writing() as connection:
             return connection.execute(
                 f"UPDATE item SET last_read = ? WHERE entry {_AMONG}", (last, _numbers(items))
             ).rowcount
 
     def drop(self, items: Sequence[ItemRow], *, keep_record: bool) -> None:
-        """Give up the bytes of items, which are DELETED then; without `keep_record`, the items altogether."""
+        """Delete the bytes of items, which are DELETED then; without `keep_record`, delete the items altogether."""
         for start in range(0, len(items), PAGE):
             self._drop(items[start : start + PAGE], keep_record=keep_record)
 
-    @mended
+    @retried
     def _drop(self, items: Sequence[ItemRow], *, keep_record: bool) -> None:
         with self._blobs.claiming(item.digest for item in items if item.digest is not None) as claimed:
             with self._database.writing() as connection:
@@ -229,31 +214,28 @@ class Items:
                     connection.executemany(*_deletion(connection, items))
                 else:
                     connection.execute(f"DELETE FROM entry WHERE id {_AMONG}", (_numbers(items),))
-                gone = [digest for digest in claimed if doom(connection, digest)]
+                gone = [digest for digest in claimed if give_up(connection, digest)]
             if gone:
                 self._removal.unlink(gone)
 
 
-class _Taken:
-    """Leases that are taken within a with-block, and given back if that fails."""
+@contextmanager
+def _taking(leases: Leases) -> Iterator[Callable[[str], bool]]:
+    """Takes leases within a with-block, and gives them back if that fails."""
+    names: list[str] = []
 
-    def __init__(self, leases: Leases) -> None:
-        self._leases = leases
-        self._names: list[str] = []
-
-    def __enter__(self) -> Callable[[str], bool]:
-        return self._take
-
-    def _take(self, name: str) -> bool:
-        taken = self._leases.take(name)
+    def take(name: str) -> bool:
+        taken = leases.take(name)
         if taken:
-            self._names.append(name)
+            names.append(name)
         return taken
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None:
-            for name in self._names:
-                self._leases.give_back(name)
+    try:
+        yield take
+    except BaseException:
+        for name in names:
+            leases.give_back(name)
+        raise
 
 
 def _numbers(items: Iterable[ItemRow]) -> str:
@@ -262,58 +244,40 @@ def _numbers(items: Iterable[ItemRow]) -> str:
 
 def _find(connection: Connection, wanted: Criteria) -> list[ItemRow]:
     clause = where(wanted)
-    rows = connection.execute(f"{ROWS} WHERE {clause.text}{_order(wanted)}", clause.parameters)
+    order = "entry.version" if wanted.latest else "entry.id"
+    rows = connection.execute(f"{ROWS} WHERE {clause.text} ORDER BY {order}", clause.parameters)
     found = [item_of(row) for row in rows]
     if wanted.latest:
         found = sorted({item.key: item for item in found}.values(), key=lambda item: item.id)
     return found
 
 
-def _order(wanted: Criteria) -> str:
-    return " ORDER BY entry.version" if wanted.latest else " ORDER BY entry.id"
-
-
 def _best(connection: Connection, wanted: Criteria) -> ItemRow | None:
-    clause: Clause = where(wanted)
-    row = connection.execute(
-        f"{ROWS} WHERE {clause.text} ORDER BY entry.version DESC LIMIT 1", clause.parameters
-    ).fetchone()
+    clause = where(wanted)
+    statement = f"{ROWS} WHERE {clause.text} ORDER BY entry.version DESC LIMIT 1"
+    row = connection.execute(statement, clause.parameters).fetchone()
     return item_of(row) if row else None
 
 
 def _insert(connection: Connection, new: New) -> ItemRow:
-    version = (
-        1
-        + connection.execute(
-            "SELECT max(coalesce((SELECT max(version) FROM entry WHERE key = ?1), 0),"
-            " coalesce((SELECT version FROM gone WHERE key = ?1), 0))",
-            (new.key,),
-        ).fetchone()[0]
-    )
-    now = time.time()
-    text = records.dump(Representation((), None, "", now))
-    entry = connection.execute(
-        "INSERT INTO entry (key, version, status, digest, representation, created, used, seal)"
-        f" VALUES (?, ?, ?, NULL, ?, ?, ?, ?) RETURNING {COLUMNS}",
-        (new.key, version, new.status, text, now, now, seal_of(new.key, version, None, text)),
-    ).fetchone()
-    tell_new(connection, entry, 0)
-    write_item(connection, entry[0], new.details, new.mappings)
-    return ItemRow(entry[0], new.key, version, new.status, None, None, new.details, None, None, 0, now)
+    row: Any = insert_entry(connection, new.key, None, new.status, None, Representation((), None, "", time.time()))
+    number, version, used = row[0], row[2], row[7]
+    write_item(connection, number, new.details)
+    return ItemRow(number, new.key, version, new.status, None, None, new.details, None, None, 0, used)
 
 
 def _take_over(connection: Connection, item: ItemRow, new: New) -> ItemRow:
-    """Begin a version anew whose writer is gone."""
+    """Begin a version anew that its writer left unfinished."""
     statement, rows = _deletion(connection, [item], new.status)
     connection.executemany(statement, rows)
-    write_item(connection, item.id, new.details, new.mappings)
+    write_item(connection, item.id, new.details)
     return replace(item, status=new.status, digest=None, size=None, details=new.details)
 
 
 def _deletion(
     connection: sqlite3.Connection, items: Sequence[ItemRow], status: Status = Status.DELETED
 ) -> tuple[str, list[tuple[object, ...]]]:
-    """What leaves items without bytes."""
+    """The statement that leaves items without bytes, and its parameters."""
     rows: Iterator[tuple[int, str, int, str]] = connection.execute(
         f"SELECT id, key, version, representation FROM entry WHERE id {_AMONG}", (_numbers(items),)
     )

@@ -1,1 +1,1 @@
-"""Files that are being made: who may write them, and what others are told of that."""
+"""Files that are being written: which process may write them, and how others follow it."""

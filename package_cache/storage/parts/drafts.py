@@ -1,7 +1,7 @@
 """Drafts: files that grow beside the place where they are to be, and take it in one step.
 
 A draft has a hidden file for its bytes, and one that holds the lock and the head they came with. Both stay where a download
-breaks off, or its process is killed, so that the next one for the same place goes on there.
+breaks off, or its process is killed, so that the next one to the same place resumes it.
 """
 
 import fcntl
@@ -13,10 +13,9 @@ from pathlib import Path
 
 from package_cache.errors import StoreError
 from package_cache.model import Representation
-from package_cache.storage.blobs import sync_directory
-from package_cache.storage.database import records
-from package_cache.storage.machine import boot_id
-from package_cache.storage.parts.part import Part, translated
+from package_cache.storage.database.schema import dump_representation, load_representation
+from package_cache.storage.parts.part import Part
+from package_cache.storage.system import boot_id, sync_directory, translated
 
 _TURN = 0.02
 """Seconds between two looks at whether another download to the same place is over."""
@@ -24,9 +23,9 @@ _LONGEST = 200
 
 
 class Draft:
-    """What is to be the file `target`, of the download named `tag`, under a lock that dies with the process.
+    """The future file `target`, of the download named `tag`, under a lock that dies with the process.
 
-    Waits for another download of the same to the same place; then `waited` is set. Raises StoreError.
+    Waits for another download of the same name to the same place, which may have put the file there. Raises StoreError.
     """
 
     def __init__(self, target: Path, tag: str) -> None:
@@ -36,7 +35,7 @@ class Draft:
         self._notes = self.target.with_name(f".{stem}.{tag}.head")
         self._bytes = self.target.with_name(f".{stem}.{tag}.part")
         with translated(f"write beside {self.target}"):
-            self._descriptor, self.waited = _locked(self._notes)
+            self._descriptor = _locked(self._notes)
             self.part: Part | None = None
             try:
                 self.head: Representation | None = self._recover()
@@ -48,10 +47,10 @@ class Draft:
         """The head of the bytes that an earlier download left, if they can be used; else they are removed."""
         text = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0).decode("utf-8", "replace")
         boot, _, head = text.partition("\n")
-        # Without a boot in between, what was written is what is there.
+        # Unless the machine was booted since, what was written is there.
         if boot and boot == boot_id():
             with suppress(ValueError, FileNotFoundError):
-                known = records.load(head)
+                known = load_representation(head)
                 _check_owner(self._bytes.lstat(), self._bytes)
                 self.part = Part(self._bytes, create=False)
                 return known
@@ -60,7 +59,7 @@ class Draft:
 
     @property
     def have(self) -> int:
-        """Bytes that are here."""
+        """Bytes of the file so far."""
         return self.part.size if self.part else 0
 
     def begin(self, head: Representation) -> None:
@@ -69,7 +68,7 @@ class Draft:
             if self.part is None:
                 self.part = Part(self._bytes, create=True)
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{boot_id()}\n{records.dump(head)}".encode(), 0)
+            os.pwrite(self._descriptor, f"{boot_id()}\n{dump_representation(head)}".encode(), 0)
         self.head = head
 
     def reset(self) -> None:
@@ -80,9 +79,9 @@ class Draft:
         self._close_part()
 
     def finish(self) -> None:
-        """Put the file in its place, durably, in the place of what was there. Raises StoreError.
+        """Put the file in its place, durably, instead of what was there. Raises StoreError.
 
-        Who waits for it goes on after `close`.
+        Other downloads to the same place go on after `close`.
         """
         assert self.part is not None
         with translated(f"put a finished download at {self.target}"):
@@ -103,7 +102,7 @@ class Draft:
             self.close()
 
     def close(self) -> None:
-        """Leave what is here for the next download, unless that is nothing, or the disk lost some. May be called again."""
+        """Leave the bytes to the next download, unless there are none, or the disk lost some. May be called again."""
         if self._descriptor < 0:
             return
         if self.part is None or not self.part.size or not self.part.is_sound():
@@ -138,9 +137,8 @@ def _check_owner(status: os.stat_result, path: Path) -> None:
         raise StoreError(f"{path} is not a file of this user alone: remove it")
 
 
-def _locked(path: Path) -> tuple[int, bool]:
-    """The file, made if there is none, once nobody else has it locked; and whether somebody had."""
-    waited = False
+def _locked(path: Path) -> int:
+    """The file, made if it does not exist, once nobody else has it locked."""
     while True:
         # The mode is what the user's mask leaves of it, and is given to the finished file.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -148,12 +146,11 @@ def _locked(path: Path) -> tuple[int, bool]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), path.lstat()):
                 _check_owner(os.fstat(descriptor), path)
-                return descriptor, waited
+                return descriptor
         except (BlockingIOError, FileNotFoundError):
             pass
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
-        waited = True
         time.sleep(_TURN)

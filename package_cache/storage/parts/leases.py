@@ -1,46 +1,139 @@
 """Leases: the right to download a key, for one thread of one process, and how the others see what comes of it.
 
-Owns `parts-v1/`. A fill has a lease, a part for its bytes, and a journal. The lease is a lock on the key: it dies with its
-process, so a killed leader is replaced, never waited for. The leader alone writes; everyone else, in any process, reads the
-journal's lines and the part's size. A part is append-only. Where bytes turn out to be of another file, a new part is begun
-under a new number, so a reader never sees its bytes change. The journal is written only once there is something to tell or
-to keep: what is fetched in a moment never has one, and who waits for it sees the lease end.
+Owns `parts-v1/`. A fill has a lease, a part for its bytes, and a journal: lines of JSON by which its leader tells others
+how far it is. The lease is a lock on the key: it dies with its process, so a killed leader is replaced, never waited for.
+The leader alone writes; everyone else, in any process, reads the journal's lines and the part's size. A part is
+append-only. Where bytes turn out to be of another file, a new part is begun under a new number, so a reader never sees its
+bytes change. The journal is written only once there is something to tell or to keep: what is fetched in a moment never has
+one, and the processes that wait for it see the lease end.
 """
 
-import errno
-import hashlib
+import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from package_cache.errors import OnlyRead, StoreError
-from package_cache.model import Key, Representation
-from package_cache.storage.machine import boot_id
-from package_cache.storage.parts import journals
-from package_cache.storage.parts.descriptor import Descriptor
-from package_cache.storage.parts.journals import Failed, Journal
-from package_cache.storage.parts.locks import NameLocks
-from package_cache.storage.parts.part import Part, translated
+from package_cache.model import Key, Representation, frozen
+from package_cache.storage.database.schema import dump_representation, load_representation
+from package_cache.storage.parts.locks import NameLocks, hashed
+from package_cache.storage.parts.part import Part
+from package_cache.storage.system import Descriptor, append_whole, boot_id, translated
 
-_SUFFIX = ".fill"
+_WAITING = "somebody waits"
+"""The name of a lock that all processes share which follow another one. It is no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A fill came to nothing; `status` is what a client is told, `answered` what a source said.
+
+    It is `hopeless` if no source sent what can be right. `retry_after` are seconds for which the sources are not asked.
+    """
+
+    status: int
+    reason: str
+    answered: int | None = None
+    hopeless: bool = False
+    retry_after: int | None = None
+
+
+@frozen
+class Journal:
+    """What the lines of a journal add up to.
+
+    `number` names the part, 0 while there is none. `head` belongs to its bytes; `confirmed` says that a source vouched for
+    it since the lease was last taken. `digest` is set once every byte is there and verified. `done` ends the fill.
+    """
+
+    number: int = 0
+    head: Representation | None = None
+    confirmed: bool = False
+    digest: str | None = None
+    size: int | None = None
+    done: bool = False
+    failed: Failed | None = None
+    boot: str = ""
+
+    def after(self, line: bytes) -> "Journal":
+        """The state after one more line. Raises ValueError for a line that this format does not know."""
+        record: dict[str, object] = json.loads(line)
+        match record:
+            case {"claim": str(boot), "part": int(number)}:
+                return Journal(number=number, head=self.head, boot=boot)  # a source is still to vouch for it
+            case {"part": int(number), "head": str(text)}:
+                return Journal(number=number, head=load_representation(text), confirmed=True, boot=self.boot)
+            case {"whole": str(digest), "size": int(size)}:
+                return replace(self, digest=digest, size=size)
+            case {"done": True}:
+                return self.ended(None)
+            case {"failed": int(status), "reason": str(reason)}:
+                answered, rest = record.get("answered"), record.get("retry_after")
+                said, left = (one if isinstance(one, int) else None for one in (answered, rest))
+                return self.ended(Failed(status, reason, said, record.get("hopeless") is True, left))
+            case _:
+                raise ValueError(f"unknown journal line {line!r}")
+
+    def ended(self, failed: Failed | None) -> "Journal":
+        """The state at the end of the fill."""
+        # Not by `replace`, which takes ten times as long: each small file has one.
+        return Journal(self.number, self.head, self.confirmed, self.digest, self.size, True, failed, self.boot)  # noqa: FBT003
+
+    def lines(self) -> bytes:
+        """The lines that add up to this state."""
+        lines = _claim_line(self.boot, self.number)
+        if self.confirmed and self.head is not None:
+            lines += _head_line(self.number, self.head)
+        if self.digest is not None and self.size is not None:
+            lines += _whole_line(self.digest, self.size)
+        return lines + _end_line(self.failed) if self.done else lines
+
+
+def _claim_line(boot: str, number: int) -> bytes:
+    """Somebody has the lease, in this boot of the machine; `number` is that of the part found."""
+    return _line({"claim": boot, "part": number})
+
+
+def _head_line(number: int, head: Representation) -> bytes:
+    """A source vouches for the head of the part."""
+    return _line({"part": number, "head": dump_representation(head)})
+
+
+def _whole_line(digest: str, size: int) -> bytes:
+    """Every byte is there and verified."""
+    return _line({"whole": digest, "size": size})
+
+
+def _end_line(failed: Failed | None) -> bytes:
+    """The fill is over."""
+    if failed is None:
+        return _line({"done": True})
+    record = {"answered": failed.answered, "hopeless": failed.hopeless or None, "retry_after": failed.retry_after}
+    known = {name: value for name, value in record.items() if value is not None}
+    return _line({"failed": failed.status, "reason": failed.reason, **known})
+
+
+def _line(record: dict[str, object]) -> bytes:
+    return json.dumps(record).encode("ascii") + b"\n"
 
 
 class Watch:
-    """A reader's view of one fill that somebody else leads."""
+    """A reader's view of a fill that another process leads."""
 
     def __init__(self, store: "PartStore", key: Key) -> None:
         self._store = store
-        self._key = key
-        self._path = store.journal_path(key)
+        self._name = hashed(key)
+        self._path = store.path_of(self._name)
         self._descriptor: int | None = None
+        self._waits = store.wait()
         self._seen = (0, 0)
         self.journal = Journal()
         self.beat = 0.0
 
     @property
     def has_journal(self) -> bool:
-        """Whether the leader told anything yet."""
+        """Whether the leader wrote anything yet."""
         return self._descriptor is not None
 
     def refresh(self) -> Journal:
@@ -67,81 +160,88 @@ class Watch:
         return False
 
     def open_part(self) -> Descriptor | None:
-        """The part, or None if it is gone: the fill ended, or began another part."""
-        number = _open_if_there(self._store.part_path(self._path, self.journal.number), os.O_RDONLY)
+        """The part, or None if it does not exist: the fill ended, or began another part."""
+        number = _open_if_there(self._store.part_path(self._name, self.journal.number), os.O_RDONLY)
         return None if number is None else Descriptor(number)
 
-    def take_over(self) -> "Lease | None":
-        """The lease, if its holder is gone; None while somebody holds it, and where the journal tells the end of the fill.
+    def seize(self) -> bool:
+        """Take the lock of the key, if nobody holds it: call `succeed` or `let_go` next. Raises StoreError."""
+        with translated("take a download over"):
+            return self._store.locks.take_hashed(self._name)
+
+    def succeed(self) -> "Lease | None":
+        """The lease, once `seize` took the lock; None, and the lock is given back, if the journal tells of the end.
 
         Raises StoreError if the journal was removed, or if the disk refuses.
         """
-        return self.succeed() if self.seize() else None
-
-    def seize(self) -> bool:
-        """Take the lock of the key, if its holder is gone: `succeed` or `let_go` is next. Raises StoreError."""
-        with translated("take a download over"):
-            return self._store.take(self._key)
-
-    def succeed(self) -> "Lease | None":
-        """The lease of who has the lock; as `take_over`."""
-        with translated("take a download over"):
-            return self._store.under_lock(self._key, self._lease)
+        lease, is_over = None, False
+        try:
+            with translated("take a download over"):
+                with suppress(ValueError):  # a lease uses of a damaged journal what it can
+                    is_over = self.refresh().done
+                if self._descriptor is not None and not is_over and not _is_at(self._descriptor, self._path):
+                    raise StoreError("the files of a running download were removed")
+                lease = None if is_over else Lease(self._store, self._name)
+        finally:
+            if lease is None:
+                self.let_go()
+        return lease
 
     def let_go(self) -> None:
         """Give the lock back."""
-        self._store.free(self._key)
-
-    def _lease(self) -> "Lease | None":
-        with suppress(ValueError):  # the lease makes of a damaged journal what it can
-            if self.refresh().done:
-                return None
-        if self._descriptor is not None and not _is_at(self._descriptor, self._path):
-            raise StoreError("the files of a running download were removed")
-        return Lease(self._store, self._key)
+        self._store.locks.free_hashed(self._name)
 
     def close(self) -> None:
         """Close the journal."""
         if self._descriptor is not None:
             os.close(self._descriptor)
+        if self._waits:
+            self._waits = False
+            self._store.wait_no_more()
 
 
 class Lease:
     """The right to write one fill's journal and part, until `done` or `failed` or the end of the process.
 
-    Made by `PartStore.claim` and `Watch.take_over`, which hold the lock of the key.
+    Made by `PartStore.claim` and `Watch.succeed`, which hold the lock of the key; `name` stands for it.
     """
 
-    def __init__(self, store: "PartStore", key: Key) -> None:
+    def __init__(self, store: "PartStore", name: str) -> None:
         self._store = store
-        self._key = key
-        self._path = store.journal_path(key)
-        self._descriptor: int | None = self._open()
+        self._name = name
+        self._path = store.path_of(name)
+        self._descriptor: int | None = None
         self._held = True
         self.part: Part | None = None
         self.unstored: Journal | None = None
-        """What an earlier leader verified, and perhaps could not put into the store any more."""
-        self.journal = Journal()
+        """What an earlier leader verified, but may not have stored."""
+        self.journal = store.blank
+        if os.access(self._path, os.F_OK):
+            self._take_over()
+
+    @property
+    def has_remains(self) -> bool:
+        """Whether an earlier leader left something that can be resumed or stored."""
+        return self.part is not None or self.unstored is not None
+
+    def _take_over(self) -> None:
+        """Read the journal that an earlier leader left; one that this user may not use is removed."""
         try:
-            if self._descriptor is not None:
-                self.journal = self._recover(self._descriptor)
-            claim = journals.claim_line(store.boot, self.journal.number)
-            self._tell(self.journal.claimed(store.boot), claim)
+            self._descriptor = _open_if_there(self._path)
+        except PermissionError:  # of another user, such as root
+            self._store.remove_parts(self._name)
+            os.unlink(self._path)  # noqa: PTH108 - a string
+        if self._descriptor is None:
+            return
+        try:
+            self.journal = self._recover(self._descriptor)
+            self._tell(_claim_line(self._store.blank.boot, self.journal.number))
         except BaseException:
             self._close()
             raise
 
-    def _open(self) -> int | None:
-        """The journal that an earlier leader left; one that this user may not use is removed."""
-        try:
-            return _open_if_there(self._path)
-        except PermissionError:  # of another user, such as root, who led here once
-            self._store.remove_parts(self._path)
-            self._path.unlink()
-            return None
-
     def _recover(self, descriptor: int) -> Journal:
-        """What an earlier leader left, as far as it can be used; anything else is removed."""
+        """What an earlier leader left, as far as it is of use; anything else is removed."""
         journal = Journal()
         data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         if not data:
@@ -152,20 +252,20 @@ class Lease:
                 journal = journal.after(line)
         except ValueError:
             return self._start_over(descriptor, journal)
-        # Without a boot in between, what was written is what is there: the page cache outlives a process.
-        if journal.head is None or journal.boot != self._store.boot or not journal.boot:
+        # Unless the machine was booted since, what was written is there: the page cache outlives a process.
+        if journal.head is None or journal.boot != self._store.blank.boot or not journal.boot:
             return self._start_over(descriptor, journal)
         if journal.digest is not None and not journal.done:
             self.unstored = journal
         try:
-            self.part = Part(self._store.part_path(self._path, journal.number), create=False)
+            self.part = Part(self._store.part_path(self._name, journal.number), create=False)
         except OSError:
             return self._start_over(descriptor, journal)
         os.ftruncate(descriptor, len(whole) + 1)
         return journal
 
     def _start_over(self, descriptor: int, journal: Journal) -> Journal:
-        self._store.remove_parts(self._path)
+        self._store.remove_parts(self._name)
         os.ftruncate(descriptor, 0)
         return Journal(number=journal.number)
 
@@ -176,85 +276,87 @@ class Lease:
 
     @property
     def exposed(self) -> bool:
-        """Whether other processes can see more of the fill than that somebody leads it."""
+        """Whether other processes can see more of the fill than that it is led."""
         return self._descriptor is not None
 
     def expose(self) -> None:
-        """Let other processes see the fill from now on, and let what it has outlive this one. Raises StoreError."""
+        """Write the journal from now on: others see the fill, and its bytes outlive this process. Raises StoreError."""
         if self._descriptor is not None:
             return
         with translated("write a download's journal"):
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                _append(descriptor, self.journal.lines())
+                append_whole(descriptor, self.journal.lines())
             except BaseException:
-                self._path.unlink(missing_ok=True)
+                _remove(self._path)
                 os.close(descriptor)
                 raise
         self._descriptor = descriptor
 
     def begin(self, head: Representation) -> None:
-        """Note the head of the part's bytes, now that a source vouches for it. Raises StoreError."""
+        """Note the head of the part's bytes, for which a source vouches now. Raises StoreError."""
         number = self.journal.number
         if self.part is None:
             number += 1
             with translated("begin a download"):
-                self.part = Part(self._store.part_path(self._path, number), create=True)
-        self._tell(self.journal.begun(number, head), journals.head_line(number, head) if self.exposed else b"")
+                self.part = Part(self._store.part_path(self._name, number), create=True)
+        self._tell(_head_line(number, head))
 
     def reset(self) -> None:
-        """Drop the part; its bytes are of a file that no source has."""
+        """Remove the part: its bytes are of a file that no source has."""
         if self.part is not None:
             self.part.path.unlink(missing_ok=True)
             self.adopted()
 
     def adopted(self) -> None:
-        """The part became a blob, or was not needed for one; what comes next begins a new one."""
+        """The part became a blob, or was not needed for one; further bytes begin a new part."""
         if self.part is not None:
             self.part.close()
             self.part = None
 
     def whole(self, digest: str, size: int) -> None:
         """Tell readers that every byte is there and verified. Raises StoreError."""
-        self._tell(self.journal.whole(digest, size), journals.whole_line(digest, size))
+        self._tell(_whole_line(digest, size))
 
     def done(self) -> None:
         """Tell readers that the registry has the outcome, and remove the files. Raises StoreError."""
         self._end(None, keep=False)
 
     def failed(self, failure: Failed, *, keep: bool) -> None:
-        """Tell readers that nothing came of it. With `keep`, the bytes stay for the next attempt. Raises StoreError."""
+        """Tell readers that the fill failed. With `keep`, the bytes stay for the next attempt. Raises StoreError."""
         self._end(failure, keep=keep and self.part is not None and self.part.is_sound())
 
     def _end(self, failure: Failed | None, *, keep: bool) -> None:
-        """Write the last line and give the lease back, whatever the disk says to it."""
+        """Write the last line, and give the lease back even if the disk refuses."""
         if not self._held:
+            return
+        if self.part is None and self._descriptor is None:
+            self._held = False
+            self.journal = self.journal.ended(failure)
+            self._store.locks.free_hashed(self._name)
             return
         try:
             if keep:
                 self.expose()
-            self._tell(self.journal.ended(failure), journals.end_line(failure))
+            self._tell(_end_line(failure))
         finally:
             try:
                 if not keep:
-                    self._remove()
+                    with translated("remove a download"):
+                        if self.part is not None:
+                            self.part.path.unlink(missing_ok=True)
+                        if self._descriptor is not None:
+                            _remove(self._path)
             finally:
                 self._close()
-                self._store.free(self._key)
+                self._store.locks.free_hashed(self._name)
 
     def beat(self) -> None:
-        """Show readers in other processes that the leader lives, though no byte may be added. Raises StoreError."""
+        """Show readers in other processes that the leader lives, even while no byte comes. Raises StoreError."""
         self.expose()
         assert self._descriptor is not None
-        with suppress(OSError):  # who reads elsewhere may give up for want of it; the download goes on
+        with suppress(OSError):  # readers elsewhere may give up for want of it; the download goes on
             os.utime(self._descriptor)
-
-    def _remove(self) -> None:
-        with translated("remove a download"):
-            if self.part is not None:
-                self.part.path.unlink(missing_ok=True)
-            if self._descriptor is not None:
-                self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         self._held = False
@@ -263,87 +365,91 @@ class Lease:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _tell(self, journal: Journal, line: bytes) -> None:
+    def _tell(self, line: bytes) -> None:
+        """Write a line, if the journal is written; else `expose` will write it."""
         if self._descriptor is not None:
             with translated("write a download's journal"):
-                _append(self._descriptor, line)
-        self.journal = journal
+                append_whole(self._descriptor, line)
+        self.journal = self.journal.after(line)
 
 
 class PartStore:
     """The parts under one directory. Safe for any number of threads and processes on one machine."""
 
     def __init__(self, root: Path, *, only_read: bool = False) -> None:
-        self._root = root
+        self._root = str(root)
         self._only_read = only_read
-        self.boot = boot_id()
+        self.blank = Journal(boot=boot_id())
         root.mkdir(parents=True, exist_ok=True)
-        self._locks = NameLocks(root.with_name("leases-v1"))
+        self.locks = NameLocks(root.with_name("leases-v1"))
 
     def claim(self, key: Key) -> Lease | None:
         """The lease on a key's fill; None if somebody holds it. Raises StoreError if the disk refuses."""
         if self._only_read:
             raise OnlyRead(f"{self._root} can be read here, and not written")
+        name = hashed(key)
         with translated("begin a download"):
-            return self.under_lock(key, lambda: Lease(self, key)) if self.take(key) else None
-
-    def take(self, key: Key) -> bool:
-        """Take the lock of a key, unless somebody holds it. Never waits. Raises OSError."""
-        return self._locks.take(key)
-
-    def under_lock(self, key: Key, make: Callable[[], Lease | None]) -> Lease | None:
-        """What `make` makes under the lock of a key that this process has taken; it is freed if that is nothing."""
-        lease = None
-        try:
-            lease = make()
-        finally:
-            if lease is None:
-                self._locks.free(key)
-        return lease
-
-    def free(self, key: Key) -> None:
-        """Give a lock back."""
-        self._locks.free(key)
+            if not self.locks.take_hashed(name):
+                return None
+            try:
+                return Lease(self, name)
+            except BaseException:
+                self.locks.free_hashed(name)
+                raise
 
     def is_led(self, key: Key) -> bool:
         """Whether somebody holds the lease on a key's fill. Raises StoreError."""
         with translated("look for a download"):
-            return self._locks.is_held(key)
+            return self.locks.is_held(key)
+
+    def wait(self) -> bool:
+        """Show other processes that somebody here waits for them; whether that could be done."""
+        with suppress(OSError):
+            return self.locks.share(_WAITING)
+        return False
+
+    def wait_no_more(self) -> None:
+        """End one `wait`."""
+        with suppress(OSError):
+            self.locks.free(_WAITING)
+
+    def is_awaited(self) -> bool:
+        """Whether another process waits for a fill of some process, as far as can be told."""
+        with suppress(OSError):
+            return self.locks.is_held(_WAITING)
+        return True
 
     def watch(self, key: Key) -> Watch:
-        """A view of the fill of a key that somebody leads."""
+        """A view of the fill of a key that another process leads."""
         return Watch(self, key)
 
-    def part_path(self, journal: Path, number: int) -> Path:
-        """Where the part of that number is."""
-        return Path(f"{str(journal)[: -len(_SUFFIX)]}.{number}.part")
+    def path_of(self, name: str) -> str:
+        """Where the journal of a fill is, if there is one; for the hash of a key."""
+        return f"{self._root}/{name}.fill"
 
-    def remove_parts(self, journal: Path) -> None:
-        """Remove every part of a fill."""
-        for path in self._root.glob(f"{journal.stem}.*.part"):
+    def part_path(self, name: str, number: int) -> Path:
+        """Where the part of that number is, for the hash of a key."""
+        return Path(f"{self._root}/{name}.{number}.part")
+
+    def remove_parts(self, name: str) -> None:
+        """Remove every part of a fill, for the hash of a key."""
+        for path in Path(self._root).glob(f"{name}.*.part"):
             path.unlink(missing_ok=True)
 
-    def journal_path(self, key: Key) -> Path:
-        """Where the journal of a fill is, if there is one."""
-        return Path(f"{self._root}/{hashlib.sha256(key.encode('utf-8')).hexdigest()}{_SUFFIX}")
 
-
-def _append(descriptor: int, lines: bytes) -> None:
-    """Write whole lines, or nothing."""
-    end = os.fstat(descriptor).st_size
-    if os.pwrite(descriptor, lines, end) < len(lines):
-        os.ftruncate(descriptor, end)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _open_if_there(path: Path, flags: int = os.O_RDWR) -> int | None:
+def _open_if_there(path: str | Path, flags: int = os.O_RDWR) -> int | None:
     try:
         return os.open(path, flags | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
+def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        os.unlink(path)  # noqa: PTH108 - a string
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))  # noqa: PTH116 - a string
     return False

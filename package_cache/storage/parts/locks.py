@@ -1,8 +1,8 @@
 """Locks on names, between processes: one byte of a file for each name.
 
-A lock costs no file of its own, so that a download of a few bytes creates nothing that it must remove again. It belongs to
-the open file (an "open file description lock"), and so dies with its process, and is never inherited: a forked child closes
-the file and opens its own. Within the process a set does what the kernel does between processes.
+A lock costs no file of its own, so that a download of a few bytes creates nothing that it must remove again. It is an "open
+file description lock": it belongs to the open file, so it dies with its process and is never inherited; a forked child
+closes the file and opens its own. Within the process a set does what the kernel does between processes.
 """
 
 import fcntl
@@ -12,10 +12,10 @@ import struct
 import threading
 from pathlib import Path
 
-from package_cache.storage.parts.forks import forget_in_children
+from package_cache.storage.system import forget_in_children
 
 _SPACE = (1 << 63) - 2
-_FLOCK = "hhqqi0q"
+_FLOCK = struct.Struct("hhqqi0q")
 """`struct flock` of Linux: type, whence, start, length, process."""
 
 
@@ -36,10 +36,10 @@ class NameLocks:
 
     def take(self, name: str) -> bool:
         """Take the lock of a name, unless somebody holds or shares it, here or elsewhere. Never waits."""
-        return self.take_hashed(_hash(name))
+        return self.take_hashed(hashed(name))
 
     def take_hashed(self, digest: str) -> bool:
-        """As `take`, for who knows no more of the name than its SHA-256 in hex."""
+        """As `take`, by the SHA-256 of the name in hex."""
         place = _place(digest)
         with self._guard:
             if place in self._held or place in self._shared or not self._try(fcntl.F_WRLCK, place):
@@ -49,7 +49,7 @@ class NameLocks:
 
     def share(self, name: str) -> bool:
         """Share the lock of a name with others that share it, unless somebody holds it. Never waits."""
-        place = _place(_hash(name))
+        place = _place(hashed(name))
         with self._guard:
             users = self._shared.get(place, 0)
             if place in self._held or (not users and not self._try(fcntl.F_RDLCK, place)):
@@ -59,35 +59,40 @@ class NameLocks:
 
     def free(self, name: str) -> None:
         """Give the lock back, or one share of it."""
-        self.free_hashed(_hash(name))
+        self.free_hashed(hashed(name))
 
     def free_hashed(self, digest: str) -> None:
-        """As `free`, for who knows no more of the name than its SHA-256 in hex."""
+        """As `free`, by the SHA-256 of the name in hex."""
         place = _place(digest)
         with self._guard:
-            if self._shared.get(place, 0) > 1:
+            if place in self._held:
+                self._held.remove(place)
+                self._try(fcntl.F_UNLCK, place)
+            elif place in self._shared:
                 self._shared[place] -= 1
-            elif place in self._held or place in self._shared:
-                self._held.discard(place)
-                self._shared.pop(place, None)
-                self._set(fcntl.F_UNLCK, place)
+                if not self._shared[place]:
+                    del self._shared[place]
+                    self._try(fcntl.F_UNLCK, place)
 
     def is_held(self, name: str) -> bool:
         """Whether somebody else holds or shares the lock of a name. Takes nothing."""
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _place(_hash(name)), 1, 0)
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _place(hashed(name)), 1, 0)
         with self._guard:
             found = fcntl.fcntl(self._open(), fcntl.F_OFD_GETLK, asked)
-        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
+        return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
     def _try(self, kind: int, place: int) -> bool:
+        # While something is held, the file is the one that was opened.
+        descriptor = self._descriptor if self._held else None
         try:
-            self._set(kind, place)
+            fcntl.fcntl(
+                self._open() if descriptor is None else descriptor,
+                fcntl.F_OFD_SETLK,
+                _FLOCK.pack(kind, os.SEEK_SET, place, 1, 0),
+            )
         except BlockingIOError:
             return False
         return True
-
-    def _set(self, kind: int, place: int) -> None:
-        fcntl.fcntl(self._open(), fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, place, 1, 0))
 
     def _open(self) -> int:
         """The file, made anew if it was removed while nothing in it is held here."""
@@ -113,7 +118,8 @@ class NameLocks:
             self._descriptor = None
 
 
-def _hash(name: str) -> str:
+def hashed(name: str) -> str:
+    """What stands for a name: its SHA-256 in hex."""
     return hashlib.sha256(name.encode("utf-8")).hexdigest()
 
 

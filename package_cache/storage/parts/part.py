@@ -1,22 +1,32 @@
-"""Parts: append-only files that downloads grow in."""
+"""Parts: append-only files that downloads grow in.
+
+The disk takes what was appended while more of it arrives, so that little is left to do at the end. It tells only once what
+it could not take, and whoever opens the file later never hears of it: so the part remembers such an error.
+"""
 
 import os
 import stat
+import threading
 from pathlib import Path
 
-from package_cache.errors import StoreError
-from package_cache.storage.parts.descriptor import Descriptor
-from package_cache.storage.parts.writeback import Writeback
+from package_cache.storage.system import Descriptor, translated
+
+_WRITE_BACK_BYTES = 64 << 20
+"""Bytes that are worth a thread to write them back; fewer are left to the end, as it takes time from the download."""
 
 
 class Part:
-    """An append-only file of a fill. `size` is what was written, in bytes."""
+    """An append-only file of a fill, for one thread at a time. `size` is what was written, in bytes."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
         self.descriptor = Descriptor(_create(path) if create else _reopen(path))
         self.size = 0 if create else os.fstat(self.fileno()).st_size
-        self._writeback = Writeback(self.descriptor)
+        self._given = 0
+        """Bytes that a thread has written back, or is writing back."""
+        self._writer: threading.Thread | None = None
+        self._error: OSError | None = None
+        """What the disk could not take."""
 
     def fileno(self) -> int:
         """The descriptor, for calls that take one."""
@@ -36,22 +46,56 @@ class Part:
                 written = os.pwrite(self.fileno(), fresh, self.size)
                 self.size += written
                 fresh = fresh[written:]
-            self._writeback.grew(self.size)
+            if self.size - self._given >= _WRITE_BACK_BYTES:
+                self._write_back()
         return True
+
+    def _write_back(self) -> None:
+        """Have a thread write back what is here, unless one is at it. Raises the OSError that an earlier one met."""
+        if self._writer is not None and self._writer.is_alive():
+            return
+        self._check()
+        descriptor = self.descriptor.share()
+        writer = threading.Thread(target=self._run_writer, args=(descriptor,), name="writeback", daemon=True)
+        try:
+            writer.start()
+        except RuntimeError:  # the system gives no more threads
+            descriptor.close()
+        else:
+            self._given, self._writer = self.size, writer
+
+    def _run_writer(self, descriptor: Descriptor) -> None:
+        try:
+            os.fdatasync(descriptor.fileno())
+        except OSError as error:
+            self._error = error
+        finally:
+            descriptor.close()
 
     def sync(self) -> None:
         """Make all bytes durable. Raises OSError if the disk did not take all of them, now or before."""
-        self._writeback.finish()
+        if self.is_sound():
+            try:
+                os.fsync(self.fileno())
+            except OSError as error:
+                self._error = error
+        self._check()
 
     def is_sound(self) -> bool:
         """Whether the disk took what it was given so far. Waits for its answer.
 
-        If not, nobody may go on with the part: it looks whole until the system forgets what it has of it in memory.
+        If not, nobody may resume the part: it looks whole only until the system drops its pages from memory.
         """
-        return self._writeback.is_well()
+        if self._writer is not None:
+            self._writer.join()
+        return self._error is None
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
-        """Leave the descriptor; the file stays."""
+        """Give up the descriptor; the file stays."""
         self.descriptor.close()
 
 
@@ -68,27 +112,10 @@ def _reopen(path: Path) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC
     try:
         return os.open(path, flags)
-    except PermissionError:  # sealed by a process that was killed before it could put it in its place
+    except PermissionError:  # made read-only by a process that was killed before it could put it in its place
         mode = stat.S_IMODE(path.stat().st_mode)
         path.chmod(0o600)
         try:
             return os.open(path, flags)
         finally:
             path.chmod(mode)
-
-
-class translated:  # noqa: N801 - used as a context manager
-    """Lets an OSError leave a with-block as a StoreError that says what could not be done."""
-
-    # Not a generator: those cost a small file more than all that is done under them.
-    __slots__ = ("_deed",)
-
-    def __init__(self, deed: str) -> None:
-        self._deed = deed
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise StoreError(f"cannot {self._deed}: {error.strerror}") from error

@@ -20,8 +20,7 @@ RDEPEND="
 	acct-user/package-cache
 	>=dev-python/platformdirs-2.6[${PYTHON_USEDEP}]
 	>=dev-python/tqdm-4.60[${PYTHON_USEDEP}]
-	>=dev-python/urllib3-2.2[${PYTHON_USEDEP}]
-	>=www-servers/gunicorn-25.1[${PYTHON_USEDEP}]
+	>=www-servers/gunicorn-20.1[${PYTHON_USEDEP}]
 	curl? ( >=dev-python/pycurl-7.45[${PYTHON_USEDEP}] )
 	requests? ( >=dev-python/requests-2.32[${PYTHON_USEDEP}] )
 	zstd? ( $(python_gen_cond_dep '>=dev-python/zstandard-0.22[${PYTHON_USEDEP}]' python3_{11..13}) )
@@ -29,6 +28,8 @@ RDEPEND="
 
 # The tests start servers, and other programs to talk to them.
 RESTRICT="test"
+
+DOCS=( README.md contrib/doc )
 
 python_install_all() {
 	distutils-r1_python_install_all

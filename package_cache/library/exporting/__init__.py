@@ -1,1 +1,0 @@
-"""Plain trees of what the proxy has: `exporter` decides what goes where, `place` puts it there."""

@@ -1,1 +1,0 @@
-"""Older caches, to be taken over: each has a module that reads it; `importer` puts what is found into the store."""
