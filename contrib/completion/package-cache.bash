@@ -9,16 +9,16 @@ _package_cache() {
 	local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command="" options="" words=""
 	COMPREPLY=()
 	case ${COMP_WORDS[1]} in
-	get|cat|add|ls|show|why|gc|fsck|rm|restore|purge|pin|unpin|health|config|import|export|warm)
+	get|cat|add|ls|show|info|why|gc|fsck|rm|restore|purge|pin|unpin|health|config|import|export|warm)
 		((COMP_CWORD > 1)) && command=${COMP_WORDS[1]}
 		;;
 	esac
 	case $command:$previous in
-	:--config|:--cache|:--access-log|get:-o|get:--output|get:--config|get:--cache|cat:--config|cat:--cache|add:--config|add:--cache|ls:--config|ls:--cache|show:--config|show:--cache|why:--config|why:--cache|gc:--config|gc:--cache|fsck:--config|fsck:--cache|rm:--config|rm:--cache|restore:--config|restore:--cache|purge:--config|purge:--cache|pin:--config|pin:--cache|unpin:--config|unpin:--cache|health:--config|health:--cache|health:--access-log|config:--config|config:--cache|config:--access-log|import:--prefix|import:--config|import:--cache|export:--prefix|export:--config|export:--cache|warm:--config|warm:--cache)
+	:--config|:--cache|:--access-log|get:-o|get:--output|get:--config|get:--cache|cat:--config|cat:--cache|add:--config|add:--cache|ls:--config|ls:--cache|show:--config|show:--cache|info:--config|info:--cache|why:--config|why:--cache|gc:--config|gc:--cache|fsck:--config|fsck:--cache|rm:--config|rm:--cache|restore:--config|restore:--cache|purge:--config|purge:--cache|pin:--config|pin:--cache|unpin:--config|unpin:--cache|health:--config|health:--cache|health:--access-log|config:--config|config:--cache|config:--access-log|import:--prefix|import:--config|import:--cache|export:--prefix|export:--config|export:--cache|warm:--config|warm:--cache)
 		_package_cache_files -f "$current"
 		return
 		;;
-	:--source|:--max-size|:--min-free|:--max-age|:--listen|:--allow|:--connect|:--host|:--port|:--workers|:--threads|:--connections|:--downloads|get:--query|get:--header|get:--post|get:--json|get:--file|get:--mirror|get:--sha256|get:--retries|get:--timeout|get:--max-size|get:--label|cat:--accept|cat:--max-size|add:--uri|add:--param|add:--attr|add:--label|add:--ext|ls:--attr|ls:--status|ls:--label|show:--accept|why:--accept|why:--source|gc:--max-size|gc:--min-free|gc:--max-age|fsck:--source|rm:--accept|rm:--version|restore:--accept|restore:--version|purge:--accept|purge:--older|pin:--accept|unpin:--accept|health:--wait|health:--source|health:--max-size|health:--min-free|health:--max-age|health:--listen|health:--allow|health:--connect|health:--host|health:--port|health:--workers|health:--threads|health:--connections|health:--downloads|config:--source|config:--max-size|config:--min-free|config:--max-age|config:--listen|config:--allow|config:--connect|config:--host|config:--port|config:--workers|config:--threads|config:--connections|config:--downloads|warm:--jobs|warm:--rate|warm:--accept|warm:--source|warm:--max-size|warm:--min-free|warm:--max-age)
+	:--source|:--max-size|:--min-free|:--max-age|:--listen|:--allow|:--connect|:--host|:--port|:--workers|:--threads|:--connections|:--downloads|get:--query|get:--header|get:--post|get:--json|get:--file|get:--mirror|get:--sha256|get:--retries|get:--timeout|get:--max-size|get:--label|cat:--accept|cat:--max-size|add:--uri|add:--param|add:--attr|add:--label|add:--ext|ls:--attr|ls:--status|ls:--label|show:--accept|info:--source|info:--max-size|info:--min-free|info:--max-age|why:--accept|why:--source|gc:--max-size|gc:--min-free|gc:--max-age|fsck:--source|rm:--accept|rm:--version|restore:--accept|restore:--version|purge:--accept|purge:--older|pin:--accept|unpin:--accept|health:--wait|health:--source|health:--max-size|health:--min-free|health:--max-age|health:--listen|health:--allow|health:--connect|health:--host|health:--port|health:--workers|health:--threads|health:--connections|health:--downloads|config:--source|config:--max-size|config:--min-free|config:--max-age|config:--listen|config:--allow|config:--connect|config:--host|config:--port|config:--workers|config:--threads|config:--connections|config:--downloads|warm:--jobs|warm:--rate|warm:--accept|warm:--source|warm:--max-size|warm:--min-free|warm:--max-age)
 		return
 		;;
 	:--scrub|health:--scrub|config:--scrub)
@@ -66,6 +66,9 @@ _package_cache() {
 	"show")
 		options="--accept --kind --json --config --cache -v --verbose --help"
 		;;
+	"info")
+		options="--json --source --config --cache -v --verbose --max-size --min-free --max-age --help"
+		;;
 	"why")
 		options="--accept --json --source --config --cache -v --verbose --help"
 		[[ $current == -* ]] || _package_cache_files -f "$current"
@@ -112,7 +115,7 @@ _package_cache() {
 		[[ $current == -* ]] || _package_cache_files -f "$current"
 		;;
 	esac
-	((COMP_CWORD == 1)) && words="get cat add ls show why gc fsck rm restore purge pin unpin health config import export warm"
+	((COMP_CWORD == 1)) && words="get cat add ls show info why gc fsck rm restore purge pin unpin health config import export warm"
 	[[ $current == -* ]] && words=$options
 	local IFS=$' \t\n'
 	mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$words" -- "$current")

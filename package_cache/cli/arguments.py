@@ -1,7 +1,9 @@
 """What a command is, and the options of the command line: how they become settings."""
 
 import argparse
+import re
 import signal
+import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,28 @@ class Command:
     asks_sources: bool = False
 
 
+class Paragraphs(argparse.HelpFormatter):
+    """Help whose paragraphs are filled one by one to the width of the terminal; an indented line stays a line."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled: list[str] = []
+        for line in text.splitlines():
+            if not line or line.startswith(" ") or not filled or not filled[-1] or filled[-1].startswith(" "):
+                filled.append(line)
+            else:
+                filled[-1] += f" {line}"
+        return "\n".join(textwrap.fill(one, width, initial_indent=indent, subsequent_indent=_hang(one)) for one in filled)
+
+
+def _hang(line: str) -> str:
+    """The indent of what follows the first line: of a table's row, up to its second column."""
+    row = re.match(r" +(\S+ +(?=\S))?", line)
+    return "" if row is None else " " * min(row.end(), _HANG)
+
+
+_HANG = 12
+"""Columns of it at most."""
+
 _DESCRIPTION = """\
 Serve a package mirror through a cache. The first request for a file fetches it from the first source that has it and
 passes it on while it arrives; every later one is answered from disk. Clients use this machine as their mirror:
@@ -66,7 +90,7 @@ def build_parser(commands: Mapping[str, str]) -> argparse.ArgumentParser:
         epilog=_EPILOG.format(
             timeouts=timeouts, commands="\n".join(f"  {name:8} {text}" for name, text in commands.items())
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Paragraphs,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

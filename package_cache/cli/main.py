@@ -25,7 +25,7 @@ class _Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code. A server that ended normally ends the process and does not return."""
     _have_standard_streams()
-    words = sys.argv[1:] if argv is None else argv
+    words = commands.plain(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("-"):
         return commands.run(words)
     sys.stderr = outlets.unfailing(2, sys.stderr.encoding)  # a service runs whether or not its standard error is read

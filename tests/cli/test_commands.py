@@ -106,14 +106,23 @@ def test_each_command_has_a_help_with_its_exit_codes(name: str) -> None:
     assert result.stdout.startswith(f"usage: package-cache {name} ")
     assert "--cache" in result.stdout
     assert "exit codes: 0 done, 1 failed" in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= 124
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_help_and_version_can_be_asked_for_by_a_word() -> None:
+    assert run(None, "help", "gc").stdout == run(None, "gc", "--help").stdout
+    for words in (("help",), ("help", "serve"), ("serve", "--help")):
+        assert run_anew(None, *words).stdout == run_anew(None, "--help").stdout
+    assert run_anew(None, "version").stdout == run_anew(None, "--version").stdout
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (("gcc",), "'gcc' is not a command; the nearest is 'gc'"),
-        (("remove",), "'remove' is not a command; "),
+        (("remove",), "'remove' is not a command; it is called 'rm' here"),
+        (("list",), "'list' is not a command; it is called 'ls' here"),
+        (("status",), "'status' is not a command; it is called 'health' here"),
         (("http://mirror.example/",), "known are get, cat, "),
         (("--verbose", "gc"), "'gc' is a command: write it first, as in package-cache gc"),
         (("ls", "--jason"), "--jason: there is no such option; the nearest is --json"),
@@ -135,7 +144,7 @@ def test_a_wrong_variable_is_named_in_a_line() -> None:
 
 def test_a_command_makes_no_cache_where_there_is_none(tmp_path: Path) -> None:
     for name in COMMANDS.keys() - {"get", "add", "import", "health", "config", "warm"}:
-        words = [name, *(["--all"] if name == "purge" else [] if name in ("ls", "gc", "fsck") else ["/a"])]
+        words = [name, *(["--all"] if name == "purge" else [] if name in ("ls", "gc", "fsck", "info") else ["/a"])]
         line = failed(1, run_anew(tmp_path / "none", *words))
         assert line == f"there is no cache in {tmp_path / 'none'}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is"
     assert not (tmp_path / "none").exists()
@@ -307,6 +316,35 @@ def test_ls_lists_names_sizes_and_last_uses(proxy: Proxy) -> None:
     assert [entry["size"] for entry in entries(proxy)] == [1000, 2000, 3000]
     assert [line.split()[-1] for line in done(proxy.cache, "ls", "/[23].*").splitlines()] == ["/2.tar", "/3.tar"]
     assert failed(1, run(proxy.cache, "ls", "/none*")) == "there is nothing to list"
+
+
+def test_ls_of_an_empty_cache_is_no_failure(tmp_path: Path) -> None:
+    package_cache.Cache(tmp_path / "cache").close()
+    assert done(tmp_path / "cache", "ls") == done(tmp_path / "cache", "ls", "--json") == ""
+    assert failed(1, run(tmp_path / "cache", "ls", "/a*")) == "there is nothing to list"
+
+
+def test_info_says_how_much_is_stored_and_what_the_sources_said(proxy: Proxy, origin: Origin) -> None:
+    assert done(proxy.cache, "rm", "/1.tar")
+    assert done(proxy.cache, "pin", "/2.tar")
+    found = told(proxy.cache, "info", "--source", origin.url)
+    used = [entry["used"] for entry in entries(proxy)]
+    assert {name: found[name] for name in ("cache", "bytes", "blobs", "files", "items", "trash", "damaged", "pinned")} == {
+        "cache": str(proxy.cache),
+        "bytes": 6000,
+        "blobs": 3,
+        "files": 2,
+        "items": 0,
+        "trash": 1,
+        "damaged": 0,
+        "pinned": 1,
+    }
+    assert (found["first_use"], found["last_use"]) == (min(used), max(used))
+    [(base, said)] = found["sources"].items()
+    assert (base, said["said"]) == (origin.url.rstrip("/"), "answered 200")
+    text = done(proxy.cache, "info", "--source", origin.url, "--max-size", "200G")
+    for line in ("5.9K in 3 files", "2 versions of files of the proxy", "1 in the trash", "1 pinned", "at most 200G"):
+        assert line in text
 
 
 def entries(proxy: Proxy) -> list[dict[str, object]]:
@@ -484,7 +522,7 @@ def test_what_is_pinned_is_neither_removed_nor_culled(proxy: Proxy) -> None:
     assert done(proxy.cache, "unpin", "/3.tar") == "unpinned: /3.tar\n"
     assert "not pinned" in failed(1, run(proxy.cache, "unpin", "/3.tar"))
     done(proxy.cache, "gc", "--max-age", "1h")
-    assert run(proxy.cache, "ls").returncode == 1
+    assert stored(proxy.cache) == []
 
 
 def test_gc_says_what_would_go_and_how_far_back_that_reaches(proxy: Proxy, origin: Origin) -> None:

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Home] = {
     "add": Home("content", "store a file as the next version of an item"),
     "ls": Home("showing", "list what is stored"),
     "show": Home("showing", "list all versions of NAME"),
+    "info": Home("info", "say how much is stored, and what state the cache is in"),
     "why": Home("showing", "explain what would happen if a client asked for a path"),
     "gc": Home("removing", "evict now what exceeds the bounds"),
     "fsck": Home("fsck", "check everything that is stored, and repair it"),
@@ -51,10 +52,40 @@ COMMANDS: Mapping[str, Home] = {
 }
 """No module is loaded before it is used: the other commands and the server start without it."""
 
+_CALLED = {
+    **dict.fromkeys(("list", "find", "search"), "ls"),
+    **dict.fromkeys(("status", "ping"), "health"),
+    **dict.fromkeys(("stats", "statistics", "df", "du"), "info"),
+    **dict.fromkeys(("remove", "delete", "del"), "rm"),
+    **dict.fromkeys(("clean", "evict", "prune"), "gc"),
+    **dict.fromkeys(("check", "verify", "scrub", "repair"), "fsck"),
+    **dict.fromkeys(("fetch", "download"), "get"),
+    **dict.fromkeys(("prefetch", "preload", "mirror"), "warm"),
+    **dict.fromkeys(("explain", "debug"), "why"),
+    **dict.fromkeys(("start", "run", "server", "daemon"), "serve"),
+    **dict.fromkeys(("undelete", "undo"), "restore"),
+}
+"""What other programs call a command."""
+
 _EPILOG = """\
 Settings can be given in the environment instead: PACKAGE_CACHE_CACHE for --cache, and so on. The command line wins.
 
 exit codes: 0 done, 1 failed or nothing found, 2 wrong options or arguments, 130 interrupted"""
+
+
+def plain(words: Sequence[str]) -> Sequence[str]:
+    """The words of the command line without `serve`, `help` and `version`, which are other words for options."""
+    match words:
+        case ["serve", *options]:
+            return options
+        case ["help", name, *_] if name != "serve":
+            return [name, "--help"]
+        case ["help", *_]:
+            return ["--help"]
+        case ["version"]:
+            return ["--version"]
+        case _:
+            return words
 
 
 def summaries() -> dict[str, str]:
@@ -74,6 +105,7 @@ def run(words: Sequence[str]) -> int:
     if name not in COMMANDS:
         near = nearest(name, COMMANDS)
         told = f"the nearest is {near!r}" if near else f"known are {', '.join(COMMANDS)}"
+        told = f"it is called {_CALLED[name]!r} here" if name in _CALLED else told
         return fail(WRONG_OPTIONS, f"{name!r} is not a command; {told}. Without one, package-cache serves")
     try:
         command = load(name)
@@ -124,7 +156,7 @@ def build_parser(name: str, command: Command) -> argparse.ArgumentParser:
         prog=f"package-cache {name}",
         description=f"{summary[0].upper()}{summary[1:]}.\n{command.detail.strip()}",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=arguments.Paragraphs,
         argument_default=argparse.SUPPRESS if command.like_serving else None,
         allow_abbrev=False,
     )

@@ -85,7 +85,8 @@ def _ls(given: Namespace, config: Config) -> int:
                 output.document(entry_as_json(one, pin) if isinstance(one, Entry) else item_as_json(one, pin, held))
             else:
                 output.line(_ls_row(one, is_pinned=one.key in pins))
-    if not found:
+    narrowed = glob != "*" or wanted != Criteria() or given.kind is not None
+    if not found and narrowed:
         raise CannotDo("there is nothing to list")
     return DONE
 
