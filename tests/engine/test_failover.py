@@ -20,9 +20,9 @@ from product import Proxy, Response, blobs, parts
 from package_cache.upstream.mirrors import LOOK_SECONDS
 
 LIMITS = {
-    "PACKAGE_CACHE_CONNECT_TIMEOUT": "1",
-    "PACKAGE_CACHE_HEAD_TIMEOUT": "1",
-    "PACKAGE_CACHE_STALL_TIMEOUT": "1",
+    "PACKAGE_CACHE_CONNECT_TIMEOUT": "4",
+    "PACKAGE_CACHE_HEAD_TIMEOUT": "4",
+    "PACKAGE_CACHE_STALL_TIMEOUT": "4",
 }
 ONE_WORKER = {"gunicorn": ("--workers", "1"), "gthread": ("-w", "1"), "wsgiref": ()}
 OVERLAP = 4096

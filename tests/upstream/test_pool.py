@@ -21,7 +21,7 @@ from package_cache.upstream.dialling import Dial, Names
 from package_cache.upstream.pool import Begun, Cut, Outcome, Pool, Whole
 
 SMALL = 65536
-LIMITS = Timeouts(connect=2.0, head=1.0, stall=0.7)
+LIMITS = Timeouts(connect=5.0, head=4.0, stall=3.0)
 
 
 @pytest.fixture
