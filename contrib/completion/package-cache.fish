@@ -171,7 +171,7 @@ complete --command package-cache --condition '__fish_seen_subcommand_from health
 complete --command package-cache --condition '__fish_seen_subcommand_from health' --long-option access-log --require-parameter --force-files --description 'write a line per request to this file'
 complete --command package-cache --condition '__fish_seen_subcommand_from health' --long-option access-format --require-parameter --arguments 'combined json' --description 'format of that line'
 complete --command package-cache --condition '__fish_seen_subcommand_from health' --long-option syslog --description 'log to the system log instead of standard error'
-complete --command package-cache --condition '__fish_seen_subcommand_from config' --long-option json --description 'show: one JSON object'
+complete --command package-cache --condition '__fish_seen_subcommand_from config' --long-option json --description 'show: one JSON object, with sizes in bytes and times in seconds'
 complete --command package-cache --condition '__fish_seen_subcommand_from config' --long-option config --require-parameter --force-files --description 'the file of configuration'
 complete --command package-cache --condition '__fish_seen_subcommand_from config' --long-option source --require-parameter --description 'mirror to fetch from: http://, https:// or file://'
 complete --command package-cache --condition '__fish_seen_subcommand_from config' --long-option balance --description 'ask quick sources first, instead of in the order given'

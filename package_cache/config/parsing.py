@@ -42,8 +42,9 @@ class TcpAddress:
     port: int
 
     def __str__(self) -> str:
-        """As it is written in a URL."""
-        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+        """As it is written in a URL, and in a setting."""
+        host = self.host or ""
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class UnixAddress:
     """A unix socket to listen on, by its absolute path."""
 
     path: Path
+
+    def __str__(self) -> str:
+        """As it is written in a setting."""
+        return f"unix:{self.path}"
 
 
 def parse_source(text: str) -> Source:

@@ -94,7 +94,9 @@ class Warmer:
             size = len(answer.body) if isinstance(answer.body, bytes) else 0
             if not self._service.is_stored(request):
                 return WarmedFile(name, WarmStatus.FAILED, reason="it was fetched, but could not be stored; -v says why")
-        return WarmedFile(name, WarmStatus.FETCHED if answer.kind in _NEW else WarmStatus.HERE, size)
+        if answer.kind not in _NEW:
+            return WarmedFile(name, WarmStatus.HERE)
+        return WarmedFile(name, WarmStatus.FETCHED, size)
 
     def _stored(self, name: str, fill: Growing) -> int:
         """Wait until all of it is stored; its size in bytes. Raises FillError."""

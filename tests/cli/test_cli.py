@@ -218,6 +218,7 @@ def test_a_signal_ends_it_in_good_order_with_transfers_running(
         silent.socket.sendall(b"G")  # who has said nothing at all is no connection yet
         head = large.head()
         assert all(gate.reached.wait(30) for gate in gates)
+        until(lambda: any(path.stat().st_size == 300_000 for path in parts(proxy.cache)))
         processes = [proxy.process.pid, *(proxy.workers() if everyone else [])]
         for pid in processes:
             os.kill(pid, number)

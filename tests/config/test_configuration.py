@@ -139,7 +139,7 @@ def test_sources_on_the_command_line_take_the_place_of_those_at_the_root() -> No
 # --- Which file -------------------------------------------------------------------------------------------------------
 
 
-def threads(**variables: str) -> tuple[str, str]:
+def threads(**variables: str) -> tuple[int, str]:
     """A setting, and where it comes from."""
     ended = run("config", "show", "--json", **variables)
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -152,9 +152,9 @@ def test_the_file_that_is_named_is_read_and_else_that_of_the_user(tmp_path: Path
     of_user = write(tmp_path / ".config/package-cache/config.toml", "threads = 1")
     of_xdg = write(tmp_path / "xdg/package-cache/config.toml", "threads = 2")
     named, option = write(tmp_path / "named.toml", "threads = 3"), write(tmp_path / "option.toml", "threads = 4")
-    assert threads(PACKAGE_CACHE_CONFIG="", **home) == ("1", str(of_user))
-    assert threads(PACKAGE_CACHE_CONFIG="", HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path / "xdg")) == ("2", str(of_xdg))
-    assert threads(PACKAGE_CACHE_CONFIG=str(named), **home) == ("3", str(named))
+    assert threads(PACKAGE_CACHE_CONFIG="", **home) == (1, str(of_user))
+    assert threads(PACKAGE_CACHE_CONFIG="", HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path / "xdg")) == (2, str(of_xdg))
+    assert threads(PACKAGE_CACHE_CONFIG=str(named), **home) == (3, str(named))
     ended = run("config", "show", "--json", "--config", str(option), PACKAGE_CACHE_CONFIG=str(named), **home)
     assert json.loads(ended.stdout)["threads"]["from"] == str(option)
     ended = run("config", "show", "--json", str(option), PACKAGE_CACHE_CONFIG="/nonexistent", **home)
@@ -188,7 +188,7 @@ def run_in_namespace(before: str, home: Path, *words: str) -> "subprocess.Comple
 
 
 def test_the_file_of_the_machine_is_read_where_the_user_has_none(tmp_path: Path) -> None:
-    for value in ("7", "1"):
+    for value in (7, 1):
         ended = run_in_namespace("true", tmp_path, "config", "show", "--json")
         assert ended.returncode == 0, ended.stderr
         assert json.loads(ended.stdout)["threads"]["value"] == value
@@ -209,7 +209,39 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, command: tuple[str, 
 def test_a_file_that_an_editor_began_with_a_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfthreads = 7\r\n")
     ended = run("config", "show", "--json", PACKAGE_CACHE_CONFIG=str(tmp_path / "config.toml"))
-    assert json.loads(ended.stdout)["threads"]["value"] == "7"
+    assert json.loads(ended.stdout)["threads"]["value"] == 7
+
+
+def test_show_gives_programs_each_value_as_what_it_is(tmp_path: Path) -> None:
+    text = f"""
+    source = ["http://user:secret@a.example/b/"]
+    cache = "{tmp_path}"
+    balance = true
+    listen = [":4000", "unix:/run/x"]
+    allow = ["192.168.0.0/16"]
+    max-size = "1K"
+    min-free = "2.5%"
+    scrub = "never"
+    [timeouts]
+    stall = 2
+    """
+    ended = run("config", "show", "--json", str(write(tmp_path / "config.toml", text)))
+    assert "secret" not in ended.stdout
+    found = {name: one["value"] for name, one in json.loads(ended.stdout).items() if isinstance(one, dict)}
+    expected = {
+        "source": ["http://a.example/b/"],
+        "cache": str(tmp_path),
+        "balance": True,
+        "listen": [":4000", "unix:/run/x"],
+        "allow": ["192.168.0.0/16"],
+        "max_size": 1024,
+        "min_free": "2.5%",
+        "max_age": None,
+        "scrub": None,
+        "stall_timeout": 2.0,
+        "port": 4000,
+    }
+    assert {name: found[name] for name in expected} == expected
 
 
 # --- Settings ---------------------------------------------------------------------------------------------------------
@@ -737,8 +769,8 @@ def test_show_tells_each_value_with_the_layer_it_comes_from(tmp_path: Path) -> N
     assert "\n  rules         *.iso: fresh 5m\n                x: at most 1024 bytes\n" in ended.stdout
     shown = json.loads(run(*words, "--json", PACKAGE_CACHE_THREADS="9").stdout)
     assert set(shown) == {*NAMES, "repository"}
-    assert shown["port"] == {"value": "1", "from": "the command line (--port)"}
-    assert shown["downloads"] == {"value": "64", "from": "default"}
+    assert shown["port"] == {"value": 1, "from": "the command line (--port)"}
+    assert shown["downloads"] == {"value": 64, "from": "default"}
     root, one, _, last = shown["repository"]
     assert root == {"name": "root", "prefix": "/", "sources": ["http://a.example/ (sends Authorization)"]}
     assert (one["preset"], one["hosts"], one["sources"]) == ("npm", ["a.example"], ["http://mirror.example/a/"])

@@ -9,7 +9,7 @@ import pytest
 from origin import Origin, Serve
 from product import Proxy, blobs
 
-LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}
+LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "4", "PACKAGE_CACHE_STALL_TIMEOUT": "4"}
 CODED = (("Content-Encoding", "gzip"),)
 INDEX = b"<a href='x'>x</a>" * 5000
 

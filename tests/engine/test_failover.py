@@ -20,9 +20,9 @@ from product import Proxy, Response, blobs, parts
 from package_cache.upstream.mirrors import LOOK_SECONDS
 
 LIMITS = {
-    "PACKAGE_CACHE_CONNECT_TIMEOUT": "1",
-    "PACKAGE_CACHE_HEAD_TIMEOUT": "1",
-    "PACKAGE_CACHE_STALL_TIMEOUT": "1",
+    "PACKAGE_CACHE_CONNECT_TIMEOUT": "4",
+    "PACKAGE_CACHE_HEAD_TIMEOUT": "4",
+    "PACKAGE_CACHE_STALL_TIMEOUT": "4",
 }
 ONE_WORKER = {"gunicorn": ("--workers", "1"), "gthread": ("-w", "1"), "wsgiref": ()}
 OVERLAP = 4096
@@ -483,7 +483,7 @@ def test_indexes_of_a_silent_source_cost_its_silence_once(origin: Origin, start:
         origin.script(name, Hang())
     asked, begun = len(origin.requests()), time.monotonic()
     assert [proxy.get(name).cache_status for name in names] == ["package-cache; fwd=stale"] * len(names)
-    assert time.monotonic() - begun < 2 * 3
+    assert time.monotonic() - begun < 20  # 2 seconds for each of them would be 24
     assert len(origin.requests()) - asked < len(names)
     for name in names:
         origin.script(name, Serve())
@@ -520,10 +520,10 @@ def test_addresses_that_say_nothing_hold_the_good_one_up_for_a_moment(
         silence(address, port)
     url, names = named(origin, tmp_path, *silent, "127.0.0.1")
     (tmp_path / "answered").touch()
-    proxy = start(url, environment={**names, "PACKAGE_CACHE_CONNECT_TIMEOUT": "3"})
+    proxy = start(url, environment={**names, "PACKAGE_CACHE_CONNECT_TIMEOUT": "10"})
     begun = time.monotonic()
     assert proxy.get("/a-1.tar").body == body
-    assert time.monotonic() - begun < 6  # 3 seconds for each of them would be 12
+    assert time.monotonic() - begun < 30  # 10 seconds for each of them would be 40
 
 
 def test_a_name_that_nobody_answers_for_is_waited_for_no_longer_than_for_a_connection(
@@ -552,9 +552,9 @@ def test_while_all_sources_are_aside_clients_get_what_is_here_at_once_and_one_re
     for name in (*here, absent):
         origin.put(name, b"new", Serve(before=gate), Serve(), content_type="text/html", modified=NEWER)
     asked, begun = len(origin.requests()), time.monotonic()
-    for _ in range(40):  # 0.3 seconds each would be 12
+    for _ in range(100):  # 0.3 seconds each would be 30
         assert proxy.get(here[1]).body == b"old"
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 25
     assert gate.reached.wait(30)
     while time.monotonic() - begun < 2 * LOOK_SECONDS:
         for name in here:
@@ -656,7 +656,7 @@ def test_caches_that_are_each_others_sources_find_that_out_at_once(
     begun = time.monotonic()
     answer = here.get("/a-1.tar", {"Via": "1.1 somebody"})
     assert answer.status == 404
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert re.fullmatch(
         r"1\.1 somebody, 1\.1 package-cache-\S+, 1\.1 package-cache-\S+", origin.requests()[0].fields["via"]
     )

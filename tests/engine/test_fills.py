@@ -317,7 +317,7 @@ def spoiled(
     origin = Origin()
     for name, (body, behaviour) in SPOILED.items():
         origin.put(place(name), body, behaviour)
-    limits = {"PACKAGE_CACHE_STALL_TIMEOUT": "0.5", "PACKAGE_CACHE_HEAD_TIMEOUT": "5"}
+    limits = {"PACKAGE_CACHE_STALL_TIMEOUT": "3", "PACKAGE_CACHE_HEAD_TIMEOUT": "8"}
     proxy = Proxy(tmp_path_factory.mktemp("spoiled"), [origin.url], environment=limits, spawn=cradle.spawn)
     try:
         names = list(SPOILED)

@@ -31,9 +31,9 @@ from product import HOSTS, Proxy, Response, blobs
 from package_cache.rules.transfers.transfer import OVERLAP
 
 LIMITS = {
-    "PACKAGE_CACHE_CONNECT_TIMEOUT": "2",
-    "PACKAGE_CACHE_HEAD_TIMEOUT": "1",
-    "PACKAGE_CACHE_STALL_TIMEOUT": "1",
+    "PACKAGE_CACHE_CONNECT_TIMEOUT": "4",
+    "PACKAGE_CACHE_HEAD_TIMEOUT": "4",
+    "PACKAGE_CACHE_STALL_TIMEOUT": "4",
     "PACKAGE_CACHE_CRAWL_TIMEOUT": "0.5",
 }
 ONE_WORKER = {"gunicorn": ("--workers", "1"), "gthread": ("-w", "1"), "wsgiref": ()}

@@ -121,7 +121,7 @@ def test_the_next_source_is_asked_where_one_fails(
 ) -> None:
     for one in (origin, another):
         one.put(AUDIT, ADVISORIES, failure)
-    environment = {"PACKAGE_CACHE_HEAD_TIMEOUT": "0.5"}
+    environment = {"PACKAGE_CACHE_HEAD_TIMEOUT": "4"}
     proxy = start(config=configured(tmp_path, origin, another), environment=environment)
     assert post(proxy, "/npm" + AUDIT, QUESTION).status in (502, 504)
     another.script(AUDIT, Serve())

@@ -23,7 +23,7 @@ from package_cache.rules.repositories.layouts import FLAT, HASHED, Structure, la
 from package_cache.storage.registry import Registry
 
 Start = Callable[..., Proxy]
-LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_STALL_TIMEOUT": "1"}
+LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "4", "PACKAGE_CACHE_STALL_TIMEOUT": "4"}
 NEWER = "Wed, 03 Jan 2024 03:04:05 GMT"
 HIT = "package-cache; hit"
 BODY = random.Random(1).randbytes(300_000)

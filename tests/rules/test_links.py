@@ -36,7 +36,7 @@ def page(files: Origin, name: str = "foo-1.whl") -> bytes:
 def proxy(origin: Origin, another: Origin, start: Start, tmp_path: Path, host: str) -> Proxy:
     """A cache of an index, `origin`, whose files are at `another`."""
     another.put("/packages/foo-1.whl", WHEEL)
-    environment = {"PACKAGE_CACHE_HEAD_TIMEOUT": "0.5"}
+    environment = {"PACKAGE_CACHE_HEAD_TIMEOUT": "4"}
     return start(host=host, config=configured(origin, another, tmp_path), environment=environment)
 
 

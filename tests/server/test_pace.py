@@ -12,14 +12,13 @@ from product import Proxy
 from raw import Client
 
 BODY = random.Random(1).randbytes(8 << 20)
-LIMITS = {"PACKAGE_CACHE_SEND_TIMEOUT": "1"}
 
 
-@pytest.fixture(params=["wsgiref", "gunicorn"])
-def proxy(request: pytest.FixtureRequest, origin: Origin, start: Callable[..., Proxy]) -> Proxy:
-    """The product with a short time for sending, and a large file that it has already."""
+def started(origin: Origin, start: Callable[..., Proxy], seconds: str, host: str = "wsgiref") -> Proxy:
+    """The product with so much time for sending, and a large file that it has already."""
     origin.put("/large-1.tar", BODY)
-    proxy = start(origin.url, host=request.param, arguments=["--workers", "1", "-v"], environment=LIMITS)
+    environment = {"PACKAGE_CACHE_SEND_TIMEOUT": seconds}
+    proxy = start(origin.url, host=host, arguments=["--workers", "1", "-v"], environment=environment)
     assert proxy.get("/large-1.tar").body == BODY
     return proxy
 
@@ -32,12 +31,12 @@ def slow_reader(proxy: Proxy) -> Client:
     return client
 
 
-def test_a_client_that_reads_slowly_gets_the_whole_file(proxy: Proxy) -> None:
+def test_a_client_that_reads_slowly_gets_the_whole_file(origin: Origin, start: Callable[..., Proxy]) -> None:
     """The kernel takes much at once from the server and then nothing for seconds, while the client reads all the time."""
-    received = b""
+    proxy, received = started(origin, start, "4"), b""
     with slow_reader(proxy) as client:
         begun = time.monotonic()
-        while time.monotonic() - begun < 4:
+        while time.monotonic() - begun < 10:
             received += client.socket.recv(4096)
             time.sleep(0.05)
         while block := client.socket.recv(1 << 20):
@@ -45,8 +44,11 @@ def test_a_client_that_reads_slowly_gets_the_whole_file(proxy: Proxy) -> None:
     assert received.partition(b"\r\n\r\n")[2] == BODY
 
 
-def test_a_client_that_takes_a_few_bytes_now_and_then_is_cut(proxy: Proxy) -> None:
-    over = threading.Event()
+@pytest.mark.parametrize("host", ["wsgiref", "gunicorn"])
+def test_a_client_that_takes_a_few_bytes_now_and_then_is_cut(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    proxy, over = started(origin, start, "1", host), threading.Event()
 
     def trickle(client: Client) -> None:
         while not over.wait(0.05) and client.socket.recv(2):

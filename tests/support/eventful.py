@@ -19,7 +19,7 @@ class Turning(EventLoop):
 
     def turn_until(self, condition: Callable[[], object], each: Callable[[], None] = lambda: None) -> None:
         """Take turns until something has come true; AssertionError if that takes longer than half a minute."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"
             self.turn(0.01)

@@ -37,7 +37,7 @@ TIMEOUTS = {
     "PACKAGE_CACHE_HEAD_TIMEOUT": "0.8",
     "PACKAGE_CACHE_STALL_TIMEOUT": "0.5",
 }
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which a client that still waits is a failure of the product."""
 
 

@@ -121,7 +121,7 @@ class Thing:
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 90.0) -> None:
     """Wait for something to come true; AssertionError if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

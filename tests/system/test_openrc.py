@@ -251,6 +251,37 @@ def test_a_wrong_setting_is_told_at_the_start(service: Service, line: str, text:
     assert service.status() == STOPPED
 
 
+def test_another_user_gets_the_log_and_is_told_whose_the_cache_is(service: Service) -> None:
+    service.start()
+    assert service.get().code == 200
+    assert service.do("stop").code == 0
+    service.add_user("other", 4712)
+    service.configure("PC_USER=other")
+    done = service.do("start")
+    assert done.code != 0
+    assert " belongs to package-cache, and the service runs as other." in done.text
+    assert "chown -R other:package-cache /var/cache/package-cache" in done.text
+    assert service.machine.run("chown", "-R", "other:package-cache", "/var/cache/package-cache").code == 0
+    service.start()
+    assert service.get().code == 200
+    assert service.machine.run("stat", "-c", "%U", service.log).text.strip() == "other"
+
+
+def test_a_directory_in_place_of_the_log_is_told(service: Service) -> None:
+    assert service.machine.run("mkdir", "-p", service.log).code == 0
+    done = service.do("start")
+    assert done.code != 0
+    assert service.log in done.text
+    assert service.status() == STOPPED
+
+
+def test_a_program_that_ends_without_a_word_is_told(service: Service) -> None:
+    service.machine.write("/usr/bin/package-cache", "#!/bin/sh\nexit 1\n", 0o755)
+    done = service.do("start")
+    assert done.code != 0
+    assert f"ended as soon as it was started:\n * it wrote nothing to {service.log}" in re.sub(" +", " ", done.text)
+
+
 def test_a_start_that_comes_to_nothing_ends_in_time(service: Service) -> None:
     service.machine.write("/usr/bin/package-cache", '#!/bin/sh\n[ "$1" = health ] && exit 1\nexec sleep 1000\n', 0o755)
     service.configure("PC_START_TIMEOUT=1")

@@ -16,11 +16,12 @@ from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.rules.transfers.requests import RawRequest, SupportsRead, raw_request
 from package_cache.rules.transfers.ways import Origin as Place
 from package_cache.rules.transfers.ways import Way
+from package_cache.upstream import dialling
 from package_cache.upstream.dialling import Dial, Names
 from package_cache.upstream.pool import Begun, Cut, Outcome, Pool, Whole
 
 SMALL = 65536
-LIMITS = Timeouts(connect=2.0, head=1.0, stall=0.7)
+LIMITS = Timeouts(connect=5.0, head=4.0, stall=3.0)
 
 
 @pytest.fixture
@@ -232,7 +233,10 @@ def entry(address: tuple[str, int]) -> tuple[int, int, int, str, tuple[str, int]
 
 
 def test_silent_addresses_before_a_good_one_cost_a_moment_and_only_once(
-    events: Turning, resolve: Callable[[Callable[[], Found]], None], origin: Origin
+    events: Turning,
+    resolve: Callable[[Callable[[], Found]], None],
+    origin: Origin,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ExitStack() as stack:
         dead = [silent(stack, f"127.0.0.{number}") for number in range(2, 5)]
@@ -243,7 +247,8 @@ def test_silent_addresses_before_a_good_one_cost_a_moment_and_only_once(
         assert one.getpeername() == origin.server_address
         assert seconds > 0.5  # the others had their moment
         one.close()
-        again, _ = dialled(events, names, 0.2)
+        monkeypatch.setattr(dialling, "_STAGGER", 100.0)  # the second time it is the first
+        again, _ = dialled(events, names, 20.0)
         assert isinstance(again, socket.socket)
         again.close()
         assert events.threads == 1

@@ -461,7 +461,7 @@ def test_a_request_that_has_passed_through_too_many_proxies_is_passed_on_to_nobo
 # Proxies and TLS
 
 HTTP, HTTPS = "http://mirror.example/", "https://mirror.example/"
-LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "1", "PACKAGE_CACHE_CONNECT_TIMEOUT": "1"}
+LIMITS = {"PACKAGE_CACHE_HEAD_TIMEOUT": "4", "PACKAGE_CACHE_CONNECT_TIMEOUT": "4"}
 
 
 def test_the_proxy_of_the_environment_is_used(origin: Origin, start: Callable[..., Proxy]) -> None:

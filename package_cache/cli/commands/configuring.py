@@ -15,6 +15,7 @@ from package_cache.config.repositories import REPOSITORY_KEYS, RULE_KEYS
 from package_cache.config.settings import FILE, NAMES, SETTINGS, TIMEOUTS, Setting, setting_of
 from package_cache.errors import ConfigError, PackageCacheError
 from package_cache.model import Repository, Rule, Source
+from package_cache.units import Share
 
 _DEFAULT = "default"
 
@@ -105,7 +106,9 @@ def _add(parser: ArgumentParser) -> None:
     parser.add_argument(
         "file", metavar="FILE", nargs="?", default=None, help="the file to check, show or write (init: - prints)"
     )
-    parser.add_argument("--json", action="store_true", default=False, help="show: one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", default=False, help="show: one JSON object, with sizes in bytes and times in seconds"
+    )
 
 
 def _run(given: Namespace, _config: Config) -> int:
@@ -118,7 +121,8 @@ def _run(given: Namespace, _config: Config) -> int:
     if given.action == "check":
         return _check(settings)
     if given.json:
-        output.document({name: {"value": text, "from": where} for name, text, where in _rows(settings)} | _tables(settings))
+        rows = {name: {"value": _value(settings.config, name), "from": where} for name, _, where in _rows(settings)}
+        output.document(rows | _tables(settings))
     else:
         _print(settings)
     return DONE
@@ -148,6 +152,29 @@ def _rows(settings: Layered) -> Iterator[tuple[str, str, str]]:
         if name == "source":
             text = " ".join(f"{one.base}/" for one in settings.config.source) or "none"  # without its credentials
         yield name, text, _told(setting, layer)
+
+
+def _value(config: Config, name: str) -> object:
+    """The value of a setting as JSON has it: sizes in bytes, times in seconds, null for a bound that does not exist."""
+    if name == "cache":
+        return str(compose.cache_directory(config))
+    if name in TIMEOUTS:
+        return getattr(config.timeouts, name.removesuffix("_timeout"))
+    return _plain(getattr(config, name))
+
+
+def _plain(value: object) -> object:
+    match value:
+        case tuple():
+            return [_plain(one) for one in value]
+        case Source():
+            return f"{value.base}/"  # without its credentials
+        case Share():
+            return value.bytes or f"{value.part:.6%}".rstrip("0%").rstrip(".") + "%"
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
 
 
 def _told(setting: Setting, layer: str) -> str:
