@@ -49,13 +49,6 @@ class _Settling(Job):
         self.shown: _Shown | None = None
         """How other processes were let have it, or are about to be."""
 
-    def end(self, failed: Failed | None) -> None:
-        """It is stored, or cannot be: give the lease back."""
-        if self.shown is None:
-            _give_back(self.lease, failed)
-        else:
-            self.shown.end(failed)
-
 
 class _Shown:
     """A small body that other processes are let have, since the disk takes its time, by a thread that calls `show`."""
@@ -196,11 +189,23 @@ class Settling:
     def _settled(self, group: list[_Settling], error: StoreError | None) -> None:
         self._desk.leader.note_bodies(group, error)
         failed = None if error is None else Failed(UNSTORABLE, str(error))
+        self._give_back([one for one in group if one.shown is None], failed)
         for settling in group:
-            settling.end(failed)
+            if settling.shown is not None:
+                settling.shown.end(failed)
             self._unstored -= settling.size
             del self.running[settling.news.key]
             for waiter in settling.waiting:
                 waiter.ready(None)
             for told in settling.told:
                 told(error is None)
+
+    def _give_back(self, group: list[_Settling], failed: Failed | None) -> None:
+        """Give leases back, of which hardly any has shown anything."""
+        exposed = [one.lease for one in group if one.lease.exposed]
+        for lease in exposed:
+            _give_back(lease, failed)
+        try:
+            self._desk.fills.parts.end_all([one.lease for one in group if not one.lease.exposed])
+        except StoreError as error:
+            logger.warning("cannot clean up after small files: %s", error)

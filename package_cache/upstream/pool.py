@@ -278,7 +278,7 @@ class Connection:
     def _note_session(self) -> None:
         """Once for each connection, after its first answer, which follows the tickets: it takes as long as a whole file."""
         if not self._kept and isinstance(self._secured, ssl.SSLSocket):
-            self.place.session = self._secured.session
+            self._pool.note_session(self.way, self._secured.session)
 
     def _give_away(self, head: ResponseHead, framing: Framing) -> None:
         """Leave the pool: a thread reads the body as it comes."""
@@ -502,6 +502,10 @@ class Pool:
             connection = Connection(self, way, self._places[way], result)
             connection.watch()
             connection.ask(request)
+
+    def note_session(self, way: Way, session: ssl.SSLSession | None) -> None:
+        """Resume this session in the next handshake."""
+        self._places[way].session = session
 
     def _forget(self, way: Way) -> None:
         """A connection ended, or left the pool."""
