@@ -11,7 +11,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ import pytest
 from faulty import DISK_ERRORS, Plan
 from nursery import Fork, Nursery
 from origin import Origin, until
-from product import Response, blobs, parts, stored, surroundings
+from product import Response, blobs, parts, stored
+from shell import run
 from stage import NEW, OLD, REPEATS, SCENES, SMALL, Stage, State, ask, assert_sound, described, is_settled, noise, state_of
 
 REFUSED = [
@@ -103,19 +103,16 @@ def test_a_file_system_without_what_is_only_convenient_will_do(nursery: Nursery,
 
 
 @pytest.mark.parametrize("folder", ["blobs-v1", "parts-v1"])
-def test_a_start_with_a_part_of_the_cache_on_another_file_system_is_refused_in_a_line(tmp_path: Path, folder: str) -> None:
-    shared = Path("/dev/shm")
-    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no other file system here")
-    with tempfile.TemporaryDirectory(dir=shared) as other:
-        (tmp_path / "cache").mkdir()
-        (tmp_path / "cache" / folder).symlink_to(other)
-        words = ["--source", "http://mirror.example/", "--port", "0", "--cache", str(tmp_path / "cache")]
-        command = [sys.executable, "-m", "package_cache", *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=surroundings(), timeout=60, check=False)
-        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
-        assert f"blobs-v1 is on another file system than {tmp_path}/cache/parts-v1" in done.stderr
-        assert list(Path(other).iterdir()) == []
+@pytest.mark.usefixtures("shell")
+def test_a_start_with_a_part_of_the_cache_on_another_file_system_is_refused_in_a_line(
+    tmp_path: Path, elsewhere: Path, folder: str
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / folder).symlink_to(elsewhere)
+    done = run("--source", "http://mirror.example/", "--port", "0", "--cache", str(tmp_path / "cache"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert f"blobs-v1 is on another file system than {tmp_path}/cache/parts-v1" in done.stderr
+    assert list(elsewhere.iterdir()) == []
 
 
 # Every step refused once
