@@ -17,6 +17,17 @@ class PackageCacheError(Exception):
     http_status = 500
     retry_after: int | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it passes from one process to another: with all that it says, whatever its constructor takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[PackageCacheError], args: tuple[object, ...], known: dict[str, object]) -> PackageCacheError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(known)
+    return error
+
 
 class ConfigError(PackageCacheError):
     """Settings that cannot be used. It has every problem found, one line for each."""

@@ -77,6 +77,10 @@ class Cache:
     def __repr__(self) -> str:
         return f"Cache({self.dir!r})"
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Another process opens the directory for itself; what is being written stays with this one."""
+        return type(self), (self.dir,)
+
     def __enter__(self) -> Self:
         return self
 

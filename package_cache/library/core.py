@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from weakref import finalize
 
 from package_cache.errors import ArgumentError, DamagedBlob, ItemBusy, ItemError, OnlyRead, StoreError
 from package_cache.library.writers import Writers
@@ -26,6 +27,7 @@ from package_cache.storage.cache_directory import default_directory, open_cache_
 from package_cache.storage.items.files import ItemFiles
 from package_cache.storage.items.rows import Details, ItemRow
 from package_cache.storage.items.table import Items, New, Outcome
+from package_cache.storage.registry import Registry
 from package_cache.storage.system import translated
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,17 @@ class Reads:
         return self._guard
 
 
+def _opened_anew(root: Path, reading: bool) -> "Core":
+    core = Core(root, reading=reading)
+    finalize(core, _rest, core.reads, core.stores.registry)
+    return core
+
+
+def _rest(reads: Reads, registry: Registry) -> None:
+    reads.flush()
+    registry.close()
+
+
 class Core:
     """The items of one cache directory, made if it is missing. Safe for any number of threads and processes.
 
@@ -117,6 +130,11 @@ class Core:
         self.files = ItemFiles(root / "items-v1")
         self.writers: Writers[object] = Writers(root / "leases-v1")
         self.reads = Reads(self.items)
+        self._reading = reading
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Items that pass to another process in one message share what it opens for them."""
+        return _opened_anew, (self.root, self._reading)
 
     def close(self) -> None:
         """Release the leases, and `rest`."""
@@ -125,8 +143,7 @@ class Core:
 
     def rest(self) -> None:
         """Write the noted reads, and close the registry until it is needed again."""
-        self.reads.flush()
-        self.stores.registry.close()
+        _rest(self.reads, self.stores.registry)
 
     # -- finding
 

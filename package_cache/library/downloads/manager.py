@@ -85,10 +85,23 @@ class DownloadManager:
         self.cache: Cache | None = Cache(self.options.path, self.options.pkg) if has_cache else None
         self._reach = self.options.reach
         self._agent = self.options.user_agent or software()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have no connections and no running downloads."""
         self._guard = threading.Lock()
         self._owner = os.getpid()
         self._backends: dict[Reach, Backend] = {}
         self._cached: CachedDownloads | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """What passes to another process: the options and the cache, not the connections."""
+        own = ("_guard", "_owner", "_backends", "_cached")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._begin()
 
     def __enter__(self) -> Self:
         return self
@@ -198,5 +211,5 @@ class DownloadManager:
     def _own(self) -> threading.Lock:
         """The guard. A forked child begins anew: connections and running downloads are its parent's."""
         if self._owner != os.getpid():
-            self._guard, self._backends, self._cached, self._owner = threading.Lock(), {}, None, os.getpid()
+            self._begin()
         return self._guard
