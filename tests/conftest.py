@@ -1,5 +1,6 @@
 """Fixtures: origins and products that end with their test."""
 
+import gc
 import os
 import shutil
 import signal
@@ -47,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
         folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="package-cache-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage thousands of tests, each time that it runs."""
+    gc.collect()
+    gc.freeze()
 
 
 PROGRAMS = {"start", "start_program", "cradle", "shell", "nursery", "mirror", "private"}
@@ -161,6 +168,17 @@ def sharing(tmp_path: Path) -> Iterator[Path]:
             pytest.skip(f"{command[0]} does not work here: as root, with xfsprogs, it makes a file system with reflinks")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than `tmp_path`."""
+    for place in ("/dev/shm", "/var/tmp"):
+        if os.access(place, os.W_OK) and os.stat(place).st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=place) as other:
+                yield Path(other)
+            return
+    pytest.skip("there is no second file system here")
 
 
 @pytest.fixture
