@@ -26,6 +26,7 @@ from mirror import Mirror, require, run_mirror
 from older import snapshot
 from origin import MODIFIED, Origin, until
 from product import Proxy, blobs, stored
+from shell import run_program
 from trees import REPOSITORIES, STAMP, export, exported, grown, imported, take_over
 
 from package_cache.cli import commands
@@ -419,6 +420,7 @@ def test_a_killed_export_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None
     assert files(tree) == {name: name for name in ("a-1.tar", "b-1.tar", "c-1.tar")}
 
 
+@pytest.mark.usefixtures("shell")
 @pytest.mark.parametrize("at", range(1, 9))
 def test_an_export_that_dies_at_any_step_leaves_whole_files_only(tmp_path: Path, at: int) -> None:
     """Killed before its n-th file is made, linked or renamed."""
@@ -437,7 +439,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 commands.run(["export", {str(tree)!r}, "--copy", "--cache", {str(cache)!r}])
 """
-    died = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    died = run_program(program)
     assert died.returncode == -signal.SIGKILL
     whole = {"a-1.tar": "a-1.tar", "distfiles/b-1.tar": "distfiles/b-1.tar", "InRelease": "InRelease"}
     whole["distfiles/layout.conf"] = FLAT_LAYOUT

@@ -186,7 +186,7 @@ def test_asking_a_directory_for_what_is_no_file_holds_no_descriptor(shelf: Path)
     for _ in range(10):
         for path in (shelf, shelf / "pipe", shelf / "missing"):
             assert open_file(Ask(path.as_uri())).head.status == 404
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # connections of earlier tests may end meanwhile
 
 
 # Redirects
