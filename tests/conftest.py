@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from cradle import Cradle
 from hypothesis import HealthCheck, settings
+from nursery import Nursery
 from origin import Origin
 from product import HOSTS, Proxy, Spawn, launch
 from shell import Shell, opened
@@ -126,6 +127,14 @@ def start_program(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
 def cradle() -> Iterator[Cradle]:
     """What `start` forks products of."""
     one = Cradle()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What forks products that die, or whose disk refuses, at a step that a test chooses."""
+    one = Nursery()
     yield one
     one.close()
 

@@ -219,10 +219,9 @@ def tmp_path(ground: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery(user=plain_user())
-    yield one
-    one.close()
+def nursery(nursery: Nursery) -> Nursery:
+    """Whose products a plain user runs."""
+    return nursery.run_by(plain_user())
 
 
 @pytest.fixture(params=list(SCENES), scope="module")

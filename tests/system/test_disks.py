@@ -36,13 +36,6 @@ REFUSED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery()
-    yield one
-    one.close()
-
-
 def is_right(answer: Response | None, *bodies: bytes) -> bool:
     return answer is not None and answer.status == 200 and answer.whole and answer.body in bodies
 
