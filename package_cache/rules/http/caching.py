@@ -67,9 +67,13 @@ def kept_fields(fields: Fields, names: Sequence[str] | None = None) -> Fields:
     written over several lines becomes one line (RFC 9112, section 5.2); one that cannot be sent again is dropped.
     """
     names = [name.lower() for name, _ in fields] if names is None else names
-    kept = list(compress(fields, map(_is_stored, names)))
+    kept = list(compress(fields, _are_stored(tuple(names))))
     if "connection" in names:
-        kept = _without_named(kept, fields)
+        of_connection = _named_by(
+            ",".join([value for name, (_, value) in zip(names, fields, strict=True) if name == "connection"])
+        )
+        if of_connection:
+            kept = [pair for pair in kept if pair[0].lower() not in of_connection]
     values = f" {' '.join([value for _, value in kept])} "
     if len(values) > _MOST:
         kept = [pair for pair in kept if pair[0].lower() in _NEEDED]
@@ -79,16 +83,21 @@ def kept_fields(fields: Fields, names: Sequence[str] | None = None) -> Fields:
     return tuple(kept)
 
 
+@lru_cache(256)
+def _are_stored(names: tuple[str, ...]) -> tuple[bool, ...]:
+    """Of each of these fields, whether it is stored. A source says the same ones each time."""
+    return tuple(map(_is_stored, names))
+
+
 @lru_cache(1024)
 def _is_stored(name: str) -> bool:
     return name not in _NOT_STORED and not _OF_SERVERS.match(name)
 
 
-def _without_named(kept: list[tuple[str, str]], fields: Fields) -> list[tuple[str, str]]:
-    """Without the fields that Connection says are of the connection."""
-    said = ",".join(value for name, value in fields if name.lower() == "connection")
-    named = {one.strip(" \t").lower() for one in said.split(",")} - _NEEDED
-    return [pair for pair in kept if pair[0].lower() not in named]
+@lru_cache(256)
+def _named_by(connection: str) -> frozenset[str]:
+    """The fields that a Connection says are of the connection, of those that would be stored."""
+    return frozenset({one.strip(" \t").lower() for one in connection.split(",")} - _NEEDED - _NOT_STORED)
 
 
 def divided(stored: Representation) -> tuple[list[tuple[str, str]], dict[str, str]]:
