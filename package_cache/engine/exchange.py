@@ -29,7 +29,6 @@ from package_cache.engine.passing import Passing
 from package_cache.engine.posting import Posting
 from package_cache.engine.settling import Settling
 from package_cache.engine.side_requests import SideRequest, side_request
-from package_cache.engine.upkeep.room import Reservation
 from package_cache.engine.waiting import FillWait, Waiter
 from package_cache.engine.wanted import Pass, Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
@@ -103,37 +102,32 @@ class Exchange(Inquiry):
 
     def _weigh(self, outcome: Outcome) -> Action | None:
         """As `_heed`, by the transfer. Raises StoreError."""
-        room = self._room(outcome)
-        if room is None and not self._is_held(outcome):
+        leader = self._all.desk.leader
+        room = SMALL if self._is_small(outcome) and leader.takes_room(SMALL) else 0
+        if not room and not self._is_held(outcome):
             self._hand_over(first_of(outcome), shown=self._shown(outcome))
             return None
         try:
             action = self._perform(outcome)
-        except BaseException:
-            if room is not None:
-                room.release()
-            raise
-        if isinstance(action, Finish):
-            assert room is not None  # there is no end without a body
-            assert self._sink.head is not None
-            self._keep(self._sink.head, self._sink.data, room)
-            return None
-        if room is not None:
-            room.release()
+            if isinstance(action, Finish):
+                assert self._sink.head is not None  # there is no end without a body
+                room -= self._sink.size
+                self._keep(self._sink.head, self._sink.data)
+                return None
+        finally:
+            leader.give_room(room)
         if isinstance(action, NotModified):
             if not self._confirm(action.head):
                 self._hand_over(first_of(outcome))
             return None
         return action
 
-    def _room(self, outcome: Outcome) -> Reservation | None:
-        """Room for what a small file brings; None where it is large, not to be stored as it is, or room is to be made."""
+    def _is_small(self, outcome: Outcome) -> bool:
+        """Whether it is of a small file that is to be stored as it is."""
         if not isinstance(outcome, Whole | Cut) or outcome.head.status not in FILES:
-            return None
+            return False
         head, size = self._offer.head(self._question, outcome.head).representation, len(outcome.body)
-        if self._sink.size + size > SMALL or self.waiting[0].wanted.is_other(head, size):
-            return None
-        return self._all.desk.leader.room_at_once(SMALL)
+        return self._sink.size + size <= SMALL and not self.waiting[0].wanted.is_other(head, size)
 
     def _shown(self, outcome: Outcome) -> Shown | None:
         """Answer who wants but the head of a large file. What others may have at once, as nothing speaks against it."""
@@ -146,10 +140,9 @@ class Exchange(Inquiry):
         self._tell_heads(said)
         if len(first) < FIRST or self.waiting[0].wanted.is_other(said, said.size) or self._is_disguised(said, first):
             return None
-        room = self._all.desk.leader.room_at_once(said.size)
-        if room is None:
+        if not self._all.desk.leader.takes_room(said.size):
             return None
-        room.release()  # there is some; who writes takes it
+        self._all.desk.leader.give_room(said.size)  # there is some; who writes takes it
         return said, first
 
     def _tell_heads(self, said: Representation) -> None:
@@ -177,10 +170,9 @@ class Exchange(Inquiry):
             known = wanted.examined(said.of_size(size), lambda: body)
         except ValueError:
             return False
-        room = self._all.desk.leader.room_at_once(size)
-        if room is None:
+        if not self._all.desk.leader.takes_room(size):
             return False
-        self._keep(known, body, room)
+        self._keep(known, body)
         self._offer.served(self._question, head.status, time.monotonic() - self._begun)
         return True
 
@@ -222,11 +214,11 @@ class Exchange(Inquiry):
         else:
             waiter.ready(desk.at_hand(request, entry, blob, *told))
 
-    def _keep(self, head: Representation, data: bytes, room: Reservation) -> None:
-        """A body came whole, and is what was asked for: answer with it, and store it."""
+    def _keep(self, head: Representation, data: bytes) -> None:
+        """A body came whole, is what was asked for, and has room: answer with it, and store it."""
         self._all.end(self)
         self._all.desk.leader.failures.forget(self.waiting[0].wanted.key)
-        self._all.settling.begin(self._lease, self.waiting, head, data, room)
+        self._all.settling.begin(self._lease, self.waiting, head, data)
 
     # -- what no source delivered
 

@@ -215,4 +215,4 @@ class Front:
         if settling is None:
             tell(wanted.seen is not None)
         else:
-            settling.ended.append(tell)
+            settling.told.append(tell)

@@ -5,22 +5,23 @@ Belongs to the loop's thread. Threads store; nobody here waits for them.
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 from package_cache.engine.answers import Answer, from_blob
 from package_cache.engine.desk import Desk
-from package_cache.engine.fills.leader import Body, Unstored
+from package_cache.engine.fills.small import Ended, Job
+from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.engine.linked import answer_linked
-from package_cache.engine.upkeep.room import Reservation
 from package_cache.engine.waiting import Waiter, said_of_new
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Key, Representation, Request
 from package_cache.rules.http.answer import decide
-from package_cache.storage.parts.leases import Lease
+from package_cache.storage.parts.leases import Failed, Lease
+from package_cache.storage.registry import NewVersion
 from package_cache.upstream.events import Events
 
 logger = logging.getLogger(__name__)
@@ -31,22 +32,69 @@ _SETTLING_SECONDS = 1.0
 """How long who asks for an index waits for the one before to be stored; then it is answered with that."""
 
 
-@dataclass(slots=True)
-class _Settling:
-    """One of them."""
+class _Settling(Job):
+    """One of them, which is being stored under its lease."""
 
-    head: Representation
-    body: Body
-    unstored: Unstored
-    may_link: bool
-    """Whether it may be a document whose links are replaced."""
-    waiting: list[Waiter] = field(default_factory=list)
-    """Who waits until it is stored, but not for long."""
-    ended: list[Callable[[bool], None]] = field(default_factory=list)
-    """Who is to be told at the end whether it is stored."""
-    shown: bool = False
-    """Whether other processes were let have it, or are about to be."""
-    since: float = field(default_factory=time.monotonic)
+    __slots__ = ("_guard", "_over", "_shows", "lease", "may_link", "shown", "told", "waiting")
+
+    def __init__(self, news: NewVersion, ended: Ended, lease: Lease, *, patient: bool, may_link: bool) -> None:
+        super().__init__(news, ended, patient=patient)
+        self.lease = lease
+        self.may_link = may_link
+        """Whether it may be a document whose links are replaced."""
+        self.waiting: list[Waiter] = []
+        """Who waits until it is stored, but not for long."""
+        self.told: list[Callable[[bool], None]] = []
+        """Who is to be told at the end whether it is stored."""
+        self.shown = False
+        """Whether other processes were let have it, or are about to be."""
+        self._guard = threading.Lock()
+        self._shows = False
+        self._over: tuple[Failed | None] | None = None
+        """How it ended, once it has."""
+
+    def show(self) -> None:
+        """Let other processes have it, since the disk takes its time; unless it is stored by now. Runs in a thread."""
+        with self._guard:
+            if self._over is not None:
+                return
+            self._shows = True
+        try:
+            self._write()
+        except (StoreError, OSError) as error:
+            logger.warning("what is not stored yet cannot be shown to other processes: %s", error)
+        finally:
+            with self._guard:
+                self._shows, over = False, self._over
+            if over is not None:
+                _give_back(self.lease, *over)
+
+    def _write(self) -> None:
+        lease, news = self.lease, self.news
+        lease.begin(news.representation)
+        assert lease.part is not None  # it was begun
+        assert news.body is not None
+        lease.part.put(0, news.body)
+        lease.whole(news.digest, self.size)
+        lease.expose()  # all of it at once
+
+    def end(self, failed: Failed | None) -> None:
+        """It is stored, or cannot be: give the lease back. Who shows it is not waited for, but does that then."""
+        with self._guard:
+            self._over = (failed,)
+            if self._shows:
+                return
+        _give_back(self.lease, failed)
+
+
+def _give_back(lease: Lease, failed: Failed | None) -> None:
+    try:
+        if failed is None:
+            lease.done()
+        else:
+            lease.failed(failed, keep=False)
+    except (StoreError, OSError) as error:
+        logger.warning("cannot clean up after a small file: %s", error)
 
 
 class Settling:
@@ -76,15 +124,15 @@ class Settling:
         """Have a thread let other processes have what the disk is too slow for."""
         if not settling.shown:
             with suppress(RuntimeError):  # at the next look there may be one
-                self._events.run(partial(_shown, settling.unstored))
+                self._events.run(settling.show)
                 settling.shown = True
 
     def joins(self, waiter: Waiter) -> bool:
         """Whether a request is answered with what is being stored, at once or in a moment."""
         settling = self.running.get(waiter.wanted.key)
-        if settling is None or waiter.wanted.differs(settling.head):
+        if settling is None or waiter.wanted.differs(settling.news.representation):
             return False
-        if waiter.wanted.is_fresh(settling.head) or time.monotonic() - settling.since > _SETTLING_SECONDS:
+        if waiter.wanted.is_fresh(settling.news.representation) or time.monotonic() - settling.since > _SETTLING_SECONDS:
             self._answer(settling, waiter)
         else:
             settling.waiting.append(waiter)
@@ -92,51 +140,52 @@ class Settling:
 
     def wait(self, waiter: Waiter) -> None:
         """Have a request start over once what has its key is stored, since that is no answer to it."""
-        self.running[waiter.wanted.key].ended.append(lambda _: waiter.ready(None))
+        self.running[waiter.wanted.key].told.append(lambda _: waiter.ready(None))
 
-    def begin(self, lease: Lease, waiting: list[Waiter], head: Representation, data: bytes, room: Reservation) -> None:
-        """Store a file under its lease, and answer who waits for it; the first one began it."""
-        wanted = waiting[0].wanted
-        self._unstored += len(data)
-        body = Body(data, hashlib.sha256(data).hexdigest())
-        ended = partial(self._settled, wanted.key, len(data))
+    def begin(self, lease: Lease, waiting: list[Waiter], head: Representation, data: bytes) -> None:
+        """Store a file under its lease, and answer who waits for it; the first one began it. It has its room already."""
+        wanted, size = waiting[0].wanted, len(data)
+        self._unstored += size
+        news = NewVersion(wanted.key, hashlib.sha256(data).hexdigest(), head.of_size(size), None, data)
         # Who asks for what never changes is answered at once, and does not wait until it is stored.
-        patient, tell = wanted.is_for_ever, self._events.call
-        unstored = self._desk.leader.store_body(wanted, lease, head, body, room, ended, tell, patient=patient)
-        settling = self.running[wanted.key] = _Settling(head, body, unstored, wanted.offer.has_own)
-        for at, waiter in enumerate(waiting):
+        patient, may_link = wanted.is_for_ever, wanted.offer.has_own
+        settling = _Settling(news, self._ended, lease, patient=patient, may_link=may_link)
+        self.running[wanted.key] = settling
+        self._desk.leader.store_body(settling)
+        for waiter in waiting:
             if waiter.wanted.differs(head):
                 waiter.ready(None)
                 continue
-            said, kind = said_of_new(waiter.wanted, head, joined=at > 0)
+            said, kind = said_of_new(waiter.wanted, head, joined=waiter is not waiting[0])
             waiter.ready(self._from_memory(settling, waiter.request, said, kind))
 
     def _from_memory(self, settling: _Settling, request: Request, said: str, kind: str) -> Answer:
-        head, body = settling.head, settling.body
+        news = settling.news
+        head, body = news.representation, news.body
+        assert body is not None
         linking = self._desk.linking(request, head) if settling.may_link else None
         if linking is not None:
             try:
-                return answer_linked(request, linking, head, lambda: body.data, partial(self._desk.serving, said), kind)
+                return answer_linked(request, linking, head, lambda: body, partial(self._desk.serving, said), kind)
             except FillError as error:
                 return self._desk.refuse(error)
-        return from_blob(decide(request, head, self._desk.serving(said, body.digest)), kind, body.data, head.source)
+        return from_blob(decide(request, head, self._desk.serving(said, news.digest)), kind, body, head.source)
 
     def _answer(self, settling: _Settling, waiter: Waiter) -> None:
         waiter.ready(self._from_memory(settling, waiter.request, "hit", "hit"))
 
-    def _settled(self, key: Key, size: int, error: StoreError | None) -> None:
-        """What was answered is stored, or cannot be."""
-        self._unstored -= size
-        settling = self.running.pop(key)
-        for waiter in settling.waiting:
-            waiter.ready(None)
-        for ended in settling.ended:
-            ended(error is None)
+    def _ended(self, group: list[_Settling], error: StoreError | None) -> None:
+        """What was answered is stored, or cannot be. Runs in the committer's thread."""
+        self._events.call(partial(self._settled, group, error))
 
-
-def _shown(unstored: Unstored) -> None:
-    """Runs in a thread."""
-    try:
-        unstored.show()
-    except (StoreError, OSError) as error:
-        logger.warning("what is not stored yet cannot be shown to other processes: %s", error)
+    def _settled(self, group: list[_Settling], error: StoreError | None) -> None:
+        self._desk.leader.note_bodies(group, error)
+        failed = None if error is None else Failed(UNSTORABLE, str(error))
+        for settling in group:
+            settling.end(failed)
+            self._unstored -= settling.size
+            del self.running[settling.news.key]
+            for waiter in settling.waiting:
+                waiter.ready(None)
+            for told in settling.told:
+                told(error is None)

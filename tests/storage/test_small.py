@@ -23,7 +23,7 @@ from trees import exported
 
 from package_cache import Cache
 from package_cache.cli import commands
-from package_cache.engine.fills.small import BYTES, FILES, SmallCommitter
+from package_cache.engine.fills.small import BYTES, FILES, Job, SmallCommitter
 from package_cache.engine.upkeep.verification import Checker, CheckProgress, Scrub, Sweep
 from package_cache.errors import DamagedBlob, DamagedRegistry, StoreError
 from package_cache.model import Key, Representation
@@ -64,11 +64,19 @@ class Small:
         self.damages = self.stores.damages
         self.removal = Removal(self.stores.registry.database, self.stores.blobs)
 
+    def ended(self, jobs: list[Job], error: StoreError | None) -> None:
+        """They were stored, or could not be."""
+        self.told += [error] * len(jobs)
+
+    def job(self, name: str, body: bytes, *, patient: bool = False) -> Job:
+        """A body that is to be stored under a name."""
+        return Job(replace(news_of(f"/{name}", body), body=body), self.ended, patient=patient)
+
     def put(self, **bodies: bytes) -> None:
         """Store bodies under their names, and wait for them."""
         before = len(self.told)
         for name, body in bodies.items():
-            self.committer.commit(news_of(f"/{name}", body), body, self.told.append)
+            self.committer.commit(self.job(name, body))
         until(lambda: len(self.told) == before + len(bodies), 100)
         assert self.told[before:] == [None] * len(bodies)
 
@@ -185,7 +193,7 @@ def test_a_group_that_nobody_waits_for_may_grow_for_longer_while_many_come(small
     def put(count: int, *, patient: bool) -> None:
         for number in itertools.islice(numbers, count):
             body = b"%d" % number
-            committer.commit(news_of(f"/{number}", body), body, small.told.append, patient=patient)
+            committer.commit(small.job(f"{number}", body, patient=patient))
 
     def looks(before: int, *, patient: bool = True) -> list[bool]:
         """What was seen of others who wait, for a group behind one of so many."""
@@ -241,25 +249,21 @@ def test_a_group_is_written_as_its_members_would_be_one_by_one(small: Small) -> 
         )
 
 
-def test_who_waits_is_told_in_groups_where_he_wants_it(small: Small) -> None:
-    calls: list[Callable[[], None]] = []
+def test_who_waits_is_told_in_groups(small: Small) -> None:
+    told: list[list[Job]] = []
+
+    def ended(jobs: list[Job], error: StoreError | None) -> None:
+        assert error is None
+        told.append(jobs)
+
+    others: list[list[Job]] = []
     for number in range(FILES):
-        small.committer.commit(news_of(f"/{number}", b"x"), b"x", small.told.append, calls.append)
-    turns = 0
-
-    def is_over() -> bool:
-        nonlocal turns
-        while calls:
-            assert len(small.told) == sum(told_before), "nobody else tells"
-            calls.pop()()
-            told_before.append(len(small.told) - sum(told_before))
-            turns += 1
-        return len(small.told) == FILES
-
-    told_before: list[int] = []
-    until(is_over)
-    assert small.told == [None] * FILES
-    assert turns < FILES / 2
+        mine = Job(small.job(f"{number}", b"x").news, lambda jobs, _: others.append(jobs)) if number % 8 == 7 else None
+        small.committer.commit(mine or Job(small.job(f"{number}", b"x").news, ended))
+    until(lambda: sum(map(len, told + others)) == FILES)
+    assert len(told) < FILES / 2
+    assert sum(map(len, others)) == FILES / 8
+    assert {len(jobs) for jobs in others} == {1}, "each of them has its own"
 
 
 def test_who_wants_to_know_is_told_that_nothing_could_be_stored(small: Small) -> None:
@@ -268,7 +272,7 @@ def test_who_wants_to_know_is_told_that_nothing_could_be_stored(small: Small) ->
 
     small.stores.registry.commit_all = refuse  # type: ignore[method-assign,assignment]
     for number in range(3):
-        small.committer.commit(news_of(f"/{number}", b"x"), b"x", small.told.append)
+        small.committer.commit(small.job(f"{number}", b"x"))
     until(lambda: len(small.told) == 3)
     assert [str(error) for error in small.told] == ["no"] * 3
 
@@ -503,8 +507,8 @@ _STORE = """\
 import hashlib, os, random, sys, threading
 from functools import partial
 from pathlib import Path
-from package_cache.engine.fills.committer import Committer, Job
-from package_cache.engine.fills.small import SmallCommitter
+from package_cache.engine.fills.committer import Committer, FileJob
+from package_cache.engine.fills.small import Job, SmallCommitter
 from package_cache.model import Key, Representation
 from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import NewVersion
@@ -529,10 +533,11 @@ for number in range(10**9):
         part = Part(root / "parts-v1" / f"{seed}-{number}.part", create=True)
         part.put(0, body)
         stores.blobs.finalize(part)
-        files.commit(Job(news, part, partial(ended, key, digest)))
+        files.commit(FileJob(news, part, partial(ended, key, digest)))
         part.close()
     else:
-        rows.commit(news, body, partial(ended, key, digest))
+        news = NewVersion(news.key, digest, news.representation, None, body)
+        rows.commit(Job(news, lambda jobs, error, key=key, digest=digest: ended(key, digest, error)))
 """
 
 
@@ -594,7 +599,7 @@ def test_a_disk_that_is_full_is_told_as_such_and_is_no_trouble_when_there_is_roo
             pass
     for number in range(200):
         body = random.Random(number).randbytes(SMALL)
-        small.committer.commit(news_of(f"/{number}", body), body, small.told.append)
+        small.committer.commit(small.job(f"{number}", body))
     until(lambda: len(small.told) == 201)
     refused = [error for error in small.told if error is not None]
     assert refused

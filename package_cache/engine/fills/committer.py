@@ -17,7 +17,7 @@ from package_cache.storage.system import forget_in_children
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class FileJob:
     """A finalized part that is to be the newest version of a key. `ended` is told whether it is; it must not raise."""
 
     news: NewVersion
@@ -37,10 +37,10 @@ class Committer:
     def forget(self) -> None:
         """In a forked child: who was at it is a thread of the parent's."""
         self._guard = threading.Lock()
-        self._waiting: list[Job] = []
+        self._waiting: list[FileJob] = []
         self._busy = False
 
-    def commit(self, job: Job) -> None:
+    def commit(self, job: FileJob) -> None:
         """Have a part made the blob of its digest and the newest version of its key, now or in a moment."""
         with self._guard:
             self._waiting.append(job)
@@ -55,14 +55,14 @@ class Committer:
                 self._busy = False
             raise
 
-    def _next(self) -> list[Job]:
+    def _next(self) -> list[FileJob]:
         with self._guard:
             jobs, self._waiting = self._waiting, []
             self._busy = bool(jobs)
         return jobs
 
-    def _commit(self, jobs: list[Job]) -> None:
-        outcomes: dict[Job, StoreError | None] = dict.fromkeys(
+    def _commit(self, jobs: list[FileJob]) -> None:
+        outcomes: dict[FileJob, StoreError | None] = dict.fromkeys(
             jobs, StoreError("storing a finished download ended in an internal error")
         )
         try:
@@ -74,8 +74,8 @@ class Committer:
             for job, outcome in outcomes.items():
                 job.ended(outcome)
 
-    def _store(self, jobs: list[Job], outcomes: dict[Job, StoreError | None]) -> None:
-        published: list[Job] = []
+    def _store(self, jobs: list[FileJob], outcomes: dict[FileJob, StoreError | None]) -> None:
+        published: list[FileJob] = []
         directories: set[Path] = set()
         for job in jobs:
             try:

@@ -4,23 +4,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self
 
-from package_cache.engine.fills.committer import Committer, Job
+from package_cache.engine.fills.committer import Committer, FileJob
 from package_cache.engine.fills.failures import Failures
 from package_cache.engine.fills.fill import Fill, Store
 from package_cache.engine.fills.pump import Underway, pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
-from package_cache.engine.fills.small import Ended, SmallCommitter, Tell, read_body
-from package_cache.engine.fills.storing import UNSTORABLE, Storing
-from package_cache.engine.upkeep.room import Reservation
+from package_cache.engine.fills.small import Job, SmallCommitter, read_body
+from package_cache.engine.fills.storing import Storing
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.log_limit import LogLimit
-from package_cache.model import Entry, Key, Representation, frozen
+from package_cache.model import Entry, Key, Representation
 from package_cache.rules.http.caching import refreshed
 from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
 from package_cache.rules.transfers.transfer import Transfer
@@ -102,66 +101,6 @@ class Errand(Protocol):
     def examined(self, head: Representation, read: Callable[[], bytes], /) -> Representation:
         """The head, with what the body says of it. Raises ValueError for a body that is not what it has to be."""
         ...
-
-
-@frozen
-class Body:
-    """All bytes of a small file, and their SHA-256 in hex."""
-
-    data: bytes
-    digest: str
-
-
-class Unstored:
-    """A small body that was answered, and is being stored under its lease. Safe for any number of threads."""
-
-    def __init__(self, lease: Lease, head: Representation, body: Body) -> None:
-        self._lease = lease
-        self._head = head
-        self._body = body
-        self._guard = threading.Lock()
-        self._shows = False
-        self._failed: tuple[Failed | None] | None = None
-        """How it ended, once it has."""
-        self.size = len(body.data)
-        self.source = head.source
-
-    def show(self) -> None:
-        """Let other processes have it, since the disk takes its time; unless it is stored by now. Raises StoreError."""
-        with self._guard:
-            if self._failed is not None:
-                return
-            self._shows = True
-        try:
-            self._write()
-        finally:
-            with self._guard:
-                self._shows, ended = False, self._failed
-            if ended is not None:
-                self._end(*ended)
-
-    def _write(self) -> None:
-        lease, data = self._lease, self._body.data
-        lease.begin(self._head)
-        assert lease.part is not None  # it was begun
-        lease.part.put(0, data)
-        lease.whole(self._body.digest, len(data))
-        lease.expose()  # all of it at once
-
-    def end(self, error: StoreError | None) -> None:
-        """It is stored, or cannot be: give the lease back. Waits for nobody who shows it. Raises StoreError, OSError."""
-        failed = None if error is None else Failed(UNSTORABLE, str(error))
-        with self._guard:
-            self._failed = (failed,)
-            if self._shows:
-                return
-        self._end(failed)
-
-    def _end(self, failed: Failed | None) -> None:
-        if failed is None:
-            self._lease.done()
-        else:
-            self._lease.failed(failed, keep=False)
 
 
 class Leader:
@@ -365,69 +304,49 @@ class Leader:
             undo.pop_all()
         ended = partial(self._end, wanted, fill, lease, sink, begun, body is not None)
         if body is None:
-            self._committer.commit(Job(news, part, ended))
+            self._committer.commit(FileJob(news, part, ended))
         else:
-            self._small.commit(news, body, ended)
+            self._small.commit(Job(replace(news, body=body), lambda _, error: ended(error)))
 
-    def room_at_once(self, size: int) -> Reservation | None:
-        """Room for a file of so many bytes; None if some would have to be made first. Never waits."""
+    def takes_room(self, size: int) -> bool:
+        """Whether a small file of so many bytes has room now, which is given back by `note_bodies`, or `give_room`."""
         return self._room.reserve_at_once(size)
+
+    def give_room(self, size: int) -> None:
+        """Give room back: what was stored of it counts by itself."""
+        self._room.give_back(size)
 
     @property
     def is_slow(self) -> bool:
         """Whether the disk took long over a file a moment ago."""
         return time.monotonic() < self._slow_until
 
-    def store_body(
-        self,
-        wanted: Errand,
-        lease: Lease,
-        known: Representation,
-        body: Body,
-        room: Reservation,
-        ended: Ended,
-        tell: Tell,
-        *,
-        patient: bool,
-    ) -> "Unstored":
-        """Store a small body that is in hand, verified, under its lease, which is given back. Never waits.
+    def store_body(self, body: Job) -> None:
+        """Have a small body that is in hand, verified, stored under its lease. Never waits.
 
-        `tell` calls `ended` when it is stored, or cannot be; it must not raise. `patient` is as of `SmallCommitter.commit`.
+        Whoever is told the end of it calls `note_bodies`, and gives the lease back.
         """
-        unstored = Unstored(lease, known, body)
         with self._guard:
             self._bodies += 1
-        stored = partial(self._body_stored, wanted, unstored, room, ended, time.monotonic())
-        news = _news(wanted, body.digest, known, len(body.data), body.data)
-        self._small.commit(news, body.data, stored, tell, patient=patient)
-        return unstored
+        self._small.commit(body)
 
-    def _body_stored(
-        self,
-        wanted: Errand,
-        unstored: "Unstored",
-        room: Reservation,
-        ended: Ended,
-        begun: float,
-        error: StoreError | None,
-    ) -> None:
-        room.release()
-        self._note_pace(begun)
-        try:
-            if error is None:
-                self._storing.went_well(wanted.key)
-                if logger.isEnabledFor(logging.INFO):  # to find out what to call it costs as much as all else here
-                    logger.info("stored %s, %d bytes, from %s", wanted.text, unstored.size, unstored.source)
+    def note_bodies(self, bodies: Sequence[Job], error: StoreError | None) -> None:
+        """Small bodies were stored, or could not be."""
+        self._room.give_back(sum([one.size for one in bodies]))
+        self._note_pace(min(one.since for one in bodies))
+        tells = logger.isEnabledFor(logging.INFO)
+        for one in bodies:
+            key = one.news.key
+            if error is not None:
+                self._storing.failed(key, error)
             else:
-                self._storing.failed(wanted.key, error)
-                self._room.relieve(error)
-            unstored.end(error)
-        except (StoreError, OSError) as trouble:
-            logger.warning("cannot clean up after %s: %s", wanted.text, trouble)
-        finally:
-            with self._guard:
-                self._bodies -= 1
-            ended(error)
+                self._storing.went_well(key)
+                if tells:
+                    logger.info("stored %s, %d bytes, from %s", key, one.size, one.news.representation.source)
+        if error is not None:
+            self._room.relieve(error)
+        with self._guard:
+            self._bodies -= len(bodies)
 
     def _note_pace(self, begun: float) -> None:
         """A file was stored, or was not, which took from then until now."""
@@ -461,7 +380,6 @@ class Leader:
             self._discount()
 
 
-def _news(wanted: Errand, digest: str, head: Representation, size: int, body: bytes | None = None) -> NewVersion:
-    if head.size != size:
-        head = replace(head, size=size)
-    return NewVersion(wanted.key, digest, head, wanted.describe(head, digest), body)
+def _news(wanted: Errand, digest: str, head: Representation, size: int) -> NewVersion:
+    head = head.of_size(size)
+    return NewVersion(wanted.key, digest, head, wanted.describe(head, digest))

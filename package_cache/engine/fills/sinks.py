@@ -25,8 +25,12 @@ class Reserving(Protocol):
         """Room for a file of `size` bytes, None if nobody knows; `have` of them are on the disk already."""
         ...
 
-    def reserve_at_once(self, size: int) -> Reservation | None:
-        """Room for a file of `size` bytes; None if some would have to be made first. Never waits."""
+    def reserve_at_once(self, size: int) -> bool:
+        """Whether there is room for a small file, which is taken until `give_back`; never waits. Raises StoreError."""
+        ...
+
+    def give_back(self, size: int) -> None:
+        """Give back what `reserve_at_once` took."""
         ...
 
     def relieve(self, error: StoreError) -> None:

@@ -9,8 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 from package_cache.errors import StoreError
 from package_cache.storage.blobs import flaw
@@ -30,14 +29,27 @@ BYTES = 1 << 20
 _IDLE_SECONDS = 5.0
 _BUG = "storing small files ended in an internal error"
 
-Ended = Callable[[StoreError | None], None]
-"""Told once that it is stored, or why it is not. Must not raise, nor wait."""
-Tell = Callable[[Callable[[], None]], None]
-"""Has a function called in the thread where those who wait are to be told."""
+
+class Job:
+    """A small body that is to be the newest version of a key, which `news` has with it.
+
+    The committer's thread calls `ended`, once for all of a group that have the same: they are stored, or why they are not.
+    It must not raise, nor wait. Of a `patient` one, nobody waits for that in this process.
+    """
+
+    __slots__ = ("ended", "news", "patient", "since", "size")
+
+    def __init__(self, news: NewVersion, ended: "Ended", *, patient: bool = False) -> None:
+        assert news.body is not None  # or it would be a file
+        self.news = news
+        self.size = len(news.body)
+        self.ended = ended
+        self.patient = patient
+        self.since = time.monotonic()
 
 
-def _at_once(function: Callable[[], None]) -> None:
-    function()
+Ended = Callable[[list[Any], StoreError | None], None]
+"""Is told of jobs, all of the kind that it belongs to."""
 
 
 def read_body(part: Part, digest: str) -> bytes:
@@ -48,16 +60,6 @@ def read_body(part: Part, digest: str) -> bytes:
     if trouble is not None:
         raise StoreError(f"a finished download {trouble}")
     return body
-
-
-@dataclass(slots=True)
-class _Job:
-    news: NewVersion
-    size: int
-    ended: Ended
-    tell: Tell
-    since: float
-    patient: bool
 
 
 class SmallCommitter:
@@ -76,7 +78,7 @@ class SmallCommitter:
         """In a forked child: what waits is stored by the parent."""
         self._guard = threading.Lock()
         self._changed = threading.Condition(self._guard)
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[Job] = deque()
         self._bytes = 0
         self._unstored = 0
         self._running = False
@@ -87,15 +89,11 @@ class SmallCommitter:
         """Bytes that are not durable yet: who is quicker than the disk has to stop somewhere."""
         return self._unstored
 
-    def commit(self, news: NewVersion, body: bytes, ended: Ended, tell: Tell = _at_once, *, patient: bool = False) -> None:
+    def commit(self, job: Job) -> None:
         """Have a body stored as the newest version of its key, in a moment. Never waits for the disk.
 
-        The caller vouches that the bytes are those of the digest. `ended` is called by `tell`, for a group at once, and
-        in this committer's thread if nothing else is said. With `patient`, nobody waits for that in this process.
+        The caller vouches that the bytes are those of the digest.
         """
-        if news.body is None:
-            news = replace(news, body=body)
-        job = _Job(news, len(body), ended, tell, time.monotonic(), patient)
         with self._guard:
             self._waiting.append(job)
             self._bytes += job.size
@@ -115,14 +113,16 @@ class SmallCommitter:
             jobs, self._waiting, self._bytes, self._running = self._waiting, deque(), 0, False
         self._tell(jobs, error)
 
-    def _tell(self, jobs: Iterable[_Job], outcome: StoreError | None) -> None:
-        groups: dict[Tell, list[_Job]] = {}
+    def _tell(self, jobs: Iterable[Job], outcome: StoreError | None) -> None:
+        groups: dict[Ended, list[Job]] = {}
+        size = 0
+        for job in jobs:
+            size += job.size
+            groups.setdefault(job.ended, []).append(job)
         with self._guard:
-            for job in jobs:
-                self._unstored -= job.size
-                groups.setdefault(job.tell, []).append(job)
-        for tell, group in groups.items():
-            tell(partial(_end, group, outcome))
+            self._unstored -= size
+        for ended, group in groups.items():
+            ended(group, outcome)
 
     def _is_full(self) -> bool:
         return len(self._waiting) >= FILES or self._bytes >= BYTES
@@ -135,14 +135,14 @@ class SmallCommitter:
             self._refuse(StoreError(_BUG))
             raise
 
-    def _next(self) -> list[_Job]:
+    def _next(self) -> list[Job]:
         """The next group, once it is full or old enough; none after a while without, and the thread is over."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._waiting, _IDLE_SECONDS):
                 self._running = False
                 return []
             self._linger()
-            jobs: list[_Job] = []
+            jobs: list[Job] = []
             size = 0
             while self._waiting and len(jobs) < FILES and size < BYTES:
                 jobs.append(self._waiting.popleft())
@@ -160,7 +160,7 @@ class SmallCommitter:
                 return
             until += LINGER
 
-    def _commit(self, jobs: list[_Job]) -> None:
+    def _commit(self, jobs: list[Job]) -> None:
         outcome: StoreError | None = StoreError(_BUG)
         try:
             self._registry.commit_all([job.news for job in jobs])
@@ -169,8 +169,3 @@ class SmallCommitter:
             outcome = error
         finally:
             self._tell(jobs, outcome)
-
-
-def _end(jobs: list[_Job], outcome: StoreError | None) -> None:
-    for job in jobs:
-        job.ended(outcome)

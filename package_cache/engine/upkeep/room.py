@@ -79,14 +79,21 @@ class Room:
         refusal = self._take(claim, size, self._space.limits()) if size is not None else self._grow(claim, have)
         return refusal or Reservation(claim, self._grow, self._space.release)
 
-    def reserve_at_once(self, size: int) -> Reservation | None:
-        """As `reserve`, for who must not wait: None where files would have to go first, and where nothing fits."""
-        claim = self._space.claim_small(size)
-        if claim is None:
+    def reserve_at_once(self, size: int) -> bool:
+        """Whether there is room for a small file now, for who must not wait; it is taken until `give_back`.
+
+        Not where files would have to go first, and where nothing fits. Raises StoreError.
+        """
+        if not self._space.take_small(size):
             claim = Claim(0, 0)
             if self._take(claim, size, self._space.limits(), cull=False) is not None:
-                return None
-        return Reservation(claim, self._grow, self._space.release)
+                return False
+            self._space.make_small(claim)
+        return True
+
+    def give_back(self, size: int) -> None:
+        """So many bytes that `reserve_at_once` took are stored, which count by themselves, or come to nothing."""
+        self._space.give_small(size)
 
     def _grow(self, claim: Claim, size: int) -> Refusal | None:
         """Reserve ahead of a file that has `size` bytes and no known end."""

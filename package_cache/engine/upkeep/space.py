@@ -23,8 +23,6 @@ class Claim:
 
     size: int
     written: int = 0
-    is_small: bool = False
-    """Whether it is counted in with others."""
 
 
 _NEAR = 256 << 20
@@ -53,7 +51,7 @@ class Space:
         self._guard = threading.Lock()
         self._claims: set[Claim] = set()
         self._small = 0
-        """Bytes of the small claims that are not in `_claims`."""
+        """Bytes of the small files that are to be stored."""
         self._spare = 0
         self._until = 0.0
         """How much small files may take without another look, and until when, by the monotonic clock."""
@@ -94,23 +92,31 @@ class Space:
             if not fits(usage):
                 return False, usage
             self._spare -= size
-            if claim.is_small:
-                claim.is_small = False
-                self._small -= claim.size
             claim.size += size
             self._claims.add(claim)
             return True, Usage(usage.stored + size, usage.free - size)
 
-    def claim_small(self, size: int) -> Claim | None:
-        """A claim on a few bytes, where no bound is near; None if `add` has to look closely."""
+    def take_small(self, size: int) -> bool:
+        """Count a small file in with others, where no bound is near; if not, `add` has to look closely."""
         with self._guard:
             if time.monotonic() > self._until or size > self._spare:
                 self._look()
             if size > self._spare:
-                return None
+                return False
             self._spare -= size
             self._small += size
-        return Claim(size, is_small=True)
+        return True
+
+    def make_small(self, claim: Claim) -> None:
+        """Count a claim that fitted in with those of small files."""
+        with self._guard:
+            self._claims.discard(claim)
+            self._small += claim.size
+
+    def give_small(self, size: int) -> None:
+        """Small files of so many bytes are stored, and count by themselves, or come to nothing."""
+        with self._guard:
+            self._small -= size
 
     def _look(self) -> None:
         status = self._status()
@@ -121,8 +127,4 @@ class Space:
     def release(self, claim: Claim) -> None:
         """A download is over: what it stored counts by itself. May be called again."""
         with self._guard:
-            if claim.is_small:
-                self._small -= claim.size
-                claim.size = 0
-            else:
-                self._claims.discard(claim)
+            self._claims.discard(claim)

@@ -230,10 +230,12 @@ class _FreeSpace:
             return Refusal(f"{size_text(lacks)} do not fit: {size_text(free)} of the disk are free")
         return Reservation(Claim(0, have), lambda _claim, _size: None, lambda _claim: None)  # the disk says when it is full
 
-    def reserve_at_once(self, size: int) -> Reservation | None:
-        """As `reserve`; None where there is no room. Raises StoreError."""
-        room = self.reserve(size)
-        return room if isinstance(room, Reservation) else None
+    def reserve_at_once(self, size: int) -> bool:
+        """Whether there is room. Raises StoreError."""
+        return isinstance(self.reserve(size), Reservation)
+
+    def give_back(self, size: int) -> None:
+        """Nothing is counted."""
 
     def relieve(self, error: StoreError) -> None:
         """A download ended with this error; nothing is evicted for it."""
