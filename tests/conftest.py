@@ -1,5 +1,6 @@
 """Fixtures: origins and products that end with their test."""
 
+import gc
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from cradle import Cradle
 from hypothesis import HealthCheck, settings
+from nursery import Nursery
 from origin import Origin
 from product import HOSTS, Proxy, Spawn, launch
 from shell import Shell, opened
@@ -47,6 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
         folder = os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp(prefix="package-cache-tests-")
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage thousands of tests, each time that it runs."""
+    gc.collect()
+    gc.freeze()
 
 
 PROGRAMS = {"start", "start_program", "cradle", "shell", "nursery", "mirror", "private"}
@@ -123,6 +131,14 @@ def cradle() -> Iterator[Cradle]:
     one.close()
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What forks products that die, or whose disk refuses, at a step that a test chooses."""
+    one = Nursery()
+    yield one
+    one.close()
+
+
 @pytest.fixture
 def start(cradle: Cradle, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """As `start_program`; but each is a fork of one process that has imported it, which takes a tenth of the time."""
@@ -161,6 +177,17 @@ def sharing(tmp_path: Path) -> Iterator[Path]:
             pytest.skip(f"{command[0]} does not work here: as root, with xfsprogs, it makes a file system with reflinks")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than `tmp_path`."""
+    for place in ("/dev/shm", "/var/tmp"):
+        if os.access(place, os.W_OK) and os.stat(place).st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(dir=place) as other:
+                yield Path(other)
+            return
+    pytest.skip("there is no second file system here")
 
 
 @pytest.fixture

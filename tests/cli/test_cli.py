@@ -203,13 +203,13 @@ def test_gunicorn_is_needed_only_to_serve_under_it(tmp_path: Path, module: str, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("everyone", [False, True], ids=["to the process", "to its children too"])
 def test_a_signal_ends_it_in_good_order_with_transfers_running(
-    origin: Origin, start_program: Start, server: str, number: signal.Signals, everyone: bool
+    origin: Origin, start: Start, server: str, number: signal.Signals, everyone: bool
 ) -> None:
     origin.put("/small-1.tar", b"small")
     gates = [Gate(), Gate()]
     origin.put("/large-1.tar", bytes(1_000_000), Serve(gate=gates[0], gate_at=300_000))
     origin.put("/waiting-1.tar", bytes(1000), Serve(gate=gates[1]))
-    proxy = start_program(origin.url, host=server, environment={"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
+    proxy = start(origin.url, host=server, environment={"PACKAGE_CACHE_GRACEFUL_TIMEOUT": "1"})
     with ExitStack() as stack:
         large, waiting, silent, idle = (stack.enter_context(Client(proxy.address)) for _ in range(4))
         large.ask("/large-1.tar")
@@ -249,8 +249,8 @@ def test_a_signal_right_after_the_start_ends_it_too(tmp_path: Path, server: str)
 
 @servers
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_more_signals_change_nothing_for_the_worse(start_program: Start, server: str, number: signal.Signals) -> None:
-    proxy = start_program("http://127.0.0.1:9/", host=server)
+def test_more_signals_change_nothing_for_the_worse(start: Start, server: str, number: signal.Signals) -> None:
+    proxy = start("http://127.0.0.1:9/", host=server)
     until(lambda: proxy.process.send_signal(number) or proxy.process.poll() is not None)
     assert proxy.stop() == 0
     assert "Traceback" not in "".join(proxy.log)
@@ -368,13 +368,13 @@ def test_the_cache_is_where_caches_of_the_user_are(tmp_path: Path) -> None:
 
 
 @servers
-def test_it_listens_on_an_ipv6_address(origin: Origin, start_program: Start, server: str) -> None:
+def test_it_listens_on_an_ipv6_address(origin: Origin, start: Start, server: str) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"this machine has no ::1: {error}")
     origin.put("/file-1.tar", b"body")
-    proxy = start_program(origin.url, host=server, arguments=["--host", "::1"])
+    proxy = start(origin.url, host=server, arguments=["--host", "::1"])
     assert proxy.url.startswith("http://[::1]:")
     with Client(proxy.address) as client:
         assert client.get("/file-1.tar").body == b"body"

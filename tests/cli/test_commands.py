@@ -145,7 +145,7 @@ def test_a_wrong_variable_is_named_in_a_line() -> None:
 def test_a_command_makes_no_cache_where_there_is_none(tmp_path: Path) -> None:
     for name in COMMANDS.keys() - {"get", "add", "import", "health", "config", "warm"}:
         words = [name, *(["--all"] if name == "purge" else [] if name in ("ls", "gc", "fsck", "info") else ["/a"])]
-        line = failed(1, run_anew(tmp_path / "none", *words))
+        line = failed(1, run(tmp_path / "none", *words))
         assert line == f"there is no cache in {tmp_path / 'none'}; --cache PATH (or PACKAGE_CACHE_CACHE) says where it is"
     assert not (tmp_path / "none").exists()
 

@@ -19,8 +19,11 @@ from typing import Any
 import pytest
 from origin import Gate, Origin, Serve, until
 from product import Proxy, Response, parts, stored
+from shell import run
 
 from package_cache.upstream.answers import Throttle
+
+pytestmark = pytest.mark.usefixtures("shell")
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +60,13 @@ def running(cache: Path, text: str, *words: str, **options: Any) -> Iterator[War
                 one.process.kill()
 
 
-def warm(cache: Path, text: str, *words: str, **options: Any) -> tuple[int, list[str]]:
-    with running(cache, text, *words, **options) as one:
-        return one.end()
+def warm(cache: Path, text: str, *words: str, source: str | None = None) -> tuple[int, list[str]]:
+    """As `Warm.end`, of a command that nothing is done to meanwhile."""
+    listed = cache.parent / "list"
+    listed.write_text(text)
+    ended = run("warm", str(listed), "--cache", str(cache), *words, *(["--source", source] if source else []))
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, (ended.stdout or ended.stderr).splitlines()
 
 
 def noise(size: int) -> bytes:
@@ -203,8 +210,7 @@ def test_wrong_options_are_named(tmp_path: Path, words: tuple[str, ...], said: s
 
 
 def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "package_cache", "warm", str(tmp_path / "none"), "--source", "http://mirror.example/"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run("warm", str(tmp_path / "none"), "--source", "http://mirror.example/")
     assert (done.returncode, done.stderr) == (
         2,
         f"package-cache: {tmp_path}/none cannot be read: No such file or directory\n",

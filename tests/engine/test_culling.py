@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from origin import Origin, Serve, until
 from product import Proxy, as_program, blobs, size_of
+from shell import run_program
 
 from package_cache.engine.fills.committer import Committer, FileJob
 from package_cache.engine.upkeep.culling import Culler, Report
@@ -454,12 +455,12 @@ culled(shelf.bounded(max_age=1.0))
 """
 
 
+@pytest.mark.usefixtures("shell")
 @pytest.mark.parametrize("survived", [0, 1, 2])
 def test_files_that_a_killed_process_was_about_to_remove_are_removed_later(shelf: Shelf, survived: int) -> None:
     for number in range(3):
         shelf.put(f"/{number}.tar", bytes([number]))
-    command = [sys.executable, "-c", KILLED, str(shelf.root), str(survived), str(Path(__file__).parent), *sys.path]
-    assert subprocess.run(command, timeout=60, check=False).returncode == 9
+    assert run_program(KILLED, shelf.root, survived, Path(__file__).parent, *sys.path).returncode == 9
     assert shelf.ready() == set()
     assert len(blobs(shelf.root)) == 3 - survived
     shelf.put("/again-1.tar", bytes([2]))  # one of them is stored anew meanwhile

@@ -49,7 +49,7 @@ def descriptors() -> Iterator[None]:
     before = os.listdir("/proc/self/fd")
     yield
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(os.listdir("/proc/self/fd")) <= len(before)  # connections of earlier tests may end meanwhile
 
 
 def open_files() -> set[Path]:

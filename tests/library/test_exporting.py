@@ -26,6 +26,7 @@ from mirror import Mirror, require, run_mirror
 from older import snapshot
 from origin import MODIFIED, Origin, until
 from product import Proxy, blobs, stored
+from shell import run_program
 from trees import REPOSITORIES, STAMP, export, exported, grown, imported, take_over
 
 from package_cache.cli import commands
@@ -209,30 +210,19 @@ def test_a_copy_takes_the_place_of_a_link_of_before(tmp_path: Path) -> None:
     assert "1 there already" in exported(cache, tree)
 
 
-@contextmanager
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system."""
-    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system here: /dev/shm")
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
-        yield Path(place)
-
-
-def test_on_another_file_system_everything_is_copied(tmp_path: Path) -> None:
+def test_on_another_file_system_everything_is_copied(tmp_path: Path, elsewhere: Path) -> None:
     cache = a_cache(tmp_path, "x-1.tar", "InRelease")
-    with elsewhere(tmp_path) as tree:
-        assert "2 copied" in exported(cache, tree)
-        assert [path.stat().st_mtime for path in tree.iterdir()] == [STAMP, STAMP]
+    assert "2 copied" in exported(cache, elsewhere)
+    assert [path.stat().st_mtime for path in elsewhere.iterdir()] == [STAMP, STAMP]
 
 
 @pytest.mark.parametrize("way", ["--link", "--reflink"])
-def test_a_way_that_cannot_be_is_said_once(tmp_path: Path, way: str) -> None:
+def test_a_way_that_cannot_be_is_said_once(tmp_path: Path, elsewhere: Path, way: str) -> None:
     cache = a_cache(tmp_path, "x-1.tar", "y-1.tar")
-    with elsewhere(tmp_path) as tree:
-        run = export(cache, tree, way)
-        assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
-        assert f"leave {way} away" in run.stderr
-        assert list(tree.iterdir()) == []
+    run = export(cache, elsewhere, way)
+    assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
+    assert f"leave {way} away" in run.stderr
+    assert list(elsewhere.iterdir()) == []
 
 
 # What is there already
@@ -430,6 +420,7 @@ def test_a_killed_export_leaves_no_half_file_and_goes_on(tmp_path: Path) -> None
     assert files(tree) == {name: name for name in ("a-1.tar", "b-1.tar", "c-1.tar")}
 
 
+@pytest.mark.usefixtures("shell")
 @pytest.mark.parametrize("at", range(1, 9))
 def test_an_export_that_dies_at_any_step_leaves_whole_files_only(tmp_path: Path, at: int) -> None:
     """Killed before its n-th file is made, linked or renamed."""
@@ -448,7 +439,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 commands.run(["export", {str(tree)!r}, "--copy", "--cache", {str(cache)!r}])
 """
-    died = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    died = run_program(program)
     assert died.returncode == -signal.SIGKILL
     whole = {"a-1.tar": "a-1.tar", "distfiles/b-1.tar": "distfiles/b-1.tar", "InRelease": "InRelease"}
     whole["distfiles/layout.conf"] = FLAT_LAYOUT

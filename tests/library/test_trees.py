@@ -4,8 +4,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ import pytest
 from older import entries, snapshot
 from origin import MODIFIED, Origin
 from product import Proxy, blobs
+from shell import run, run_program
 from trees import REPOSITORIES, Run, grown, imported, take_over
 
 from package_cache.library.core import Core
@@ -272,17 +271,12 @@ def test_a_linked_file_may_be_replaced_and_removed(tmp_path: Path, start: Callab
     assert [path.read_bytes() for path in blobs(cache)] == [b"x-1.tar"]
 
 
-def test_what_is_on_another_file_system_is_copied(tmp_path: Path) -> None:
-    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is no second file system here: /dev/shm")
-    tree = Path("/dev/shm") / f"package-cache-test-{os.getpid()}"
-    try:
-        grown(tree, "x-1.tar")
-        before = snapshot(tree)
-        assert "1 imported" in imported(tree, tmp_path / "cache", "--link")
-        assert snapshot(tree) == before
-    finally:
-        shutil.rmtree(tree)
+def test_what_is_on_another_file_system_is_copied(tmp_path: Path, elsewhere: Path) -> None:
+    tree = elsewhere / "tree"
+    grown(tree, "x-1.tar")
+    before = snapshot(tree)
+    assert "1 imported" in imported(tree, tmp_path / "cache", "--link")
+    assert snapshot(tree) == before
 
 
 def test_a_file_shares_its_bytes_where_that_can_be(sharing: Path) -> None:
@@ -297,6 +291,7 @@ def test_a_file_shares_its_bytes_where_that_can_be(sharing: Path) -> None:
     assert blob.stat().st_ino != (sharing / "t" / "x-1.tar").stat().st_ino
 
 
+@pytest.mark.usefixtures("shell")
 @pytest.mark.parametrize("options", [(), ("--link",)], ids=["copied", "linked"])
 @pytest.mark.parametrize("at", range(1, 12))
 def test_an_import_that_dies_at_any_step_goes_on_and_leaves_the_bytes_of_the_tree(
@@ -318,7 +313,7 @@ def hook(event, arguments):
 sys.addaudithook(hook)
 sys.exit(commands.run(["import", {str(tree)!r}, "--cache", {str(cache)!r}, *{options!r}]))
 """
-    died = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    died = run_program(program)
     assert died.returncode in ((-signal.SIGKILL,) if at <= 9 else (-signal.SIGKILL, 0)), died.stderr
     after = snapshot(tree)
     assert {name: one[3] for name, one in after.items()} == {name: one[3] for name, one in before.items()}
@@ -328,5 +323,4 @@ sys.exit(commands.run(["import", {str(tree)!r}, "--cache", {str(cache)!r}, *{opt
     assert keys(cache) == ["/InRelease", "/distfiles/y-1.tar", "/x-1.tar"]
     assert sorted(path.read_text() for path in blobs(cache)) == ["InRelease", "distfiles/y-1.tar", "x-1.tar"]
     assert list((cache / "parts-v1").iterdir()) == []
-    fsck = [sys.executable, "-m", "package_cache", "fsck", "--cache", str(cache)]
-    assert subprocess.run(fsck, capture_output=True, text=True, check=True).stdout.endswith("no problems\n")
+    assert run("fsck", "--cache", str(cache)).stdout.endswith("no problems\n")

@@ -67,13 +67,6 @@ def is_sound(cache: Path) -> bool:
         return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery()
-    yield one
-    one.close()
-
-
 @pytest.fixture
 def fork(nursery: Nursery, tmp_path: Path) -> Iterator[Callable[[Stock, Path], Fork]]:
     """Starts products on damaged copies, where there are many of them."""

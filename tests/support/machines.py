@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,8 +122,8 @@ def environment_of(package: str, version: str) -> Path:
 
 
 def kept(name: str, make: Callable[[Path], None]) -> Path:
-    """A directory that is made once and kept among the temporary files."""
-    place = Path(tempfile.gettempdir()) / f"package-cache-test-{os.getuid()}"
+    """A directory that is made once and kept among the temporary files that outlive a run."""
+    place = Path("/var/tmp") / f"package-cache-test-{os.getuid()}"
     place.mkdir(mode=0o700, exist_ok=True)
     if place.stat().st_uid != os.getuid() or place.is_symlink():
         pytest.skip(f"{place} belongs to somebody else")

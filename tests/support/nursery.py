@@ -3,6 +3,7 @@
 Each is the real command on a real socket. What may befall it is told in `faulty.Plan`.
 """
 
+import copy
 import itertools
 import json
 import os
@@ -96,13 +97,10 @@ class Fork(Proxy):
 
 
 class Nursery:
-    """Forks products. Safe for any number of threads. `within` is a command that runs the one they are forked from.
+    """Forks products. Safe for any number of threads. `within` is a command that runs the one they are forked from."""
 
-    They are run by `user`, if that is not 0: only what they need of it must be readable to that one.
-    """
-
-    def __init__(self, within: Sequence[str] = (), user: int = 0) -> None:
-        self._user = user
+    def __init__(self, within: Sequence[str] = ()) -> None:
+        self._user = 0
         self._guard = threading.Lock()
         self._numbers = itertools.count(1)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -110,6 +108,12 @@ class Nursery:
         program = [*within, sys.executable, "-B", str(Path(__file__).with_name("faulty.py"))]
         self._process = subprocess.Popen(program, stdin=theirs, env=environment)
         theirs.close()
+
+    def run_by(self, user: int) -> "Nursery":
+        """The same, but that a user runs its products: only what they need must be readable to him."""
+        one = copy.copy(self)
+        one._user = user
+        return one
 
     def start(
         self,

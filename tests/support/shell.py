@@ -1,4 +1,4 @@
-"""The command in forks of one process that has imported it: the real one, without the time that its start takes."""
+"""The command, and programs, in forks of one process that has imported everything: without the time that a start takes."""
 
 import contextlib
 import json
@@ -30,6 +30,7 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 else:
     sys.exit()
+os.chdir(order["folder"])
 os.environ.clear()
 os.environ.update(order["environment"])
 for number, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
@@ -37,7 +38,15 @@ for number, name in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
 if order["user"]:
     os.setgid(order["user"])
     os.setuid(order["user"])
-code = main(order["words"])
+code = 0
+if order["program"]:
+    sys.argv = ["-c", *order["words"]]
+    try:
+        exec(order["program"], {"__name__": "__main__"})
+    except SystemExit as end:
+        code = end.code
+else:
+    code = main(order["words"])
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(code)  # to take an interpreter apart costs ten times what a command does
@@ -54,10 +63,11 @@ class Shell:
         )
 
     def run(
-        self, words: Sequence[str], environment: Mapping[str, str], user: int = 0
+        self, words: Sequence[str], environment: Mapping[str, str], user: int = 0, program: str = ""
     ) -> "subprocess.CompletedProcess[bytes]":
-        """A command, which is expected to end by itself."""
+        """A command, or a program with these words, which is expected to end by itself."""
         order = {"words": words, "environment": environment, "user": user, "out": str(self._out), "err": str(self._err)}
+        order |= {"program": program, "folder": str(Path.cwd())}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -83,6 +93,12 @@ def opened(room: Path) -> Iterator[Shell]:
     finally:
         _open.remove(shell)
         shell.close()
+
+
+def run_program(program: str, *words: object) -> "subprocess.CompletedProcess[str]":
+    """What `python -c` would do with a program and these words, in the shell of the fixture `shell`."""
+    ended = _open[-1].run([str(word) for word in words], surroundings(), program=program)
+    return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
 
 def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":

@@ -167,6 +167,9 @@ LOST_REGISTRY = Scene("/a-1.tar", LARGE, lose_registry, from_start=True)
 # One run
 
 
+State = frozenset[tuple[str, int, int, bool, str]]
+
+
 class Stage:
     """Plays a scene, to its end or to a death within, each time on a copy of the same cache."""
 
@@ -180,6 +183,7 @@ class Stage:
             give(self.prepared)
             scene.prepare(nursery, self.prepared)
         self._numbers = count()
+        self._recovered: dict[State, list[dict[str, str]]] = {}
 
     def origin(self) -> Origin:
         origin = Origin()
@@ -234,6 +238,13 @@ class Stage:
         assert not parts(cache)
         return [asked.fields for asked in origin.requests()]
 
+    def recover_once(self, cache: Path) -> list[dict[str, str]]:
+        """As `recover`, but that what was right once is not looked at again."""
+        state = state_of(cache)
+        if state not in self._recovered:
+            self._recovered[state] = self.recover(cache)
+        return self._recovered[state]
+
 
 def sweep(cache: Path) -> None:
     """What the product does once a day, for what nobody went on with for a day."""
@@ -242,23 +253,26 @@ def sweep(cache: Path) -> None:
         Sweep(stores, lambda: time.time() + 2 * DAY).run(lambda: None)
 
 
-State = frozenset[tuple[str, int, int, bool, str]]
-
-
 def state_of(cache: Path) -> State:
-    """All that a restart finds, but for times: what is the same need not be looked at again."""
+    """All that a restart finds, but for times and ports: what is the same need not be looked at again."""
     found = []
     for path in cache.rglob("*"):
         status = path.stat()
-        text = b""
-        if path.suffix in (".fill", "") and path.is_file() and path.name not in ("leases-v1", "generation-v2", "known-v1"):
-            text = re.sub(rb"[0-9a-f.-]+", b"", path.read_bytes())
-        elif path.suffix == ".part":
+        size, text = status.st_size if path.is_file() else 0, b""
+        if path.suffix == ".part":
             text = path.read_bytes()
-        name, sealed = re.sub(r"\d{8}T\d{6}", "", str(path.relative_to(cache))), is_stamp(status.st_mtime_ns)
-        size = status.st_size if path.is_file() else 0
-        found.append((name, size, status.st_mode, sealed, hashlib.sha256(text).hexdigest()))
+        elif path.is_file() and _is_text(path):
+            text = re.sub(rb"[0-9a-f.-]+", b"", path.read_bytes())
+            size = len(text)  # numbers are now longer and now shorter
+        name = re.sub(r"\d{8}T\d{6}", "", str(path.relative_to(cache)))
+        name = re.sub(r"^(sources-v1)/[0-9a-f]{32}(\.\d+-\d+)?$", r"\1/NAME", name)
+        found.append((name, size, status.st_mode, is_stamp(status.st_mtime_ns), hashlib.sha256(text).hexdigest()))
     return frozenset(found)
+
+
+def _is_text(path: Path) -> bool:
+    is_source = path.parent.name == "sources-v1"
+    return is_source or (path.suffix in (".fill", "") and path.name not in ("leases-v1", "generation-v2", "known-v1"))
 
 
 def described(error: AssertionError) -> str:

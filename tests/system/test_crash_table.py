@@ -219,10 +219,9 @@ def tmp_path(ground: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery(user=plain_user())
-    yield one
-    one.close()
+def nursery(nursery: Nursery) -> Nursery:
+    """Whose products a plain user runs."""
+    return nursery.run_by(plain_user())
 
 
 @pytest.fixture(params=list(SCENES), scope="module")
@@ -314,7 +313,7 @@ def judge_death(stage: Stage, table: list[Row]) -> None:
 
     def check(_: Row, cache: Path) -> None:
         left = kept(cache, stage.scene.body)
-        ranges = [fields.get("range") for fields in stage.recover(cache)]
+        ranges = [fields.get("range") for fields in stage.recover_once(cache)]
         if not left.stored and not left.verified:
             assert ranges[0] == expected_range(left), (ranges, left)
             assert len(ranges) == 1 or not stage.scene.is_package or stage.scene.body is OTHER, ranges
@@ -332,7 +331,7 @@ def judge_cuts(stage: Stage, table: list[Row], cuts: Sequence[Cut]) -> None:
             return cut_power(Run(row.run.cache, done, None), row.run.cache.with_name(f"without {cut}"), cut)
 
         def check(_: Row, cache: Path) -> None:
-            asked = stage.recover(cache)
+            asked = stage.recover_once(cache)
             assert not [fields for fields in asked if "range" in fields], "bytes that were not synced are trusted"
 
         print(f"without {cut}")

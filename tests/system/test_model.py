@@ -6,7 +6,6 @@
 import itertools
 import random
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,13 +15,6 @@ from nursery import Nursery
 
 AT_ONCE = 4
 """Schedules played side by side: each waits most of its time."""
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    one = Nursery()
-    yield one
-    one.close()
 
 
 @pytest.fixture

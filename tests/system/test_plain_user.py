@@ -58,10 +58,9 @@ def test_a_read_only_file_of_ones_own_is_linked_and_not_copied(shell: Shell, gro
 
 
 @pytest.fixture
-def nursery() -> Iterator[Nursery]:
-    one = Nursery(user=plain_user())
-    yield one
-    one.close()
+def nursery(nursery: Nursery) -> Nursery:
+    """Whose products a plain user runs."""
+    return nursery.run_by(plain_user())
 
 
 def test_a_verified_download_reaches_the_clients_of_another_server_when_its_own_dies_before_the_rename(

@@ -213,7 +213,7 @@ def test_nothing_runs_before_the_first_request_and_nothing_after_close(
     origin.put("/a", b"1")
     before = set(threading.enumerate())
     one = client()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # those of earlier tests may end meanwhile
     for _ in range(2):
         assert body(one, origin, "a") == b"1"
     started = [thread for thread in set(threading.enumerate()) - before if thread.name == "sources"]
