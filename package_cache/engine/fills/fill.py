@@ -225,7 +225,7 @@ class Fill:
 
     def _leave_to_others(self, lease: Lease) -> None:
         try:
-            lease.leave()
+            lease.abandon()
         except (PackageCacheError, OSError) as error:
             logger.warning("cannot clean up after %s: %s", self.key, error)
         self.forsake()

@@ -334,7 +334,7 @@ class Lease:
         """Tell readers that the fill failed. With `keep`, the bytes stay for the next attempt. Raises StoreError."""
         self._end(failure, keep=keep and self.part is not None and self.part.is_sound())
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Give the lease back in the middle of it, as the end of the process would: whoever takes it resumes the part.
 
         Raises StoreError if the part has to go, and cannot.
