@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
@@ -135,8 +135,11 @@ class Fill:
         with self._changed:
             self._leading = True
             self._users += 1
+        here = False
+        with suppress(StoreError):  # the download meets it too, and tells it
+            here = self._is_here()
         try:
-            if self._has_come():
+            if here:
                 run(job)
             else:
                 wanted, drop = (lambda: self._users > 1), partial(self._give_way, lease)
@@ -144,11 +147,6 @@ class Fill:
         except RuntimeError as error:
             self._abandon(lease, f"no thread for a download: {error}", 503, keep=True)
             self._end_leading()
-
-    def _has_come(self) -> bool:
-        with suppress(StoreError):  # the download meets it too, and tells it
-            return self._is_here()
-        return False
 
     def _give_way(self, lease: Lease, *, forced: bool) -> bool:
         """End before the beginning, for want of a place; unless `forced`, only if nobody waits. Whether it did."""
@@ -189,8 +187,8 @@ class Fill:
         self._end_leading()
         return None
 
-    def download(self, lease: Lease, lead: Lead, tell: Callable[[], None]) -> None:
-        """Download in the caller's thread; `tell` is called in it when there is more.
+    def download(self, lease: Lease, lead: Lead, tell: Callable[[Progress], None]) -> None:
+        """Download in the caller's thread; `tell` is told in it how far that is.
 
         What that raises, or an interrupt, goes to the caller, and what is left to do to another one who waits. A thread
         stores what came: that is work for other downloads as well, and is not to be interrupted.
@@ -198,29 +196,32 @@ class Fill:
         with self._changed:
             self._leading = True
             self._users += 1
-        mine = [lease]  # whoever takes it out has the lease: this thread, or the one that stores
+
+        def listener() -> None:
+            tell(self._progress)
+
+        unowned = iter([lease])  # whoever takes it out has the lease: this thread, or the one that stores
         try:
-            self.listen(tell)
+            self.listen(listener)
             try:
                 store = self._told(lease, partial(lead, self, lease))
             finally:
-                self.unlisten(tell)
+                self.unlisten(listener)
             if store is None:
                 self._end_leading()
                 return
-            settle = partial(self._settle, mine, store)
+            settle = partial(self._settle, unowned, store)
             try:
                 self._fills.threads.run(settle)
             except RuntimeError:  # the system gives no more
                 settle()
         except BaseException:
-            if _take(mine) is not None:
+            if next(unowned, None) is not None:
                 self._leave_to_others(lease)
             raise
 
-    def _settle(self, mine: list[Lease], store: Store) -> None:
-        lease = _take(mine)
-        if lease is not None:
+    def _settle(self, unowned: Iterator[Lease], store: Store) -> None:
+        for lease in unowned:
             self._perform(lease, store)
 
     def _leave_to_others(self, lease: Lease) -> None:
@@ -490,13 +491,6 @@ def _unfollowed(error: Exception) -> str:
     return f"the running download cannot be followed: {error}"
 
 
-def _take(held: list[Lease]) -> Lease | None:
-    """What there is, for the first one who takes it."""
-    with suppress(IndexError):
-        return held.pop()
-    return None
-
-
 class Fills:
     """The fills this process leads or follows, one a key. A forked child has none of them."""
 
@@ -519,24 +513,20 @@ class Fills:
         `tell` is told in this thread how far it is. Whatever it raises ends what this thread does of it: another one that
         waits goes on, as it does if the leading process dies. Raises StoreError if the disk refuses.
         """
-        failed: Failed | None = LEFT
-        while failed is LEFT:
-            failed = self._fetch(key, lead, tell)
-        return failed
-
-    def _fetch(self, key: Key, lead: Lead, tell: Callable[[Progress], None]) -> Failed | None:
-        fill, is_new = self._join(key)
-        try:
-            lease = self._begin(fill) if is_new else None
-            if lease is not None:
-                fill.download(lease, lead, lambda: tell(fill.progress()))
-            progress = fill.progress()
-            while not progress.journal.done:
-                tell(progress)
-                progress = fill.wait(progress)
-            return progress.journal.failed
-        finally:
-            self.leave(fill)
+        while True:
+            fill, is_new = self._join(key)
+            try:
+                lease = self._begin(fill) if is_new else None
+                if lease is not None:
+                    fill.download(lease, lead, tell)
+                progress = fill.progress()
+                while not progress.journal.done:
+                    tell(progress)
+                    progress = fill.wait(progress)
+            finally:
+                self.leave(fill)
+            if progress.journal.failed is not LEFT:
+                return progress.journal.failed
 
     def _join(self, key: Key) -> tuple[Fill, bool]:
         """The fill of a key, of which the caller is a user until `leave`; and whether nobody has begun it yet."""
