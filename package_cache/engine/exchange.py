@@ -19,7 +19,6 @@ from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk, Found
 from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.line import Run
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import Underway
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.inquiry import Inquiry, first_of, wire_of
@@ -38,7 +37,7 @@ from package_cache.rules.http.caching import refreshed
 from package_cache.rules.http.response import FILES
 from package_cache.rules.transfers.signatures import FIRST, wrong_type
 from package_cache.rules.transfers.steps import Action, Answered, Ask, Finish, GiveUp, NotModified
-from package_cache.rules.transfers.transfer import Transfer
+from package_cache.rules.transfers.transfer import Transfer, accepts, first_ask
 from package_cache.storage.database.schema import SMALL
 from package_cache.storage.parts.leases import Failed, Lease
 from package_cache.upstream.events import Events
@@ -72,27 +71,33 @@ class Exchange(Inquiry):
         all_: "Exchanges",
         lease: Lease,
         waiting: list[Waiter],
-        transfer: Transfer,
+        urls: tuple[str, ...],
         ask: Ask,
         begun: float | None = None,
     ) -> None:
         wanted, client = waiting[0].wanted, waiting[0].request.client
-        super().__init__(all_.pool, wanted.offer, transfer, MemorySink(wanted.examined), client, begun)
+        super().__init__(all_.pool, wanted.offer, client, begun)
+        self._urls = urls
         self._question = ask
         self._all = all_
         self._lease = lease
         self.waiting = waiting
         self._beaten = time.monotonic()
         """When other processes were shown a sign of life."""
-        self._beating = False
-        """Whether a thread does so, and has the lease meanwhile."""
-        self._late: Callable[[], None] | None = None
-        """What comes after that."""
+
+    def _examined(self, head: Representation, read: Callable[[], bytes]) -> Representation:
+        return self.waiting[0].wanted.examined(head, read)
+
+    def _make_transfer(self) -> Transfer:
+        """Nearly always the first source has it, and nobody else has to be thought of."""
+        transfer = Transfer(self._urls, 0, None, self.waiting[0].wanted.held)
+        transfer.start()
+        return transfer
 
     def _heed(self, outcome: Outcome) -> Action | None:
         """As `Inquiry` wants it. Where the disk refuses, a fill finds out what to do about it."""
         try:
-            if isinstance(outcome, Whole) and not self._sink.size and self._take(outcome):
+            if isinstance(outcome, Whole) and (self._made is None or not self._sink.size) and self._take(outcome):
                 return None
             return self._weigh(outcome)
         except StoreError as error:
@@ -157,9 +162,13 @@ class Exchange(Inquiry):
     def _take(self, answer: Whole) -> bool:
         """Whether an answer is what nearly every one is, which is dealt with here; if not, the transfer has not seen it."""
         head = self._offer.head(self._question, answer.head)
-        if head.status == HTTPStatus.NOT_MODIFIED:
+        if head.status == 304:
             return self._transfer.confirms(head) and self._confirm(head.representation, served=True)
-        return head.status == HTTPStatus.OK and self._transfer.accepts(head) and self._take_body(head, answer.body)
+        if head.status != 200:
+            return False
+        made, held = self._made, self.waiting[0].wanted.held
+        accepted = accepts(head, held) if made is None else made.accepts(head)
+        return accepted and self._take_body(head, answer.body)
 
     def _take_body(self, head: Answered, body: bytes) -> bool:
         """Whether a body is what was asked for; then it is answered, and stored."""
@@ -252,12 +261,12 @@ class Exchange(Inquiry):
 
     def beat(self, now: float) -> None:
         """Have a thread show other processes that the download goes on, unless one does."""
-        if self._beating:
+        if self._held_up:
             return
         self._beaten = now
         with suppress(RuntimeError):  # at the next look there may be one
             self._pool.events.run(self._work_at_beat)
-            self._beating = True
+            self._held_up = True  # the thread has the lease
 
     def _work_at_beat(self) -> None:
         """Runs in the thread."""
@@ -268,15 +277,10 @@ class Exchange(Inquiry):
             self._pool.events.call(self._end_beat)
 
     def _end_beat(self) -> None:
-        self._beating = False
+        self._held_up = False
         late, self._late = self._late, None
         if late is not None:
             late()
-
-    def _is_put_off(self, go_on: Callable[[], None]) -> bool:
-        if self._beating:
-            self._late = go_on
-        return self._beating
 
     def _ask(self, ask: Ask) -> None:
         now = time.monotonic()
@@ -295,7 +299,9 @@ class Exchange(Inquiry):
 
     def _is_sound(self, head: Answered, body: bytes) -> bool:
         """Whether a body is what was asked for, as far as it tells. If not, the transfer says why."""
-        return all(one.is_of(body) for one in head.digests) and not self._is_disguised(head.representation, body)
+        if head.digests and not all(one.is_of(body) for one in head.digests):
+            return False
+        return not self._is_disguised(head.representation, body)
 
     def _is_disguised(self, said: Representation, body: bytes) -> bool:
         """Whether a body begins like something else than its name says."""
@@ -388,16 +394,15 @@ class Exchanges:
         urls = offer.urls_at_once
         if not urls and self.learner.learn(offer, waiter.request.client, partial(waiter.ready, None)):
             return
-        transfer = Transfer(urls or (), 0, None, wanted.held)
-        ask = transfer.start()
-        wire = wire_of(offer, ask) if isinstance(ask, Ask) else None
+        ask = first_ask(urls[0], wanted.held) if urls else None
+        wire = None if ask is None else wire_of(offer, ask)
         lease = self._fills.parts.claim(wanted.key)
         if lease is None:
             self._follow(waiter)
-        elif not isinstance(ask, Ask) or wire is None or self._is_for_a_thread(lease, wanted):
+        elif not urls or ask is None or wire is None or self._is_for_a_thread(lease, wanted):
             self.lead(lease, [waiter])
         else:
-            exchange = self._running[wanted.key] = Exchange(self, lease, [waiter], transfer, ask)
+            exchange = self._running[wanted.key] = Exchange(self, lease, [waiter], urls, ask)
             if not self._ticking:
                 self._ticking = True
                 self.events.after(_TICK_SECONDS, self._tick)
@@ -491,9 +496,7 @@ class Exchanges:
             self.lead(lease, waiting, offer.after(ask, first_of(outcome), begun))
             return
         others = [url for url in offer.urls_at_once or () if url != ask.url]
-        transfer = Transfer((ask.url, *others), 0, None, wanted.held)
-        transfer.start()
-        exchange = self._running[wanted.key] = Exchange(self, lease, waiting, transfer, ask, begun)
+        exchange = self._running[wanted.key] = Exchange(self, lease, waiting, (ask.url, *others), ask, begun)
         exchange.came(outcome)
 
     def end(self, exchange: Exchange) -> None:

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import heed
@@ -23,27 +24,29 @@ from package_cache.upstream.taken import Held
 
 
 class Inquiry(ABC):
-    """One transfer. The bytes that it has of the file are in `sink`."""
+    """One transfer, and the bytes that it has of the file."""
 
     method = "GET"
     _redirects = REDIRECTS
     """Statuses after which it asks elsewhere."""
     _question: Ask
     """What is asked now."""
+    _held_up = False
+    """Whether a thread has what it goes on with."""
+    _late: Callable[[], None] | None = None
+    """What comes after that."""
 
     def __init__(
         self,
         pool: Pool,
         offer: SourceOffer,
-        transfer: Transfer,
-        sink: MemorySink,
         client: str,
         begun: float | None = None,
     ) -> None:
         self._pool = pool
         self._offer = offer
-        self._transfer = transfer
-        self._sink = sink
+        self._made: Transfer | None = None
+        self._kept: MemorySink | None = None
         self._client = client
         self._begun = begun or time.monotonic()
         """When the source was asked."""
@@ -52,6 +55,27 @@ class Inquiry(ABC):
         self._hops = 0
 
     # -- what is made of it
+
+    @abstractmethod
+    def _make_transfer(self) -> Transfer:
+        """What decides whom to ask next; one that has asked already, if something was asked."""
+
+    def _examined(self, head: Representation, _read: Callable[[], bytes]) -> Representation:
+        """The head of a whole file, with what its body says. Raises ValueError for a body that is not what it has to be."""
+        return head
+
+    @property
+    def _transfer(self) -> Transfer:
+        if self._made is None:
+            self._made = self._make_transfer()
+        return self._made
+
+    @property
+    def _sink(self) -> MemorySink:
+        """The bytes that it has."""
+        if self._kept is None:
+            self._kept = MemorySink(self._examined)
+        return self._kept
 
     @abstractmethod
     def _heed(self, outcome: Outcome) -> Action | None:
@@ -64,10 +88,6 @@ class Inquiry(ABC):
     def _hand_over(self, first: First | None = None, *, underway: bool = True) -> None:
         """Have a thread go on with what came of the question, or with asking it; anew unless the transfer is `underway`."""
         raise NotImplementedError(first, underway)
-
-    def _is_put_off(self, _go_on: Callable[[], None]) -> bool:
-        """Whether that is called later, as somebody else has what it needs."""
-        return False
 
     # -- what is asked
 
@@ -89,7 +109,10 @@ class Inquiry(ABC):
             self._ask_now()
 
     def _ask_now(self) -> None:
-        if self._pool.closed or self._is_put_off(self._ask_now):
+        if self._held_up:
+            self._late = self._ask_now
+            return
+        if self._pool.closed:
             return
         self._begun = time.monotonic()
         wire = self._wire()
@@ -111,7 +134,8 @@ class Inquiry(ABC):
 
     def came(self, outcome: Outcome) -> None:
         """A source answered, or did not."""
-        if self._is_put_off(lambda: self.came(outcome)):
+        if self._held_up:
+            self._late = partial(self.came, outcome)
             return
         if isinstance(outcome, Whole | Begun | Cut) and outcome.head.status in self._redirects:
             places = locations_of(outcome.head.status, outcome.head.fields)
@@ -176,8 +200,3 @@ def wire_of(offer: SourceOffer, ask: Ask, url: str | None = None, method: str = 
         return offer.wire(ask, url, method)
     except UpstreamError as error:
         return error
-
-
-def unchanged(head: Representation, _read: Callable[[], bytes]) -> Representation:
-    """The head of a file, of whose body nothing is asked."""
-    return head

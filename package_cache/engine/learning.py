@@ -5,8 +5,7 @@ Belongs to the loop's thread.
 
 from collections.abc import Callable
 
-from package_cache.engine.fills.memory import MemorySink
-from package_cache.engine.inquiry import Inquiry, unchanged
+from package_cache.engine.inquiry import Inquiry
 from package_cache.errors import OutOfDescriptors
 from package_cache.rules.transfers.steps import Action, Finish, GiveUp
 from package_cache.rules.transfers.transfer import Transfer
@@ -40,9 +39,12 @@ class _Learning(Inquiry):
     """One question."""
 
     def __init__(self, learner: Learner, unlearned: Unlearned, client: str) -> None:
-        super().__init__(learner.pool, unlearned.offer, Transfer((unlearned.url,)), MemorySink(unchanged), client)
+        super().__init__(learner.pool, unlearned.offer, client)
         self._learner = learner
         self._unlearned = unlearned
+
+    def _make_transfer(self) -> Transfer:
+        return Transfer((self._unlearned.url,))
 
     def _heed(self, outcome: Outcome) -> Action | None:
         if isinstance(outcome, Begun):  # no layout is that long

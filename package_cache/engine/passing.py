@@ -10,9 +10,8 @@ from functools import partial
 
 from package_cache.engine.answers import Answer, from_blob
 from package_cache.engine.desk import Desk, Found, is_unreached
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import Underway, event_of
-from package_cache.engine.inquiry import Inquiry, first_of, unchanged
+from package_cache.engine.inquiry import Inquiry, first_of
 from package_cache.engine.learning import Learner
 from package_cache.engine.linked import answer_linked, read_document
 from package_cache.engine.passthrough import PassThrough
@@ -37,7 +36,7 @@ class Passing(Inquiry):
 
     def __init__(self, learner: Learner, desk: Desk, passed: Pass, tell: Tell, defer: Defer) -> None:
         request, wanted = passed.request, passed.wanted
-        super().__init__(learner.pool, wanted.offer, Transfer(()), MemorySink(unchanged), request.client)
+        super().__init__(learner.pool, wanted.offer, request.client)
         self._learner = learner
         self.method = request.method
         """How sources are asked: for a head, until one of them has it not without the body."""
@@ -52,12 +51,13 @@ class Passing(Inquiry):
         """Ask the first source; before that, where it keeps what."""
         if self._learner.learn(self._offer, self._client, self.begin):
             return
-        urls = self._offer.urls_at_once
-        if urls is None:  # a directory has to tell
+        if self._offer.urls_at_once is None:  # a directory has to tell
             self._hand_over(underway=False)
         else:
-            self._transfer = Transfer(urls)
             super().begin()
+
+    def _make_transfer(self) -> Transfer:
+        return Transfer(self._offer.urls_at_once or ())
 
     def _heed(self, outcome: Outcome) -> Action | None:
         if isinstance(outcome, OutOfDescriptors):

@@ -8,9 +8,8 @@ from functools import partial
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import event_of
-from package_cache.engine.inquiry import Inquiry, unchanged
+from package_cache.engine.inquiry import Inquiry
 from package_cache.engine.passing import Tell
 from package_cache.engine.wanted import Pass
 from package_cache.errors import FillError, OutOfDescriptors, UpstreamError
@@ -38,7 +37,7 @@ class Posting(Inquiry):
 
     def __init__(self, pool: Pool, desk: Desk, posted: Pass, tell: Tell) -> None:
         request, offer = posted.request, posted.wanted.offer
-        super().__init__(pool, offer, Transfer(offer.posted_at), MemorySink(unchanged), request.client)
+        super().__init__(pool, offer, request.client)
         self._desk = desk
         self._content = posted.content
         self._said = tuple((name, value) for name, value in request.fields.items() if name in _OF_POST)
@@ -49,6 +48,9 @@ class Posting(Inquiry):
             return self._offer.posting(self._url or self._question.url, self._said, self._content)
         except UpstreamError as error:
             return error
+
+    def _make_transfer(self) -> Transfer:
+        return Transfer(self._offer.posted_at)
 
     def _heed(self, outcome: Outcome) -> Action | None:
         if isinstance(outcome, OutOfDescriptors):

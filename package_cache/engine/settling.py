@@ -35,7 +35,7 @@ _SETTLING_SECONDS = 1.0
 class _Settling(Job):
     """One of them, which is being stored under its lease."""
 
-    __slots__ = ("_guard", "_over", "_shows", "lease", "may_link", "shown", "told", "waiting")
+    __slots__ = ("lease", "may_link", "shown", "told", "waiting")
 
     def __init__(self, news: NewVersion, ended: Ended, lease: Lease, *, patient: bool, may_link: bool) -> None:
         super().__init__(news, ended, patient=patient)
@@ -46,15 +46,22 @@ class _Settling(Job):
         """Who waits until it is stored, but not for long."""
         self.told: list[Callable[[bool], None]] = []
         """Who is to be told at the end whether it is stored."""
-        self.shown = False
-        """Whether other processes were let have it, or are about to be."""
+        self.shown: _Shown | None = None
+        """How other processes were let have it, or are about to be."""
+
+
+class _Shown:
+    """A small body that other processes are let have, since the disk takes its time, by a thread that calls `show`."""
+
+    def __init__(self, settling: _Settling) -> None:
+        self._settling = settling
         self._guard = threading.Lock()
         self._shows = False
         self._over: tuple[Failed | None] | None = None
         """How it ended, once it has."""
 
     def show(self) -> None:
-        """Let other processes have it, since the disk takes its time; unless it is stored by now. Runs in a thread."""
+        """Let them have it, unless it is stored by now."""
         with self._guard:
             if self._over is not None:
                 return
@@ -67,24 +74,24 @@ class _Settling(Job):
             with self._guard:
                 self._shows, over = False, self._over
             if over is not None:
-                _give_back(self.lease, *over)
+                _give_back(self._settling.lease, *over)
 
     def _write(self) -> None:
-        lease, news = self.lease, self.news
+        lease, news = self._settling.lease, self._settling.news
         lease.begin(news.representation)
         assert lease.part is not None  # it was begun
         assert news.body is not None
         lease.part.put(0, news.body)
-        lease.whole(news.digest, self.size)
+        lease.whole(news.digest, len(news.body))
         lease.expose()  # all of it at once
 
     def end(self, failed: Failed | None) -> None:
-        """It is stored, or cannot be: give the lease back. Who shows it is not waited for, but does that then."""
+        """It is stored, or cannot be: give the lease back. The thread is not waited for, but does that then."""
         with self._guard:
             self._over = (failed,)
             if self._shows:
                 return
-        _give_back(self.lease, failed)
+        _give_back(self._settling.lease, failed)
 
 
 def _give_back(lease: Lease, failed: Failed | None) -> None:
@@ -122,10 +129,11 @@ class Settling:
 
     def _show(self, settling: _Settling) -> None:
         """Have a thread let other processes have what the disk is too slow for."""
-        if not settling.shown:
+        if settling.shown is None:
+            shown = _Shown(settling)
             with suppress(RuntimeError):  # at the next look there may be one
-                self._events.run(settling.show)
-                settling.shown = True
+                self._events.run(shown.show)
+                settling.shown = shown
 
     def joins(self, waiter: Waiter) -> bool:
         """Whether a request is answered with what is being stored, at once or in a moment."""
@@ -181,11 +189,23 @@ class Settling:
     def _settled(self, group: list[_Settling], error: StoreError | None) -> None:
         self._desk.leader.note_bodies(group, error)
         failed = None if error is None else Failed(UNSTORABLE, str(error))
+        self._give_back([one for one in group if one.shown is None], failed)
         for settling in group:
-            settling.end(failed)
+            if settling.shown is not None:
+                settling.shown.end(failed)
             self._unstored -= settling.size
             del self.running[settling.news.key]
             for waiter in settling.waiting:
                 waiter.ready(None)
             for told in settling.told:
                 told(error is None)
+
+    def _give_back(self, group: list[_Settling], failed: Failed | None) -> None:
+        """Give leases back, of which hardly any has shown anything."""
+        exposed = [one.lease for one in group if one.lease.exposed]
+        for lease in exposed:
+            _give_back(lease, failed)
+        try:
+            self._desk.fills.parts.end_all([one.lease for one in group if not one.lease.exposed])
+        except StoreError as error:
+            logger.warning("cannot clean up after small files: %s", error)

@@ -12,9 +12,8 @@ from http import HTTPStatus
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.fills.fill import Fill
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.reader import SHOWN, ElsewhereError, FillReader, LeftError, Window
-from package_cache.engine.inquiry import Inquiry, unchanged
+from package_cache.engine.inquiry import Inquiry
 from package_cache.errors import FillError, UpstreamError, UpstreamLie
 from package_cache.model import Representation, Span
 from package_cache.rules.transfers.steps import Answered, Ask, GiveUp
@@ -50,7 +49,7 @@ class SideRequest(Inquiry):
         promise: Answer,
         told: Callable[[Answer | None], None],
     ) -> None:
-        super().__init__(pool, offer, Transfer((ask.url,)), MemorySink(unchanged), client)
+        super().__init__(pool, offer, client)
         self._question = ask
         self._fill = fill
         self._number = number
@@ -61,6 +60,9 @@ class SideRequest(Inquiry):
     def begin(self) -> None:
         """Ask."""
         self._ask_now()
+
+    def _make_transfer(self) -> Transfer:
+        return Transfer((self._question.url,))
 
     def _heed(self, outcome: Outcome) -> None:
         if isinstance(outcome, Whole):

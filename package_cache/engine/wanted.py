@@ -109,8 +109,9 @@ class Wanted:
 
     def is_other(self, head: Representation, size: int) -> bool:
         """Whether a body with that head, of so many bytes, is not to be stored at all, or not as it is: it has a coding."""
-        largest = self.largest()
-        return is_coded(head) or self.refusal(head) is not None or (largest is not None and size > largest)
+        policy = self.policy
+        is_larger = policy.largest is not None and size > policy.largest
+        return is_larger or is_coded(head) or policy.refusal(head) is not None
 
     def examined(self, head: Representation, read: Callable[[], bytes]) -> Representation:
         """The head, with what the body says of it. Raises ValueError for a body that is not what it has to be."""

@@ -63,6 +63,10 @@ class Registry:
     def __init__(self, path: Path, *, only_read: bool = False) -> None:
         self.database = Database(path, only_read=only_read)
         self.generation = self.database.generation
+        self.mark = self.generation.mark
+        """A value of a key that changes whenever the key does. Costs no system call."""
+        self.is_absent = self.generation.presence.is_absent
+        """Whether no version of a key was ever stored, as far as that is known without looking into the registry."""
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -83,20 +87,12 @@ class Registry:
         [totals] = self.database.rows("SELECT entries, blobs, bytes FROM total")
         return Totals(*totals)
 
-    def mark(self, key: Key) -> int:
-        """A value that changes whenever the key does. Costs no system call."""
-        return self.generation.mark(key)
-
     @retried
     def best(self, key: Key) -> Entry | None:
         """The newest version of the key that can be served."""
         with self.database.lent() as connection:
             row = connection.execute(_BEST, (key,)).fetchone()
             return _entry_of(row, key) if row else None
-
-    def is_absent(self, key: Key) -> bool:
-        """Whether no version of a key was ever stored, as far as that is known without looking into the registry."""
-        return self.generation.presence.is_absent(hash_of(key))
 
     def best_at_once(self, key: Key) -> Entry | None:
         """As `best`, for callers that must not wait. Raises StoreError where it might take a while."""

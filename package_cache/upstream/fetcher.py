@@ -323,7 +323,11 @@ class SourceOffer:
     @property
     def urls_at_once(self) -> tuple[str, ...] | None:
         """The same; None where a source would have to be asked first."""
-        sources, place = self.order, self._distfile
+        sources, target = self._fetcher.mirrors.order(self.repository.sources), self.target
+        if DISTFILES_PATH not in target.path:  # nearly nothing is one
+            asked = target.asked
+            return tuple([source.base + asked for source in sources])
+        place = self._distfile
         if place is not None and sources and not self._fetcher.layouts.is_known(sources[0].base + place.folder):
             return None
         return self._urls(sources, place)

@@ -169,7 +169,9 @@ class Mirrors:
         if self.balance:
             with self._guard:
                 state.speed, state.measured = state.speed.after_answer(seconds), now
-        self._report(state, url, f"answered {status}", now)
+        said = f"answered {status}"
+        if said != state.said or now >= state.told + TOLD_SECONDS:
+            self._report(state, url, said, now)
 
     def sent(self, url: str, size: int, seconds: float) -> None:
         """Note how long the source of a URL took to send so many bytes."""

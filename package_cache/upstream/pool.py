@@ -92,17 +92,18 @@ class Connection:
 
     __slots__ = (
         "_body", "_content", "_descriptor", "_events", "_framing", "_head", "_interim", "_kept", "_left", "_out", "_pool",
-        "_received", "_request", "_secured", "_since", "_size", "_socket", "deadline", "way",
+        "_received", "_request", "_secured", "_since", "_size", "_socket", "deadline", "place", "way",
     )  # fmt: skip
 
-    def __init__(self, pool: "Pool", way: Way, one: Connected) -> None:
+    def __init__(self, pool: "Pool", way: Way, place: "_Place", one: Connected, *, kept: bool = False) -> None:
         self._pool = pool
         self.way = way
+        self.place = place
         self._socket = one
         self._secured = one if isinstance(one, ssl.SSLSocket | Nested) else None
         self._descriptor = one.fileno()
         self._events = READ
-        self._kept = False
+        self._kept = kept
         """Whether it was used before: the other end may have closed it meanwhile."""
         self._left = False
         self.deadline = 0.0
@@ -125,20 +126,11 @@ class Connection:
         """Be called when something arrives."""
         self._pool.events.register(self._descriptor, self._events, self._on_event)
 
-    def begin(self, request: Request) -> None:
-        """Send a request over a connection that was just made."""
-        self.watch()
-        self._ask(request)
-
     def ask(self, request: Request) -> None:
-        """Send a request over a connection that was kept."""
-        self._kept = True
-        self._pool.occupy(self)
-        self._ask(request)
-
-    def _ask(self, request: Request) -> None:
+        """Send a request."""
         self._reset(request)
         self.deadline = time.monotonic() + self._pool.timeouts.head
+        self._pool.busy.add(self)
         self._flush()
 
     def _expect(self, events: int) -> None:
@@ -160,7 +152,9 @@ class Connection:
         self._out = self._out[sent:]
         if not self._out and self._content is not None and not self._refill(self._content):
             return
-        self._expect(READ | WRITE if self._out else READ)
+        events = READ | WRITE if self._out else READ
+        if events != self._events:
+            self._expect(events)
 
     def _refill(self, content: SupportsRead) -> bool:
         """Read more of the content to be sent, or reach its end; whether it could be read."""
@@ -272,7 +266,8 @@ class Connection:
         request, self._request = self._request, None
         assert request is not None
         keeps = head.persistent and in_step and not self._out
-        self._note_session()
+        if not self._kept:
+            self._note_session()
         if keeps:
             self._kept = True
             self._pool.rest(self)
@@ -351,25 +346,23 @@ class _Queue:
 
     def __init__(self, share: int) -> None:
         self._share = share
-        self._waiting: dict[str, deque[Request]] = {}
+        self.by_client: dict[str, deque[Request]] = {}
+        """Those that wait."""
         self._running: Counter[str] = Counter()
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
 
     def add(self, request: Request) -> None:
         """Queue a request behind the others of the same client."""
-        self._waiting.setdefault(request.client, deque()).append(request)
+        self.by_client.setdefault(request.client, deque()).append(request)
 
     def next(self) -> Request | None:
         """The request whose client has its turn, which counts as running from now on; None if all have their share."""
-        client = next((one for one in self._waiting if self._running[one] < self._share), None)
+        client = next((one for one in self.by_client if self._running[one] < self._share), None)
         if client is None:
             return None
-        own = self._waiting.pop(client)
+        own = self.by_client.pop(client)
         request = own.popleft()
         if own:
-            self._waiting[client] = own  # behind the other clients
+            self.by_client[client] = own  # behind the other clients
         self._running[client] += 1
         return request
 
@@ -382,16 +375,16 @@ class _Queue:
     def overdue(self, now: float) -> list[Request]:
         """Take out those that have waited for too long. `now` is by the monotonic clock."""
         over: list[Request] = []
-        for client, own in list(self._waiting.items()):
+        for client, own in list(self.by_client.items()):
             while own and now > own[0].until:
                 over.append(own.popleft())
             if not own:
-                del self._waiting[client]
+                del self.by_client[client]
         return over
 
     def clear(self) -> None:
         """Forget all that waits."""
-        self._waiting.clear()
+        self.by_client.clear()
 
 
 @dataclass(slots=True)
@@ -428,7 +421,8 @@ class Pool:
         self._ended = ended
         self.names = Names(events, time.monotonic)
         self._places: dict[Way, _Place] = {}
-        self._busy: set[Connection] = set()
+        self.busy: set[Connection] = set()
+        """The connections over which something is asked."""
         self._making: dict[Request, Opening] = {}
         self._ticking = False
         self.closed = False
@@ -445,7 +439,7 @@ class Pool:
             self.events.after(_TICK_SECONDS, self._tick)
         request, way = Request(wire, done, at_once, client), wire.way
         place = self._places.get(way) or self._place(way)
-        if place.waiting or place.open - len(place.idle) >= _CROWDED:
+        if place.waiting.by_client or place.open - len(place.idle) >= _CROWDED:
             request.until = time.monotonic() + self.timeouts.head
             place.waiting.add(request)
             self._go_on(way, place)
@@ -471,7 +465,7 @@ class Pool:
 
     def _next(self, place: _Place) -> Request | None:
         """The queued request whose turn it is."""
-        request = place.waiting.next() if place.waiting else None
+        request = place.waiting.next() if place.waiting.by_client else None
         if request is not None:
             request.done = partial(self._answered, place, request, request.done)
         return request
@@ -504,9 +498,10 @@ class Pool:
             self._forget(request.wire.way)
             request.done(result)
         else:
-            connection = Connection(self, request.wire.way, result)
-            self._busy.add(connection)
-            connection.begin(request)
+            way = request.wire.way
+            connection = Connection(self, way, self._places[way], result)
+            connection.watch()
+            connection.ask(request)
 
     def note_session(self, way: Way, session: ssl.SSLSession | None) -> None:
         """Resume this session in the next handshake."""
@@ -520,28 +515,24 @@ class Pool:
 
     def left(self, connection: Connection) -> None:
         """A connection closed, or was given away."""
-        self._busy.discard(connection)
-        place = self._places[connection.way]
+        self.busy.discard(connection)
+        place = connection.place
         if connection in place.idle:
             place.idle.remove(connection)
         self._forget(connection.way)
 
     def rest(self, connection: Connection) -> None:
         """A connection can be used again."""
-        place = self._places[connection.way]
-        request = self._next(place)
+        place = connection.place
+        request = self._next(place) if place.waiting.by_client else None
         if request is not None:
             connection.ask(request)
         elif self.closed or len(place.idle) >= _MOST_IDLE:
             connection.drop()
         else:
-            self._busy.discard(connection)
+            self.busy.discard(connection)
             connection.deadline = time.monotonic() + _IDLE_SECONDS
             place.idle.append(connection)
-
-    def occupy(self, connection: Connection) -> None:
-        """A connection is in use."""
-        self._busy.add(connection)
 
     def give_back(self, way: Way, one: Connected) -> None:
         """Take back a connection that was given away, at the end of an answer. Safe for any thread."""
@@ -557,7 +548,7 @@ class Pool:
             return
         place.open += 1
         one.settimeout(0)
-        connection = Connection(self, way, one)
+        connection = Connection(self, way, place, one, kept=True)
         connection.watch()
         self.rest(connection)
 
@@ -565,11 +556,11 @@ class Pool:
         self.sweep(time.monotonic())
         self._ticking = not self.closed and any(place.open for place in self._places.values())
         if self._ticking:
-            self.events.after(_TICK_SECONDS if self._busy else 10 * _TICK_SECONDS, self._tick)
+            self.events.after(_TICK_SECONDS if self.busy else 10 * _TICK_SECONDS, self._tick)
 
     def sweep(self, now: float) -> None:
         """Give up what was silent for too long, and close what was idle for too long. `now` is by the monotonic clock."""
-        for connection in [one for one in self._busy if now > one.deadline]:
+        for connection in [one for one in self.busy if now > one.deadline]:
             connection.time_out()
         for place in list(self._places.values()):
             for connection in [one for one in place.idle if now > one.deadline]:
@@ -589,7 +580,7 @@ class Pool:
             place.waiting.clear()
             for connection in list(place.idle):
                 connection.drop()
-        for connection in list(self._busy):
+        for connection in list(self.busy):
             connection.drop()
         if self._ended is not None:
             self._ended()

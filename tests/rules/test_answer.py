@@ -383,11 +383,43 @@ def test_age_is_never_below_zero() -> None:
     assert age(replace(STORED, received=NOON - 3600), NOON - 3600) == 0
 
 
-def test_of_a_sources_answer_only_what_describes_the_file_is_kept() -> None:
-    kept = (("content-type", "a/b"), ("ETAG", '"v"'), ("Cache-Control", "a"), ("Cache-Control", "b"), ("Link", "<x>"))
-    others = ("Set-Cookie", "Connection", "Transfer-Encoding", "Content-Length", "Server", "Keep-Alive", "Trailer", "Via")
-    hop = (*others, "Upgrade", "Proxy-Authenticate", "Accept-Ranges", "Content-Range", "Location", "X-Cache", "Alt-Svc")
-    assert kept_fields((*kept, *((name, "x") for name in hop))) == kept
+def test_all_of_a_sources_fields_are_kept_but_those_of_the_connection_the_client_the_host_and_the_message() -> None:
+    kept = (
+        ("content-type", "a/b"),
+        ("ETAG", '"v"'),
+        ("Cache-Control", "a"),
+        ("Cache-Control", "b"),
+        ("Link", "<x>"),
+        ("Docker-Content-Digest", "sha256:1"),
+        ("X-Repo-Commit", "2"),
+        ("X-Checksum-Sha1", "3"),
+        ("Access-Control-Allow-Origin", "*"),
+        ("Cache-Status", "other; hit"),
+        ("Via", "1.1 other"),
+    )
+    connection = ("Connection", "Transfer-Encoding", "Keep-Alive", "Trailer", "Upgrade", "TE", "Proxy-Authenticate")
+    client = ("Set-Cookie", "WWW-Authenticate", "Authentication-Info", "Clear-Site-Data")
+    host = ("Server", "Alt-Svc", "Strict-Transport-Security", "X-Accel-Redirect", "X-Sendfile")
+    message = ("Content-Length", "Content-Range", "Accept-Ranges", "Content-MD5", "Digest", "Repr-Digest", "Content-Digest")
+    others = (*connection, *client, *host, *message)
+    assert kept_fields((*kept, *((name, "x") for name in others))) == kept
+
+
+def test_a_field_that_connection_names_is_not_kept() -> None:
+    said = (
+        ("Connection", "close, X-Hop"),
+        ("x-hop", "1"),
+        ("X-Other", "2"),
+        ("connection", "third,Cache-Control"),
+        ("Third", "3"),
+    )
+    assert kept_fields((*said, ("Cache-Control", "no-store"))) == (("X-Other", "2"), ("Cache-Control", "no-store"))
+
+
+def test_of_too_many_fields_those_are_kept_that_are_needed() -> None:
+    many = tuple((f"X-{number}", "x" * 100) for number in range(90))
+    assert kept_fields((*many, ("ETag", '"v"'))) == (("ETag", '"v"'),)
+    assert kept_fields((*many[:50], ("ETag", '"v"'))) == (*many[:50], ("ETag", '"v"'))
 
 
 @pytest.mark.parametrize(
@@ -414,8 +446,10 @@ def test_stored_value_can_be_sent_again_on_one_line(value: str, kept: str | None
 
 
 def test_confirmation_renews_how_long_the_answer_is_good() -> None:
-    stored = replace(STORED, fields=(*FIELDS, ("Cache-Control", "max-age=5"), ("Age", "7"), ("Expires", "0")))
+    others = ("X-Repo-Commit", "1"), ("X-Served-By", "a")
+    stored = replace(STORED, fields=(*FIELDS, *others, ("Cache-Control", "max-age=5"), ("Age", "7"), ("Expires", "0")))
     said: Fields = (
+        ("x-served-by", "b"),
         ("Date", format_date(NOON + 500)),
         ("cache-control", "max-age=6"),
         ("Cache-Control", "public"),
@@ -429,7 +463,9 @@ def test_confirmation_renews_how_long_the_answer_is_good() -> None:
             ("Content-Type", "application/x-xz"),
             ("Last-Modified", format_date(CHANGED)),
             ("ETag", '"v1"'),
+            ("X-Repo-Commit", "1"),
             ("Expires", "0"),
+            ("x-served-by", "b"),
             ("Date", format_date(NOON + 500)),
             ("cache-control", "max-age=6"),
             ("Cache-Control", "public"),

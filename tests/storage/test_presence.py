@@ -12,14 +12,13 @@ from origin import Origin, until
 from product import Proxy
 
 from package_cache.model import Key, Representation
-from package_cache.storage.database.generation import hash_of
 from package_cache.storage.registry import Registry
 
 KEYS = [Key(f"/a-{number}") for number in range(40)]
 
 
 def is_absent(registry: Registry, key: Key) -> bool:
-    return registry.generation.presence.is_absent(hash_of(key))
+    return registry.generation.presence.is_absent(key)
 
 
 def commit(registry: Registry, key: Key, letter: str = "a") -> None:

@@ -411,13 +411,32 @@ def test_a_head_that_cannot_be_trusted_is_refused(
 
 
 def test_fields_of_the_connection_and_cookies_are_not_kept(origin: Origin, start: Callable[..., Proxy]) -> None:
-    dropped = {"Set-Cookie": "a=b", "Keep-Alive": "timeout=5", "Proxy-Authenticate": "Basic", "X-Powered-By": "x"}
+    dropped = {"Set-Cookie": "a=b", "Keep-Alive": "timeout=5", "Proxy-Authenticate": "Basic", "X-Accel-Redirect": "/x"}
     origin.put("/a-1.tar", b"a", Serve(fields=tuple(dropped.items())))
     proxy = start(origin.url)
     for _ in range(2):
         answer = proxy.get("/a-1.tar")
         assert not {name.lower() for name in answer.fields} & {name.lower() for name in dropped}
         assert answer.fields["Content-Type"] == "application/octet-stream"
+
+
+def test_all_other_fields_of_a_source_are_served_and_a_confirmation_renews_them(
+    origin: Origin, start: Callable[..., Proxy]
+) -> None:
+    said = (("Docker-Content-Digest", "sha256:1"), ("X-Repo-Commit", "2"), ("X-Served-By", "a"), ("Via", "1.1 other"))
+    origin.put("/index.json", b"{}", Serve(fields=said))
+    proxy = start(origin.url)
+    proxy.fetch_new("/index.json")
+    origin.put("/index.json", b"{}", Serve(fields=(("X-Served-By", "b"),)))
+    confirmed = proxy.get("/index.json")
+    origin.stop()
+    stale = proxy.get("/index.json")
+    for answer, kind in ((confirmed, "fwd-status=304"), (stale, "fwd=stale")):
+        assert kind in answer.fields["Cache-Status"]
+        assert answer.fields["Docker-Content-Digest"] == "sha256:1"
+        assert answer.fields["X-Repo-Commit"] == "2"
+        assert answer.fields["X-Served-By"] == "b"
+        assert "1.1 other" in answer.fields["Via"]
 
 
 def test_a_source_is_told_who_asks_and_not_what_the_client_sent(origin: Origin, start: Callable[..., Proxy]) -> None:

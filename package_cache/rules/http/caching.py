@@ -6,24 +6,45 @@ Decides by header fields alone. Which names may be kept for ever and which rule 
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import compress
 
 from package_cache.model import Fields, Representation
 from package_cache.rules.http.fields import parse_date
 
-_STORED = frozenset(
+_OF_CONNECTION = (
+    *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+    *("proxy-authenticate", "proxy-authentication-info", "proxy-authorization"),
+)
+"""Of one connection, and never stored (RFC 9110, section 7.6.1; RFC 9111, section 3.1)."""
+_OF_CLIENT = ("set-cookie", "set-cookie2", "authentication-info", "www-authenticate", "clear-site-data")
+"""For the one client that asked."""
+_OF_HOST = ("server", "alt-svc", "strict-transport-security", "public-key-pins", "public-key-pins-report-only")
+"""Said of the host that answers, which is another one here."""
+_OF_MESSAGE = (
+    *("content-length", "content-range", "accept-ranges"),
+    *("content-md5", "content-digest", "repr-digest", "digest"),
+)
+"""What this cache says of its own messages; digests of the source were compared when its answer came."""
+_OF_SERVERS = re.compile("x-accel-|x-sendfile|x-lighttpd-send-file|x-litespeed-location|x-reproxy-")
+"""Orders to the server in front, which would serve what no source has to say anything about."""
+_NOT_STORED = frozenset((*_OF_CONNECTION, *_OF_CLIENT, *_OF_HOST, *_OF_MESSAGE))
+_NEEDED = frozenset(
     {
         *("content-type", "content-encoding", "content-language", "content-disposition", "last-modified", "etag"),
         *("date", "age", "cache-control", "expires", "vary", "link"),
     }
 )
-"""What is stored of a source's response. Hop-by-hop fields and Set-Cookie are not among it."""
+"""What is stored though there are too many fields."""
+_MOST = 8192
+"""Bytes of the values that are stored of one response; of more, those that are needed alone."""
 _STATED_ANEW = frozenset({"etag", "date", "age"})
 """Stored fields that this cache states itself in its own responses."""
-_CONFIRMED = frozenset({"date", "age", "cache-control", "expires"})
-"""What a 304 replaces."""
+_OF_BODY = frozenset(
+    {"content-type", "content-encoding", "content-language", "content-disposition", "last-modified", "etag", "vary"}
+)
+"""What a 304 leaves as it is: it describes the body, or is what was compared."""
 _FOLD = re.compile(r"[ \t]*\r?\n[ \t]+")
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _DIGITS = 15
@@ -39,18 +60,35 @@ AHEAD = 60.0
 _LONGEST_ACCEPT = 1024
 
 
-def kept_fields(fields: Fields, names: Iterable[str] | None = None) -> Fields:
+def kept_fields(fields: Fields, names: Sequence[str] | None = None) -> Fields:
     """The fields of a source's response that are stored and served again; `names` are theirs in lower case, if at hand.
 
-    A value written over several lines becomes one line (RFC 9112, section 5.2); one that cannot be sent again is dropped.
+    That is all but those of the connection, of one client, of the host, and of the message (RFC 9111, section 3.1). A value
+    written over several lines becomes one line (RFC 9112, section 5.2); one that cannot be sent again is dropped.
     """
-    names = (name.lower() for name, _ in fields) if names is None else names
-    kept = list(compress(fields, map(_STORED.__contains__, names)))
+    names = [name.lower() for name, _ in fields] if names is None else names
+    kept = list(compress(fields, map(_is_stored, names)))
+    if "connection" in names:
+        kept = _without_named(kept, fields)
     values = f" {' '.join([value for _, value in kept])} "
+    if len(values) > _MOST:
+        kept = [pair for pair in kept if pair[0].lower() in _NEEDED]
     if not values.isascii() or not values.isprintable() or "  " in values:
         unfolded = [(name, _FOLD.sub(" ", value).strip(" \t")) for name, value in kept]
         kept = [pair for pair in unfolded if not _UNSENDABLE.search(pair[1])]
     return tuple(kept)
+
+
+@lru_cache(1024)
+def _is_stored(name: str) -> bool:
+    return name not in _NOT_STORED and not _OF_SERVERS.match(name)
+
+
+def _without_named(kept: list[tuple[str, str]], fields: Fields) -> list[tuple[str, str]]:
+    """Without the fields that Connection says are of the connection."""
+    said = ",".join(value for name, value in fields if name.lower() == "connection")
+    named = {one.strip(" \t").lower() for one in said.split(",")} - _NEEDED
+    return [pair for pair in kept if pair[0].lower() not in named]
 
 
 def divided(stored: Representation) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -192,7 +230,7 @@ def refreshed(stored: Representation, confirmation: Representation) -> Represent
 
     If the 304 has no Date, it was made when it arrived (RFC 9110, section 6.6.1).
     """
-    news = [pair for pair in confirmation.fields if pair[0].lower() in _CONFIRMED]
+    news = [pair for pair in confirmation.fields if (name := pair[0].lower()) not in _OF_BODY and _is_stored(name)]
     replaced = {"age", "date", *[name.lower() for name, _ in news]}
     kept = [pair for pair in stored.fields if pair[0].lower() not in replaced]
     return Representation((*kept, *news), stored.size, stored.source, confirmation.received, stored.good_until)

@@ -190,9 +190,7 @@ class Transfer:
 
     def accepts(self, head: Answered) -> bool:
         """Whether the whole body of that 200 is the file, if no byte is kept yet."""
-        offered, is_part = head.representation, head.content_range is not None
-        marked = offered.size is not None or head.chunked
-        return marked and not is_part and not self.have and self.known is None and not self._is_older(offered)
+        return not self.have and self.known is None and accepts(head, self.held)
 
     @property
     def _mirror(self) -> _Mirror:
@@ -208,9 +206,8 @@ class Transfer:
             self._asked = Ask(mirror.url, self.have - OVERLAP, if_range, pause=pause)
         else:
             # Readers that were given a new version cannot be told that there is none.
-            conditional = self.held is not None and not (whole or self.have or self._begun)
-            condition = self.held.validators if self.held is not None and conditional else None
-            self._asked = Ask(mirror.url, condition=condition, pause=pause)
+            held = None if whole or self.have or self._begun else self.held
+            self._asked = first_ask(mirror.url, held, pause)
         return self._asked
 
     def _if_range(self, url: str) -> str | None:
@@ -262,7 +259,7 @@ class Transfer:
             return self._on_lie("answered 200 with a part of the file")
         if offered.size is None and not head.chunked:
             return self._leave(_ENDLESS, out=True, fault=True)
-        if self._is_older(offered):
+        if _is_older(offered, self.held):
             return self._leave("has an older version", out=True)
         told = self.known.size if self.known is not None and self._confirmed else None
         if offered.size is None:
@@ -274,13 +271,6 @@ class Transfer:
         self._offered = head
         self._at, self._marked, self._partial = 0, offered.size is None, False
         return self._receive()
-
-    def _is_older(self, offered: Representation) -> bool:
-        """Whether an out-of-date mirror offers a version that was already replaced here."""
-        if self.held is None or offered.source == self.held.source:
-            return False
-        ours, theirs = parse_date(self.held.get("last-modified")), parse_date(offered.get("last-modified"))
-        return ours is not None and theirs is not None and theirs < ours
 
     def _receive(self) -> Receive:
         """Read on. A body read from its first byte becomes the file as soon as all bytes kept were compared with it."""
@@ -406,6 +396,26 @@ class Transfer:
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""
         return self._ask()
+
+
+def first_ask(url: str, held: Representation | None, pause: float = 0.0) -> Ask:
+    """A request for the whole file, conditional where a version is held."""
+    return Ask(url, condition=None if held is None else held.validators, pause=pause)
+
+
+def accepts(head: Answered, held: Representation | None) -> bool:
+    """Whether the whole body of a 200 is the file, where no byte of it is here yet."""
+    offered = head.representation
+    is_marked = offered.size is not None or head.chunked
+    return is_marked and head.content_range is None and not _is_older(offered, held)
+
+
+def _is_older(offered: Representation, held: Representation | None) -> bool:
+    """Whether an out-of-date mirror offers a version that was already replaced here."""
+    if held is None or offered.source == held.source:
+        return False
+    ours, theirs = parse_date(held.get("last-modified")), parse_date(offered.get("last-modified"))
+    return ours is not None and theirs is not None and theirs < ours
 
 
 def confirms(told: Representation, condition: Validators) -> bool:

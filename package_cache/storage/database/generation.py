@@ -68,10 +68,11 @@ class Presence:
             self._of[: len(tag)] = tag
         self._begun = True
 
-    def is_absent(self, number: int) -> bool:
-        """Whether the registry surely has nothing of a key whose hash is `number`."""
-        word = number % len(self._words)
-        return self._begun and self._vouched[word] == self._words[word] and not self._here[number % _PLACES]
+    def is_absent(self, key: Key) -> bool:
+        """Whether the registry surely has nothing of a key."""
+        number = hash_of(key)
+        word = number % WORDS
+        return self._begun and not self._here[number % _PLACES] and self._vouched[word] == self._words[word]
 
     def announce(self, numbers: Iterable[int]) -> None:
         """Note keys with these hashes, of which versions are about to be committed."""

@@ -10,6 +10,7 @@ one, and the processes that wait for it see the lease end.
 
 import json
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -318,6 +319,13 @@ class Lease:
         """Tell readers that every byte is there and verified. Raises StoreError."""
         self._tell(_whole_line(digest, size))
 
+    def leave(self) -> str:
+        """Nothing of it was written, and it ends: the name of its lock, which the caller gives back."""
+        assert self.part is None
+        assert self._descriptor is None
+        self._held = False
+        return self._name
+
     def done(self) -> None:
         """Tell readers that the registry has the outcome, and remove the files. Raises StoreError."""
         self._end(None, keep=False)
@@ -396,6 +404,11 @@ class PartStore:
             except BaseException:
                 self.locks.free_hashed(name)
                 raise
+
+    def end_all(self, leases: Iterable[Lease]) -> None:
+        """Have leases end of which nothing was written. Raises StoreError."""
+        with translated("end a download"):
+            self.locks.free_all([lease.leave() for lease in leases])
 
     def is_led(self, key: Key) -> bool:
         """Whether somebody holds the lease on a key's fill. Raises StoreError."""

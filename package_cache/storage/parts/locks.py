@@ -10,6 +10,7 @@ import hashlib
 import os
 import struct
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from package_cache.storage.system import forget_in_children
@@ -63,16 +64,29 @@ class NameLocks:
 
     def free_hashed(self, digest: str) -> None:
         """As `free`, by the SHA-256 of the name in hex."""
-        place = _place(digest)
+        self.free_all((digest,))
+
+    def free_all(self, digests: Iterable[str]) -> None:
+        """As `free_hashed`, of many: of all, even where the system refuses one."""
+        refused: OSError | None = None
         with self._guard:
-            if place in self._held:
-                self._held.remove(place)
+            for digest in digests:
+                try:
+                    self._free(_place(digest))
+                except OSError as error:
+                    refused = error
+        if refused is not None:
+            raise refused
+
+    def _free(self, place: int) -> None:
+        if place in self._held:
+            self._held.remove(place)
+            self._try(fcntl.F_UNLCK, place)
+        elif place in self._shared:
+            self._shared[place] -= 1
+            if not self._shared[place]:
+                del self._shared[place]
                 self._try(fcntl.F_UNLCK, place)
-            elif place in self._shared:
-                self._shared[place] -= 1
-                if not self._shared[place]:
-                    del self._shared[place]
-                    self._try(fcntl.F_UNLCK, place)
 
     def is_held(self, name: str) -> bool:
         """Whether somebody else holds or shares the lock of a name. Takes nothing."""
