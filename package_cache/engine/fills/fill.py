@@ -259,9 +259,7 @@ class Fill:
             logger.warning("cannot clean up after %s: %s", self.key, error)
         with self._changed:
             self._set(replace(self._progress, journal=replace(lease.journal, done=True, failed=failure)))
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            listener()
+        self.ring()
 
     def publish(self, lease: Lease) -> None:
         """Show readers in this process what the leader wrote."""
@@ -276,9 +274,9 @@ class Fill:
                 self._replace_part(part.descriptor.share(), journal.number)
             before = self._progress
             self._set(Progress(journal, part.size if part is not None else before.size))
-            listeners = tuple(self._listeners) if self._progress.tells_more_than(before) else ()
-        for listener in listeners:
-            listener()
+            tells = self._progress.tells_more_than(before)
+        if tells:
+            self.ring()
 
     def _has_shown(self, journal: Journal, part: Part) -> bool:
         """Whether a part is the file that was shown. Its bytes came over the same connection, unless something broke."""
