@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from package_cache.library.cache import Cache
     from package_cache.library.downloads.descriptors import Descriptor, File
     from package_cache.library.downloads.manager import DownloadManager
+    from package_cache.library.downloads.results import Result
     from package_cache.library.items import CacheItem
     from package_cache.model import Status
 
@@ -90,6 +91,7 @@ __all__ = [
     "OutOfDescriptors",
     "PackageCacheError",
     "RequestError",
+    "Result",
     "Server",
     "Status",
     "StoreError",
@@ -113,6 +115,7 @@ _HOMES = {  # of all but the errors
     "Descriptor": "package_cache.library.downloads.descriptors",
     "DownloadManager": "package_cache.library.downloads.manager",
     "File": "package_cache.library.downloads.descriptors",
+    "Result": "package_cache.library.downloads.results",
     "Server": "package_cache.compose",
     "Status": "package_cache.model",
     "create_app": "package_cache.compose",
@@ -120,16 +123,18 @@ _HOMES = {  # of all but the errors
 }
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, from its module, which is imported with the first use: who wants one part pays for no other."""
-    if name == "__version__":
-        found: Any = import_module("package_cache.upstream.reach").version_text()
-    elif name in __all__:
-        found = getattr(import_module(_HOMES.get(name, "package_cache.errors")), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # for a type checker, a name that is misspelt is an error
+
+    def __getattr__(name: str) -> Any:
+        """A public name, from its module, which is imported with the first use: who wants one part pays for no other."""
+        if name == "__version__":
+            found: Any = import_module("package_cache.upstream.reach").version_text()
+        elif name in __all__:
+            found = getattr(import_module(_HOMES.get(name, "package_cache.errors")), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,6 @@
 """Fills: what clients get while a file arrives, and what is stored of it."""
 
 import dataclasses
-import fcntl
 import hashlib
 import http.client
 import os
@@ -26,6 +25,7 @@ from package_cache.engine.fills.reader import FillReader, ReplacedError, Unstora
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Key, Representation, Span
 from package_cache.storage.parts.leases import Failed, Lease, PartStore
+from package_cache.storage.parts.locks import NameLocks
 
 HELD_BACK = 65536
 """Bytes at the end that no client gets before the whole is verified."""
@@ -503,10 +503,21 @@ def receive(fill: Fill, lease: Lease, size: int) -> None:
     fill.publish(lease)
 
 
+def begin(fills: Fills, lead: Lead, key: Key = KEY, is_here: Callable[[], bool] = lambda: False) -> Fill:
+    """A fill, led here or followed, as the loop of a server begins it."""
+    fill = fills.make(key, lead, is_here, "", lambda: None)
+    lease = fills.parts.claim(key)
+    if lease is not None:
+        fill.lead(lease, fills.threads.run)
+    else:
+        assert fill.enter()
+        fills.follow(fill)
+    return fill
+
+
 def follow(fills: Fills, lead: Lead) -> tuple[Fill, FillReader]:
     """Begin a fill, and a reader of it as soon as there can be one."""
-    fill, joined = fills.join(KEY, lead)
-    assert not joined
+    fill = begin(fills, lead)
     readers: list[FillReader] = []
 
     def has_reader() -> bool:
@@ -590,23 +601,25 @@ def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(sh
     assert earlier is not None
     earlier.begin(HEAD)
     earlier.failed(Failed(502, "broke off"), keep=True)
-    [journal] = (tmp_path / "parts-v1").glob("*.fill")
-    fills = Fills(shelf)
-    with journal.open("rb") as next_holder, ThreadPoolExecutor(1) as pool:
-        fcntl.flock(next_holder, fcntl.LOCK_EX)
-        joining = pool.submit(fills.join, KEY, lambda _fill, lease: lease.done())
+    fills, next_holder = Fills(shelf), NameLocks(tmp_path / "leases-v1")
+    assert next_holder.take(KEY)
+
+    def lead(fill: Fill, lease: Lease) -> None:
+        lease.done()
+        fill.publish(lease)
+
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(fills.fetch, KEY, lead, lambda _progress: None)
         wait([joining], timeout=0.2)
-        fcntl.flock(next_holder, fcntl.LOCK_UN)
-        fill, joined = joining.result()
-    assert not joined
-    fills.leave(fill)
+        next_holder.free(KEY)
+        assert joining.result(60) is None
 
 
 def shown(fills: Fills, shelf: PartStore, size: int) -> tuple[Fill, Lease, FillReader]:
     """A fill of which the first bytes are shown, and nothing is written; its lease, and a reader of it."""
     lease = shelf.claim(KEY)
     assert lease is not None
-    fill = fills.make(KEY, lambda *_: True, lambda: False, "", lambda: None)
+    fill = fills.make(KEY, lambda *_: None, lambda: False, "", lambda: None)
     fill.show(HEAD, BODY[:size])
     reader = fill.reader(fill.progress().journal.number)
     assert reader is not None
@@ -665,18 +678,16 @@ OTHER = Key("/b-1.tar")
 def test_what_is_here_by_now_needs_no_place_in_the_line(shelf: PartStore) -> None:
     fills, over, begun = Fills(shelf, 1), threading.Event(), threading.Event()
 
-    def last(_fill: Fill, lease: Lease) -> bool:
+    def last(_fill: Fill, lease: Lease) -> None:
         assert over.wait(30)
         lease.done()
-        return True
 
-    def note(_fill: Fill, lease: Lease) -> bool:
+    def note(_fill: Fill, lease: Lease) -> None:
         begun.set()
         lease.done()
-        return True
 
-    first, _ = fills.join(KEY, last)
-    second, _ = fills.join(OTHER, note, is_here=lambda: True)
+    first = begin(fills, last)
+    second = begin(fills, note, OTHER, lambda: True)
     assert begun.wait(10)
     over.set()
     fills.leave(first)
@@ -699,22 +710,21 @@ def test_taking_a_download_over_holds_nobody_up_who_looks(
         assert goes_on.wait(60)
         truncate(descriptor, size)
 
-    def lead(_fill: Fill, lease: Lease) -> bool:
+    def lead(_fill: Fill, lease: Lease) -> None:
         lease.done()
         led.set()
-        return True
 
     fills = Fills(shelf)
-    fill, follows = fills.join(KEY, lead)
-    assert follows
+    fill = begin(fills, lead)
+    assert not led.is_set()
     monkeypatch.setattr(os, "ftruncate", hang)
     del dead  # and with it the lock
     with ThreadPoolExecutor(1) as pool:
         try:
             until(lambda: not pool.submit(fill.progress).result(10).journal.done and hangs.is_set())
             assert not pool.submit(fill.progress).result(10).journal.done
-            assert pool.submit(fills.join, KEY, lead).result(10) == (fill, True)
-            other, _ = pool.submit(fills.join, OTHER, lambda _fill, lease: lease.done() is None).result(10)
+            assert pool.submit(fill.enter).result(10)
+            other = pool.submit(begin, fills, lambda _fill, lease: lease.done(), OTHER).result(10)
         finally:
             goes_on.set()
     assert led.wait(30)
@@ -726,21 +736,61 @@ def test_a_forked_child_has_none_of_the_downloads_of_its_parent(shelf: PartStore
     """It follows that of the parent as one of another process, and has a place for one of its own."""
     fills, over = Fills(shelf, 1), threading.Event()
 
-    def last(_fill: Fill, lease: Lease) -> bool:
+    def last(_fill: Fill, lease: Lease) -> None:
         lease.expose()
         assert over.wait(60)
         lease.done()
-        return True
 
-    fill, _ = fills.join(KEY, last)
+    fill = begin(fills, last)
     child = os.fork()
     if child == 0:  # pragma: no cover
         signal.alarm(30)
-        begun = threading.Event()
-        fills.join(OTHER, lambda _fill, _lease: begun.set() is None)
-        other, follows = fills.join(KEY, lambda _fill, _lease: True)
-        os._exit(0 if begun.wait(20) and follows and other is not fill and not other.progress().journal.done else 1)
+        begun, led = threading.Event(), threading.Event()
+        begin(fills, lambda _fill, _lease: begun.set(), OTHER)
+        other = begin(fills, lambda _fill, _lease: led.set())
+        os._exit(0 if begun.wait(20) and not led.is_set() and not other.progress().journal.done else 1)
     _, status = os.waitpid(child, 0)
     over.set()
     assert status == 0
     fills.leave(fill)
+
+
+def test_what_interrupts_who_downloads_gives_the_rest_to_who_waits(shelf: PartStore) -> None:
+    fills, waits = Fills(shelf), threading.Event()
+    had: list[int] = []
+
+    def interrupted(fill: Fill, lease: Lease) -> None:
+        receive(fill, lease, 300_000)
+        assert waits.wait(30)
+        raise KeyboardInterrupt
+
+    def finishes(fill: Fill, lease: Lease) -> None:
+        had.append(lease.have)
+        receive(fill, lease, len(BODY))
+        lease.done()
+        fill.publish(lease)
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(fills.fetch, KEY, interrupted, lambda _progress: None)
+        until(lambda: KEY in fills.running and fills.running[KEY].progress().size == 300_000)
+        others = [pool.submit(fills.fetch, KEY, finishes, lambda _progress: waits.set()) for _ in range(2)]
+        with pytest.raises(KeyboardInterrupt):
+            first.result(30)
+        assert [one.result(30) for one in others] == [None, None]
+    assert had[0] == 300_000
+    assert not fills.running
+
+
+def test_what_raises_while_it_is_told_how_far_a_download_is_reaches_its_caller(shelf: PartStore) -> None:
+    """The lease is free then, and the bytes are there for the next one."""
+    fills = Fills(shelf)
+
+    def tell(_progress: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fills.fetch(KEY, lambda fill, lease: receive(fill, lease, 300_000), tell)
+    lease = shelf.claim(KEY)
+    assert lease is not None
+    assert lease.have == 300_000
+    lease.failed(Failed(502, "enough"), keep=False)

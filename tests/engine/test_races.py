@@ -21,8 +21,9 @@ import pytest
 from origin import until
 from product import as_program
 
-from package_cache.engine.fills.fill import Fill, Fills
+from package_cache.engine.fills.fill import Fill, Fills, Store
 from package_cache.engine.fills.line import Line, Run, Turn
+from package_cache.engine.fills.reader import Progress
 from package_cache.engine.fills.threads import Threads
 from package_cache.errors import StoreError
 from package_cache.model import Key, Representation
@@ -134,10 +135,10 @@ class Leading:
         self._guard = threading.Lock()
         self.faults: list[str] = []
 
-    def __call__(self, fill: Fill, lease: Lease) -> bool:
+    def __call__(self, fill: Fill, lease: Lease) -> Store | None:
         with self._guard:
             way, pause = (
-                self._dice.choice(["small", "large", "failed", "broken", "bug", "later"]),
+                self._dice.choice(["small", "large", "failed", "broken", "interrupted", "later"]),
                 self._dice.random() / 500,
             )
         flag = self._folder / fill.key.strip("/")
@@ -145,24 +146,25 @@ class Leading:
             flag.mkdir()
         except FileExistsError:
             self.faults.append(f"two lead {fill.key}")
-        fill.publish(lease)
-        time.sleep(pause)
-        if way != "small":
-            self._receive(fill, lease, pause)
-        flag.rmdir()  # before the lease is given back
+        try:
+            fill.publish(lease)
+            time.sleep(pause)
+            if way != "small":
+                self._receive(fill, lease, pause)
+        finally:
+            flag.rmdir()  # before the lease is given back
         if way == "broken":
             raise StoreError("the disk is full")
-        if way == "bug":
-            raise ZeroDivisionError  # told in the log
+        if way == "interrupted":
+            raise KeyboardInterrupt
         if way == "failed":
             lease.failed(Failed(502, "broke off"), keep=pause > 0.001)
         elif way == "later":
-            threading.Thread(target=fill.conclude, args=(lease, None)).start()
-            return False
+            return threading.Thread(target=fill.conclude, args=(lease, None)).start
         else:
             lease.done()
         fill.publish(lease)
-        return True
+        return None
 
     @staticmethod
     def _receive(fill: Fill, lease: Lease, pause: float) -> None:
@@ -175,26 +177,32 @@ class Leading:
             time.sleep(pause)
 
 
+class LeftError(Exception):
+    """A visitor has waited for long enough."""
+
+
 def visit(fills: Fills, lead: Leading, dice: random.Random) -> str:
-    """Join a download and wait for its end, or leave before; the fault, if there is one."""
-    key = dice.choice(KEYS)
-    fill, _ = fills.join(key, lead, client=dice.choice("ab"), is_here=lambda: dice.random() < 0.1)
+    """Download a thing, or wait for who does, or leave before the end; the fault, if there is one."""
+    key, patience, begun = dice.choice(KEYS), dice.choice([0.0, 0.002, 60.0, 60.0]), time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        if time.monotonic() - begun > 30:
+            raise AssertionError(f"a visitor of {key} was told nothing: {progress}")
+        if time.monotonic() - begun > patience:
+            raise LeftError
+
     try:
-        progress, deadline = fill.progress(), time.monotonic() + 30
-        patience = dice.choice([0.0, 0.002, 60.0, 60.0])
-        begun = time.monotonic()
-        while not progress.journal.done and time.monotonic() - begun < patience:
-            progress = fill.wait(progress, begun + patience)
-            if time.monotonic() > deadline:
-                return f"a visitor of {key} was told nothing: {progress}"
-    finally:
-        fills.leave(fill)
+        fills.fetch(key, lead, tell)
+    except (LeftError, KeyboardInterrupt):
+        return ""
+    except AssertionError as error:
+        return str(error)
     return ""
 
 
 def attack(folder: Path, seed: int, visits: int) -> list[str]:
     """What goes wrong while eight threads visit, in this process."""
-    fills, lead, dice = Fills(PartStore(folder / "parts-v1"), 3), Leading(folder, seed), random.Random(seed)
+    fills, lead, dice = Fills(PartStore(folder / "parts-v1")), Leading(folder, seed), random.Random(seed)
     with ThreadPoolExecutor(8) as pool:
         seeds = [dice.random() for _ in range(visits)]
         faults = list(pool.map(lambda one: visit(fills, lead, random.Random(one)), seeds))

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -169,6 +170,42 @@ def test_who_waits_for_a_process_that_is_killed_takes_over(
     assert [digest for _, digest in found] == [DIGEST, DIGEST]
     assert len(origin.requests()) == 2
     assert "range" in origin.requests()[1].fields
+
+
+INTERRUPTED = r"""
+import sys, threading
+from package_cache.library.downloads.manager import DownloadManager
+manager, url = DownloadManager(sys.argv[1], proxies={}, timeout=60), sys.argv[2]
+other = threading.Thread(target=lambda: print(manager.fetch(url, progress=waits).sha256, flush=True))
+def waits(have, size): print("waits", flush=True)
+def begin(have, size): other.ident or other.start()
+try:
+    manager.download(url, progress=begin)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+other.join()
+"""
+
+
+def test_an_interrupt_ends_a_download_at_once_and_another_thread_that_waits_goes_on_with_it(
+    origin: Origin, tmp_path: Path
+) -> None:
+    gate = Gate()
+    origin.put("/a.bin", BODY, Serve(gate=gate, gate_at=2_000_000), Serve())
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), origin.url + "a.bin"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            until(lambda: part_size(tmp_path) >= 2_000_000)
+            assert process.stdout.readline() == "waits\n"
+            process.send_signal(signal.SIGINT)
+            said = {line for line in process.stdout if line != "waits\n"}
+        finally:
+            gate.open()
+            process.kill()
+    assert said == {"interrupted\n", DIGEST + "\n"}
+    assert len(origin.requests()) == 2
+    assert int(origin.requests()[1].fields["range"][6:-1]) > 1_990_000
 
 
 def test_processes_killed_at_any_time_leave_nothing_that_is_taken_for_the_file(

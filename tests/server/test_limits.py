@@ -112,7 +112,7 @@ def test_clients_that_do_not_leave_hold_nobody_up(launch: Callable[..., Proxy]) 
 
 
 def test_a_client_that_does_not_ask_is_ended(launch: Callable[..., Proxy]) -> None:
-    proxy = launch(request="0.5")
+    proxy = launch(request="4")
     with clients(proxy, 2) as silent, clients(proxy, 2, b"\r\n") as nearly, clients(proxy, 2, b"GET / HT") as halfway:
         for client in (*silent, *nearly):
             assert client.ended()
@@ -123,7 +123,7 @@ def test_a_client_that_does_not_ask_is_ended(launch: Callable[..., Proxy]) -> No
 
 
 def test_a_trickle_does_not_extend_the_time_for_a_head(launch: Callable[..., Proxy]) -> None:
-    proxy = launch(request="1")
+    proxy = launch(request="4")
     done = threading.Event()
     with Client(proxy.address, PATIENCE) as client:
 
@@ -144,7 +144,7 @@ def test_a_trickle_does_not_extend_the_time_for_a_head(launch: Callable[..., Pro
 
 
 def test_the_head_of_a_second_request_has_a_limit_too(launch: Callable[..., Proxy]) -> None:
-    proxy = launch(request="0.5")
+    proxy = launch(request="4")
     with Client(proxy.address, PATIENCE) as client:
         assert client.get("/file-1.tar").body == BODY
         client.send(b"GET /file-1.tar HTTP/1.1\r\n")
@@ -153,7 +153,7 @@ def test_the_head_of_a_second_request_has_a_limit_too(launch: Callable[..., Prox
 
 
 def test_an_idle_connection_is_ended_without_a_word(launch: Callable[..., Proxy]) -> None:
-    proxy = launch(idle="0.5", request="0.5")
+    proxy = launch(idle="4", request="4")
     with Client(proxy.address, PATIENCE) as client, Client(proxy.address, PATIENCE) as another:
         for _ in range(3):
             assert client.get("/file-1.tar").body == BODY
@@ -169,7 +169,7 @@ def test_a_client_that_stops_reading_is_ended_and_gives_its_thread_back(
     launch: Callable[..., Proxy], origin: Origin, kind: str
 ) -> None:
     body = origin.put("/large-1.tar", random.Random(2).randbytes(24 << 20))
-    proxy = launch("--threads", "1", "-v", send="1")
+    proxy = launch("--threads", "1", "-v", send="4")
     if kind == "hit":
         assert proxy.get("/large-1.tar").body == body
         until(lambda: proxy.get("/large-1.tar", method="HEAD").cache_status == "package-cache; hit")

@@ -422,7 +422,8 @@ def polling(origin: Origin, start: Start, loop_host: str, tmp_path: Path) -> Pro
     """The product on a system without epoll, with a small file that it has and a large one."""
     origin.put("/a-1.tar.gz", BODY)
     origin.put("/large-1.tar.gz", random.Random(6).randbytes(16 << 20))
-    environment = on_start(tmp_path / "wrapped", WITHOUT_EPOLL) | {"PACKAGE_CACHE_REQUEST_TIMEOUT": "1"}
+    limits = {"PACKAGE_CACHE_REQUEST_TIMEOUT": "4", "PACKAGE_CACHE_STALL_TIMEOUT": "100"}
+    environment = on_start(tmp_path / "wrapped", WITHOUT_EPOLL) | limits
     proxy = start(origin.url, host=loop_host, arguments=["--threads", "4"], environment=environment)
     for path in ("/a-1.tar.gz", "/large-1.tar.gz"):
         assert proxy.get(path).whole

@@ -167,7 +167,7 @@ def _answer_to_large(proxy: Proxy) -> int:
 
 def test_content_that_does_not_come_is_not_waited_for_for_ever(origin: Origin, start: Start, tmp_path: Path) -> None:
     origin.put(AUDIT, BODY)
-    proxy = start(config=configured(tmp_path, origin), environment={"PACKAGE_CACHE_REQUEST_TIMEOUT": "0.5"})
+    proxy = start(config=configured(tmp_path, origin), environment={"PACKAGE_CACHE_REQUEST_TIMEOUT": "4"})
     with Client(proxy.address) as client:
         client.ask("/npm" + AUDIT, "Content-Length: 6", method="POST")
         client.send(b"abc")

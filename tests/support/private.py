@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,10 @@ def _enter(room: str, layers: Sequence[str], shown: Mapping[str, str]) -> None:
     _mount("-t", "proc", "proc", f"{root}/proc")
     _make_devices(f"{root}/dev")
     _mount("-t", "tmpfs", "run", f"{root}/run")
+    temporary = tempfile.gettempdir()
+    if os.stat(temporary).st_dev != os.stat("/").st_dev:  # what is mounted below / is not in a layer of it
+        os.makedirs(root + temporary, exist_ok=True)
+        _mount("--bind", temporary, root + temporary)
     for name, directory in shown.items():
         os.makedirs(root + name)
         _mount("--bind", "-o", "ro", directory, root + name)

@@ -117,7 +117,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMachine
     machine = with_command(tmp_path_factory.mktemp("systemd") / "machine", booted=True)
     try:
         until(lambda: machine.run("test", "-S", "/run/systemd/private").code == 0)
-        state = machine.run("timeout", "30", "systemctl", "is-system-running", "--wait").text.strip()
+        state = machine.run("timeout", "120", "systemctl", "is-system-running", "--wait").text.strip()
         if state not in ("running", "degraded"):
             pytest.skip(f"systemd does not boot in a namespace here: {state or 'no answer'}")
         yield machine

@@ -44,7 +44,7 @@ class DownloadManager(downloads.DownloadManager):
         """All options, also those that were not given."""
         return {name: deepcopy(getattr(self.options, name)) for name in options.OF_MANAGERS}
 
-    def download(
+    def download(  # type: ignore[override]  # its types are those of the older package
         self,
         url: str | descriptors.Descriptor,
         dest: downloads.Destination = None,

@@ -1,9 +1,10 @@
 """Fills: one download of one key, whoever waits for it, in however many threads and processes.
 
-The process that gets the lease leads: a thread of its own downloads, never a client's. Everyone else reads the growing
-part. Readers in the leading process are woken by it, readers elsewhere poll; either way they see the same two things, the
-journal and the size of the part. When a leader dies the kernel frees its lease, and a reader's process takes over where
-it stopped. `Fills` guards its table with one lock, under which nothing waits; each `Fill` its state with a condition.
+The process that gets the lease leads. In a server a thread downloads, never the loop; a caller of the library downloads
+in its own thread. Everyone else waits, or reads the growing part. Those in the leading process are woken by it, those
+elsewhere poll; either way they see the same two things, the journal and the size of the part. When a leader dies, the
+kernel frees its lease, and one of those that wait goes on where it stopped. `Fills` guards its table with one lock, under
+which nothing waits; each `Fill` its state with a condition.
 """
 
 import logging
@@ -11,10 +12,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from package_cache.engine.fills.line import BUSY, DOWNLOADS, Line, Run, Turn
 from package_cache.engine.fills.reader import SHOWN, FillReader, Progress
@@ -42,9 +44,16 @@ _ENDING = 1.0
 """Seconds that a leader has from the last line of its journal to the end of its lease."""
 
 
-Lead = Callable[["Fill", Lease], bool]
-"""Downloads with the lease, reporting through `Fill.publish`. Returns True once the lease is given back; False if that is
-left to whoever stores the file, who calls `Fill.conclude`."""
+LEFT = Failed(503, "whoever downloaded it is gone")
+"""How a fill of the library ends of which another one who waits takes the rest."""
+
+Store = Callable[[], None]
+"""Stores what was downloaded, now or in a moment: `Fill.conclude` is called then. Raises StoreError."""
+
+Lead = Callable[["Fill", Lease], Store | None]
+"""Downloads with the lease, reporting through `Fill.publish`. None once the lease is given back; else how to store it."""
+
+_Done = TypeVar("_Done")
 
 IsHere = Callable[[], bool]
 """Whether what is to be downloaded has been stored meanwhile. Raises StoreError."""
@@ -54,10 +63,17 @@ class Fill:
     """A running download, seen from this process. It lives as long as somebody uses it: a client, or the leading thread."""
 
     def __init__(
-        self, key: Key, lead: Lead, is_here: IsHere, client: str, fills: "Fills", led: Callable[[], None] = lambda: None
+        self,
+        key: Key,
+        fills: "Fills",
+        lead: Lead | None = None,
+        is_here: IsHere = lambda: False,
+        client: str = "",
+        led: Callable[[], None] = lambda: None,
     ) -> None:
         self.key = key
         self._lead = lead
+        """None where those who wait begin anew once nobody leads: see `Fills.fetch`."""
         self._led = led
         """Is told when nobody leads it any more, whether the download began or not."""
         self._is_here = is_here
@@ -119,8 +135,11 @@ class Fill:
         with self._changed:
             self._leading = True
             self._users += 1
+        here = False
+        with suppress(StoreError):  # the download meets it too, and tells it
+            here = self._is_here()
         try:
-            if self._has_come():
+            if here:
                 run(job)
             else:
                 wanted, drop = (lambda: self._users > 1), partial(self._give_way, lease)
@@ -128,11 +147,6 @@ class Fill:
         except RuntimeError as error:
             self._abandon(lease, f"no thread for a download: {error}", 503, keep=True)
             self._end_leading()
-
-    def _has_come(self) -> bool:
-        with suppress(StoreError):  # the download meets it too, and tells it
-            return self._is_here()
-        return False
 
     def _give_way(self, lease: Lease, *, forced: bool) -> bool:
         """End before the beginning, for want of a place; unless `forced`, only if nobody waits. Whether it did."""
@@ -145,19 +159,78 @@ class Fill:
         return True
 
     def _run(self, lease: Lease) -> None:
-        over = True
+        assert self._lead is not None  # or there would be no thread for it
+        store = self._perform(lease, partial(self._lead, self, lease))
+        if store is None:
+            self._end_leading()
+        else:
+            self._perform(lease, store)
+
+    def _perform(self, lease: Lease, work: Callable[[], _Done]) -> _Done | None:
+        """Do a part of the download's work in a thread that is nobody else's. Whoever waits is told of an error."""
         try:
-            over = self._lead(self, lease)
+            return self._told(lease, work)
+        except Exception:
+            logger.exception("the download of %s ended in a bug", self.key)
+            self._abandon(lease, "the download ended in an internal error")
+            self._end_leading()
+        return None
+
+    def _told(self, lease: Lease, work: Callable[[], _Done]) -> _Done | None:
+        """Work, and tell whoever waits what hinders it, if that is to be expected."""
+        try:
+            return work()
         except StoreError as error:
             self._abandon(lease, str(error), UNSTORABLE)
         except OutOfDescriptors as error:
             self._abandon(lease, str(error), error.http_status, keep=True)
-        except Exception:
-            logger.exception("the download of %s ended in a bug", self.key)
-            self._abandon(lease, "the download ended in an internal error")
-        finally:
-            if over:
+        self._end_leading()
+        return None
+
+    def download(self, lease: Lease, lead: Lead, tell: Callable[[Progress], None]) -> None:
+        """Download in the caller's thread; `tell` is told in it how far that is.
+
+        What that raises, or an interrupt, goes to the caller, and what is left to do to another one who waits. A thread
+        stores what came: that is work for other downloads as well, and is not to be interrupted.
+        """
+        with self._changed:
+            self._leading = True
+            self._users += 1
+
+        def listener() -> None:
+            tell(self._progress)
+
+        unowned = iter([lease])  # whoever takes it out has the lease: this thread, or the one that stores
+        try:
+            self.listen(listener)
+            try:
+                store = self._told(lease, partial(lead, self, lease))
+            finally:
+                self.unlisten(listener)
+            if store is None:
                 self._end_leading()
+                return
+            settle = partial(self._settle, unowned, store)
+            try:
+                self._fills.threads.run(settle)
+            except RuntimeError:  # the system gives no more
+                settle()
+        except BaseException:
+            if next(unowned, None) is not None:
+                self._leave_to_others(lease)
+            raise
+
+    def _settle(self, unowned: Iterator[Lease], store: Store) -> None:
+        for lease in unowned:
+            self._perform(lease, store)
+
+    def _leave_to_others(self, lease: Lease) -> None:
+        try:
+            lease.abandon()
+        except (PackageCacheError, OSError) as error:
+            logger.warning("cannot clean up after %s: %s", self.key, error)
+        self.forsake()
+        self._end_leading()
 
     def conclude(self, lease: Lease, error: StoreError | None) -> None:
         """The file that `lead` left to somebody is stored, or could not be."""
@@ -186,9 +259,7 @@ class Fill:
             logger.warning("cannot clean up after %s: %s", self.key, error)
         with self._changed:
             self._set(replace(self._progress, journal=replace(lease.journal, done=True, failed=failure)))
-            listeners = tuple(self._listeners)
-        for listener in listeners:
-            listener()
+        self.ring()
 
     def publish(self, lease: Lease) -> None:
         """Show readers in this process what the leader wrote."""
@@ -203,9 +274,9 @@ class Fill:
                 self._replace_part(part.descriptor.share(), journal.number)
             before = self._progress
             self._set(Progress(journal, part.size if part is not None else before.size))
-            listeners = tuple(self._listeners) if self._progress.tells_more_than(before) else ()
-        for listener in listeners:
-            listener()
+            tells = self._progress.tells_more_than(before)
+        if tells:
+            self.ring()
 
     def _has_shown(self, journal: Journal, part: Part) -> bool:
         """Whether a part is the file that was shown. Its bytes came over the same connection, unless something broke."""
@@ -286,6 +357,12 @@ class Fill:
         with self._changed:
             self._end(Failed(UNSTORABLE, reason))
 
+    def forsake(self) -> None:
+        """Tell whoever waits that nobody leads it, unless it is over."""
+        with self._changed:
+            if not self._progress.journal.done:
+                self._end(LEFT)
+
     def _end(self, failure: Failed) -> None:
         """Called with the condition held."""
         self._set(replace(self._progress, journal=replace(self._progress.journal, done=True, failed=failure)))
@@ -348,6 +425,10 @@ class Fill:
     def _take_over(self, watch: Watch) -> None:
         """Have a thread go on where the leader is gone: the disk has a say in that, and who looks may be the event loop."""
         if not watch.seize():
+            return
+        if self._lead is None:
+            watch.let_go()
+            self.forsake()
             return
         with self._changed:
             self._succeeding = True
@@ -424,62 +505,76 @@ class Fills:
         self._guard = threading.Lock()
         self.running: dict[Key, Fill] = {}
 
-    def join(
-        self, key: Key, lead: Lead, run: Run | None = None, client: str = "", is_here: IsHere = lambda: False
-    ) -> tuple[Fill, bool]:
-        """The fill of a key, begun with `lead` if nobody runs it; and whether it was running already.
+    def fetch(self, key: Key, lead: Lead, tell: Callable[[Progress], None]) -> Failed | None:
+        """Download a key in this thread, or wait for who does, here or in another process; how it failed, if it did.
 
-        A thread for the download comes from `run`; without it, one is made. It stands in line for `client`, unless what it
-        is to download `is_here` by now. The caller is counted as a user until `leave`.
-        Raises StoreError if the disk refuses.
+        `tell` is told in this thread how far it is. Whatever it raises ends what this thread does of it: another one that
+        waits goes on, as it does if the leading process dies. Raises StoreError if the disk refuses.
         """
+        while True:
+            fill, is_new = self._join(key)
+            try:
+                lease = self._begin(fill) if is_new else None
+                if lease is not None:
+                    fill.download(lease, lead, tell)
+                progress = fill.progress()
+                while not progress.journal.done:
+                    tell(progress)
+                    progress = fill.wait(progress)
+            finally:
+                self.leave(fill)
+            if progress.journal.failed is not LEFT:
+                return progress.journal.failed
+
+    def _join(self, key: Key) -> tuple[Fill, bool]:
+        """The fill of a key, of which the caller is a user until `leave`; and whether nobody has begun it yet."""
         over: Fill | None = None
         while True:
             with self._guard:
                 fill = self.running.get(key)
                 if fill is None or fill is over:
-                    fill = self.running[key] = Fill(key, lead, is_here, client, self)
-                    break
+                    fill = self.running[key] = Fill(key, self)
+                    return fill, True
             if fill.enter():  # not with the guard held, which nobody is to wait for
-                return fill, True
+                return fill, False
             over = fill
-        try:
-            return fill, not self._begin(fill, run or self.threads.run)
-        except BaseException as error:
-            fill.fail(str(error))
-            self.leave(fill)
-            raise
 
     def make(self, key: Key, lead: Lead, is_here: IsHere, client: str, led: Callable[[], None]) -> Fill:
         """A fill for who has its lease already, and begins it with `Fill.lead`. The caller is counted as a user."""
         with self._guard:
-            fill = self.running[key] = Fill(key, lead, is_here, client, self, led)
+            fill = self.running[key] = Fill(key, self, lead, is_here, client, led)
         return fill
 
-    def _begin(self, fill: Fill, run: Run) -> bool:
-        """Lead the fill, or follow the process that does; whether it is led here."""
+    def _begin(self, fill: Fill) -> Lease | None:
+        """The lease of a fill; else follow the process that has it. Raises StoreError, OSError, ValueError."""
         deadline = time.monotonic() + _ENDING
-        while True:
-            lease = self.parts.claim(fill.key)
-            if lease is not None:
-                fill.lead(lease, run)
-                return True
-            watch = self.parts.watch(fill.key)
-            if watch.is_over() and time.monotonic() < deadline:
+        try:
+            while True:
+                lease = self.parts.claim(fill.key)
+                if lease is not None:
+                    return lease
+                watch = self.parts.watch(fill.key)
+                if not watch.is_over() or time.monotonic() > deadline:
+                    fill.follow(watch)
+                    return None
                 # Its leader is about to go, or the next one has only just come: there is a better answer in a moment.
                 watch.close()
                 time.sleep(POLL)
-                continue
-            fill.follow(watch)
-            return False
+        except (StoreError, OSError, ValueError) as error:
+            fill.fail(_unfollowed(error))
+            raise
+        except BaseException:
+            fill.forsake()
+            raise
 
     def follow(self, fill: Fill) -> None:
         """Find out who leads a fill that was made, or lead it. Runs in a thread, which counts as a user up to the end."""
         jobs: list[Callable[[], None]] = []
         try:
-            self._begin(fill, jobs.append)
-        except (StoreError, OSError, ValueError) as error:
-            fill.fail(_unfollowed(error))
+            with suppress(StoreError, OSError, ValueError):  # whoever waits is told
+                lease = self._begin(fill)
+                if lease is not None:
+                    fill.lead(lease, jobs.append)
         finally:
             self.leave(fill)
         for job in jobs:

@@ -4,15 +4,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self
 
 from package_cache.engine.fills.committer import Committer, FileJob
 from package_cache.engine.fills.failures import Failures
-from package_cache.engine.fills.fill import Fill
+from package_cache.engine.fills.fill import Fill, Store
 from package_cache.engine.fills.pump import Underway, pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
 from package_cache.engine.fills.small import Job, SmallCommitter, read_body
@@ -163,38 +163,43 @@ class Leader:
         """Have every process look anew at what is wanted: it may be another version in a moment."""
         self._registry.generation.bump(wanted.key)
 
-    def lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> bool:
+    def lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> Store | None:
         """Download what is wanted, unless it is here by now. Raises StoreError. Goes on with what is `underway`.
 
-        Returns whether the fill is over. If not, the file is about to be stored, and `Fill.conclude` will be called.
+        Returns what stores it, and calls `Fill.conclude` then; None if the fill is over.
         """
-        try:
+        with self._noting(wanted):
             return self._lead(wanted, fill, lease, underway)
+
+    @contextmanager
+    def _noting(self, wanted: Errand) -> Iterator[None]:
+        """Note what hinders a download."""
+        try:
+            yield
         except StoreError as error:
             self._storing.failed(wanted.key, error)
             self._room.relieve(error)
             raise
 
-    def _lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> bool:
+    def _lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> Store | None:
         if lease.unstored is not None:
             self._store_late(wanted, fill, lease, lease.unstored)
         if self.is_here(wanted):
             lease.done()
             fill.publish(lease)
-            return True
+            return None
         seen = self._seen(wanted)
         sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.examined, wanted.largest())
+        store: Store | None = None
         try:
             begun = underway.take() if underway is not None and seen is wanted.seen and lease.part is None else None
-            over = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink, begun)
-        except BaseException:
-            sink.release()
-            raise
-        if over:
-            sink.release()
-        return over
+            store = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink, begun)
+        finally:
+            if store is None:
+                sink.release()
+        return store
 
-    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, begun: Underway | None) -> bool:
+    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, begun: Underway | None) -> Store | None:
         seen = wanted.seen
         if begun is None:
             known = lease.journal.head if lease.part else None
@@ -206,8 +211,7 @@ class Leader:
         match pump(transfer, wanted.offer, sink, begun.ask):
             case Finish():
                 self.failures.forget(wanted.key)
-                self._store(wanted, fill, lease, sink)
-                return False
+                return partial(self._store, wanted, fill, lease, sink)
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
                 self.failures.forget(wanted.key)
@@ -218,7 +222,7 @@ class Leader:
             case GiveUp() as end:
                 lease.failed(self.gave_up(wanted, transfer, end), keep=not transfer.contradicted)
         fill.publish(lease)
-        return True
+        return None
 
     def gave_up(self, wanted: Errand, transfer: Transfer, end: GiveUp) -> Failed:
         """No source delivered: note it, and what to tell of it. Never waits."""
@@ -282,11 +286,13 @@ class Leader:
         part, head = lease.part, sink.head
         assert part is not None  # a transfer finishes only with one
         assert head is not None
-        digest = sink.digest()
-        news = _news(wanted, digest, head, part.size)
-        self._count()
-        begun = time.monotonic()
-        try:
+        with self._noting(wanted), ExitStack() as undo:
+            undo.callback(sink.release)
+            digest = sink.digest()
+            news = _news(wanted, digest, head, part.size)
+            self._count()
+            undo.callback(self._discount)
+            begun = time.monotonic()
             if self.is_slow:
                 with suppress(StoreError):  # then they wait
                     lease.expose()
@@ -295,9 +301,7 @@ class Leader:
             body = read_body(part, digest) if part.size <= SMALL and news.describe is None else None
             if body is None:
                 self._blobs.finalize(part)
-        except BaseException:
-            self._discount()
-            raise
+            undo.pop_all()
         ended = partial(self._end, wanted, fill, lease, sink, begun, body is not None)
         if body is None:
             self._committer.commit(FileJob(news, part, ended))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from package_cache.engine.fills.fill import Fills
 from package_cache.engine.fills.leader import Leader
+from package_cache.engine.fills.reader import Progress
 from package_cache.engine.fills.sinks import Reserving
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.upkeep.room import Refusal, Reservation
@@ -29,8 +30,6 @@ from package_cache.units import size_text
 
 logger = logging.getLogger(__name__)
 
-_DOWNLOADS = 1 << 12
-"""Downloads at once: as many as callers have threads for, since each waits for its own."""
 _ATTEMPTS = 5
 """How often a download starts over because what it found had been removed when it looked."""
 
@@ -45,14 +44,14 @@ class Fetched:
 
 
 class CachedDownloads:
-    """The downloads of one cache. Safe for any number of threads; a forked child needs its own."""
+    """The downloads of one cache, in their callers' threads. Safe for any number of them; a forked child needs its own."""
 
     def __init__(self, core: Core) -> None:
         stores = core.stores
         room: Reserving = _FreeSpace(core.root)
         self._core = core
         self._registry = stores.registry
-        self._fills = Fills(stores.parts, _DOWNLOADS)
+        self._fills = Fills(stores.parts)
         self._leader = Leader(stores.registry, stores.blobs, Storing(time.monotonic), room, stores.parts)
 
     def find(self, download: Download) -> ItemRow | None:
@@ -116,17 +115,9 @@ class CachedDownloads:
         return row if row is not None and _has_digest(row, download) else None
 
     def _follow(self, wanted: "_ItemFill") -> Failed | None:
-        """Wait for a fill, led here or elsewhere, to its end; how it failed, if it did."""
+        """Download, or wait for who does, here or in another process; how it failed, if it did."""
         wanted.offer.prepare()
-        fill, _ = self._fills.join(wanted.key, partial(self._leader.lead, wanted))
-        try:
-            state = fill.progress()
-            while not state.journal.done:
-                wanted.offer.progress.at(state.size, state.journal.head.size if state.journal.head else None)
-                state = fill.wait(state)
-        finally:
-            self._fills.leave(fill)
-        return state.journal.failed
+        return self._fills.fetch(wanted.key, partial(self._leader.lead, wanted), wanted.tell)
 
 
 def _has_digest(row: ItemRow, download: Download) -> bool:
@@ -186,6 +177,11 @@ class _ItemFill:
         if self.refresh == "never" and options.newer_than is None and options.older_than is None:
             return True
         return representation.received >= self.since
+
+    def tell(self, progress: Progress) -> None:
+        """Show how far the download is, whoever makes it."""
+        head = progress.journal.head
+        self.offer.progress.at(progress.size, head.size if head is not None else None)
 
     def refusal(self, head: Representation) -> None:
         """Nothing is refused: whatever was asked for is stored."""

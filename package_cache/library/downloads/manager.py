@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Literal, Self, Unpack, overload
 
 from package_cache.errors import ArgumentError, DownloadError
 from package_cache.library.cache import Cache
@@ -117,6 +117,41 @@ class DownloadManager:
             backend.close()
         if self.cache is not None:
             self.cache.close()
+
+    @overload
+    def download(
+        self,
+        url: str | Descriptor,
+        dest: Literal[False],
+        *,
+        check: Literal[True] = True,
+        **options: Unpack[DownloadOptions],
+    ) -> io.BytesIO: ...
+
+    @overload
+    def download(
+        self,
+        url: str | Descriptor,
+        dest: str | os.PathLike[str],
+        *,
+        check: Literal[True] = True,
+        **options: Unpack[DownloadOptions],
+    ) -> str: ...
+
+    @overload
+    def download(
+        self,
+        url: str | Descriptor,
+        dest: Destination = None,
+        *,
+        check: Literal[True] = True,
+        **options: Unpack[DownloadOptions],
+    ) -> str | io.BytesIO: ...
+
+    @overload
+    def download(
+        self, url: str | Descriptor, dest: Destination = None, *, check: bool, **options: Unpack[DownloadOptions]
+    ) -> str | io.BytesIO | None: ...
 
     def download(
         self, url: str | Descriptor, dest: Destination = None, *, check: bool = True, **options: Unpack[DownloadOptions]

@@ -334,6 +334,24 @@ class Lease:
         """Tell readers that the fill failed. With `keep`, the bytes stay for the next attempt. Raises StoreError."""
         self._end(failure, keep=keep and self.part is not None and self.part.is_sound())
 
+    def abandon(self) -> None:
+        """Give the lease back in the middle of it, as the end of the process would: whoever takes it resumes the part.
+
+        Raises StoreError if the part has to go, and cannot.
+        """
+        if not self._held:
+            return
+        try:
+            if self.part is not None and self.part.is_sound():
+                with suppress(StoreError):  # then nobody finds the part, and a sweep removes it
+                    self.expose()
+            else:
+                with translated("remove a download"):
+                    self.reset()
+        finally:
+            self._close()
+            self._store.locks.free_hashed(self._name)
+
     def _end(self, failure: Failed | None, *, keep: bool) -> None:
         """Write the last line, and give the lease back even if the disk refuses."""
         if not self._held:
