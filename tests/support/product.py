@@ -178,6 +178,12 @@ class Proxy:
         """A raw connection."""
         return socket.create_connection(self.address, timeout=60)
 
+    def unread(self) -> int:
+        """How many connections were not accepted, and bytes of clients not read, so far; of TCP over IPv4."""
+        lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        port = f":{self.address[1]:04X}"
+        return sum(int(words[4].partition(":")[2], 16) for words in lines if words[1].endswith(port))
+
     def workers(self) -> list[int]:
         """The pids of the worker processes."""
         return children(self.process.pid)

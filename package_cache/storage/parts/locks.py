@@ -79,14 +79,19 @@ class NameLocks:
             raise refused
 
     def _free(self, place: int) -> None:
+        # It counts as held until then: it is in the file that was opened, though that was removed meanwhile.
         if place in self._held:
-            self._held.remove(place)
-            self._try(fcntl.F_UNLCK, place)
-        elif place in self._shared:
-            self._shared[place] -= 1
-            if not self._shared[place]:
-                del self._shared[place]
+            try:
                 self._try(fcntl.F_UNLCK, place)
+            finally:
+                self._held.remove(place)
+        elif self._shared.get(place, 0) > 1:
+            self._shared[place] -= 1
+        elif place in self._shared:
+            try:
+                self._try(fcntl.F_UNLCK, place)
+            finally:
+                del self._shared[place]
 
     def is_held(self, name: str) -> bool:
         """Whether somebody else holds or shares the lock of a name. Takes nothing."""
