@@ -19,6 +19,7 @@ from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk, Found
 from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.line import Run
+from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import Underway
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.inquiry import Inquiry, first_of, wire_of
@@ -85,8 +86,8 @@ class Exchange(Inquiry):
         self._beaten = time.monotonic()
         """When other processes were shown a sign of life."""
 
-    def _examined(self, head: Representation, read: Callable[[], bytes]) -> Representation:
-        return self.waiting[0].wanted.examined(head, read)
+    def _make_sink(self) -> MemorySink:
+        return MemorySink(self.waiting[0].wanted.examined)
 
     def _make_transfer(self) -> Transfer:
         """Nearly always the first source has it, and nobody else has to be thought of."""

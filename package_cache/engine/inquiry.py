@@ -60,9 +60,9 @@ class Inquiry(ABC):
     def _make_transfer(self) -> Transfer:
         """What decides whom to ask next; one that has asked already, if something was asked."""
 
-    def _examined(self, head: Representation, _read: Callable[[], bytes]) -> Representation:
-        """The head of a whole file, with what its body says. Raises ValueError for a body that is not what it has to be."""
-        return head
+    def _make_sink(self) -> MemorySink:
+        """What takes the bytes. It must not lead back here: what is in a cycle stays open until garbage is collected."""
+        return MemorySink(_as_it_is)
 
     @property
     def _transfer(self) -> Transfer:
@@ -74,7 +74,7 @@ class Inquiry(ABC):
     def _sink(self) -> MemorySink:
         """The bytes that it has."""
         if self._kept is None:
-            self._kept = MemorySink(self._examined)
+            self._kept = self._make_sink()
         return self._kept
 
     @abstractmethod
@@ -200,3 +200,7 @@ def wire_of(offer: SourceOffer, ask: Ask, url: str | None = None, method: str = 
         return offer.wire(ask, url, method)
     except UpstreamError as error:
         return error
+
+
+def _as_it_is(head: Representation, _read: Callable[[], bytes]) -> Representation:
+    return head
