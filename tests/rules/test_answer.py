@@ -420,6 +420,16 @@ def test_of_too_many_fields_those_are_kept_that_are_needed() -> None:
     many = tuple((f"X-{number}", "x" * 100) for number in range(90))
     assert kept_fields((*many, ("ETag", '"v"'))) == (("ETag", '"v"'),)
     assert kept_fields((*many[:50], ("ETag", '"v"'))) == (*many[:50], ("ETag", '"v"'))
+    assert kept_fields((*((f"X-{number}-{'x' * 2000}", "") for number in range(5)), ("ETag", '"v"'))) == (("ETag", '"v"'),)
+
+
+def test_confirmations_that_say_more_each_time_make_no_head_of_any_size() -> None:
+    stored = STORED
+    for number in range(50):
+        said = replace(STORED, fields=((f"X-{number}", "x" * 1000),))
+        stored = refreshed(stored, said)
+        assert sum(len(name) + len(value) for name, value in stored.fields) < 9000
+    assert stored.get("etag") == STORED.get("etag")
 
 
 @pytest.mark.parametrize(

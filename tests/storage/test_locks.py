@@ -1,5 +1,6 @@
 """Locks of names, in a file that may be removed."""
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -22,3 +23,10 @@ def test_a_lock_is_given_back_though_its_directory_is_gone(tmp_path: Path, share
     assert not other.take("name")
     locks.free("name")
     assert other.take("name")
+
+
+@pytest.mark.filterwarnings("error")
+def test_locks_that_were_never_made_whole_go_without_a_word() -> None:
+    one = NameLocks.__new__(NameLocks)
+    del one
+    gc.collect()

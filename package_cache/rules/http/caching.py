@@ -38,7 +38,7 @@ _NEEDED = frozenset(
 )
 """What is stored though there are too many fields."""
 _MOST = 8192
-"""Bytes of the values that are stored of one response; of more, those that are needed alone."""
+"""Bytes of names and values that are stored of one response; of more, those that are needed alone."""
 _STATED_ANEW = frozenset({"etag", "date", "age"})
 """Stored fields that this cache states itself in its own responses."""
 _OF_BODY = frozenset(
@@ -75,12 +75,19 @@ def kept_fields(fields: Fields, names: Sequence[str] | None = None) -> Fields:
         if of_connection:
             kept = [pair for pair in kept if pair[0].lower() not in of_connection]
     values = f" {' '.join([value for _, value in kept])} "
-    if len(values) > _MOST:
-        kept = [pair for pair in kept if pair[0].lower() in _NEEDED]
+    if len(values) + sum(map(len, names)) > _MOST:
+        kept = _bounded(kept)
     if not values.isascii() or not values.isprintable() or "  " in values:
         unfolded = [(name, _FOLD.sub(" ", value).strip(" \t")) for name, value in kept]
         kept = [pair for pair in unfolded if not _UNSENDABLE.search(pair[1])]
     return tuple(kept)
+
+
+def _bounded(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """As many of them as may be stored: of too many, those that are needed."""
+    if sum([len(name) + len(value) for name, value in fields]) <= _MOST:
+        return fields
+    return [pair for pair in fields if pair[0].lower() in _NEEDED]
 
 
 @lru_cache(256)
@@ -242,7 +249,8 @@ def refreshed(stored: Representation, confirmation: Representation) -> Represent
     news = [pair for pair in confirmation.fields if (name := pair[0].lower()) not in _OF_BODY and _is_stored(name)]
     replaced = {"age", "date", *[name.lower() for name, _ in news]}
     kept = [pair for pair in stored.fields if pair[0].lower() not in replaced]
-    return Representation((*kept, *news), stored.size, stored.source, confirmation.received, stored.good_until)
+    fields = tuple(_bounded([*kept, *news]))
+    return Representation(fields, stored.size, stored.source, confirmation.received, stored.good_until)
 
 
 def dated(stored: Representation, date: str, received: float) -> Representation:

@@ -23,12 +23,14 @@ _FLOCK = struct.Struct("hhqqi0q")
 class NameLocks:
     """The locks in one file. Safe for any number of threads and processes. Methods raise OSError."""
 
+    _descriptor: int | None = None
+    """Known to `__del__` also where a signal ended the process before `__init__` did."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._guard = threading.Lock()
         self._held: set[int] = set()
         self._shared: dict[int, int] = {}
-        self._descriptor: int | None = None
         forget_in_children(self)
 
     def __del__(self) -> None:
