@@ -7,7 +7,6 @@ look that hangs is not begun again.
 """
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from package_cache.rules.http.answer import Serving, problem
 from package_cache.rules.repositories.routes import RESERVED
 from package_cache.storage.cache_directory import CacheDirectory, try_commit
 from package_cache.storage.notes import Reports, SourceReport
-from package_cache.storage.system import translated
+from package_cache.storage.system import file_system_of
 
 PATIENCE = 2.0
 """Seconds that a look at the store may take before the store counts as one that does not answer."""
@@ -119,8 +118,7 @@ class Health:
 def look_at(stores: CacheDirectory, repositories: Sequence[Repository]) -> Condition:
     """Read from the registry, store a file for a moment, and see what the sources said last. Raises StoreError."""
     stores.registry.totals()
-    with translated(f"look how much of {stores.root} is free"):
-        status = os.statvfs(stores.root)
+    status = file_system_of(stores.root)
     # A file system that makes inodes as they are needed has none to count.
     room = status.f_bavail * status.f_frsize, status.f_favail if status.f_files else None
     try:

@@ -28,7 +28,7 @@ from package_cache.storage.items.files import ItemFiles
 from package_cache.storage.items.rows import Details, ItemRow
 from package_cache.storage.items.table import Items, New, Outcome
 from package_cache.storage.registry import Registry
-from package_cache.storage.system import translated
+from package_cache.storage.system import file_system_of, translated
 
 logger = logging.getLogger(__name__)
 
@@ -336,10 +336,7 @@ class Core:
     @property
     def free_space(self) -> int:
         """Bytes that this user may still write to the file system."""
-        try:
-            status = os.statvfs(self.root)
-        except OSError as error:
-            raise StoreError(f"cannot look how much of {self.root} is free: {error.strerror}") from error
+        status = file_system_of(self.root)
         return status.f_bavail * status.f_frsize
 
 

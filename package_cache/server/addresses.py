@@ -97,7 +97,7 @@ def listen(config: Config) -> Listening:
 
 def _cannot_listen(address: TcpAddress | UnixAddress, error: OSError | UnicodeError, option: str) -> CannotListen:
     if isinstance(address, UnixAddress):
-        place = f"unix:{address.path}"
+        place = str(address)
     else:
         place = f"{'all addresses' if address.host is None else address.host} port {address.port}"
     reason = isinstance(error, OSError) and error.strerror

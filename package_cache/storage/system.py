@@ -35,6 +35,12 @@ class translated:  # noqa: N801 - used as a context manager
             raise StoreError(f"cannot {self._deed}: {error.strerror}") from error
 
 
+def file_system_of(root: Path) -> os.statvfs_result:
+    """What there is and what is free on the file system of a directory. Raises StoreError."""
+    with translated(f"look how much of {root} is free"):
+        return os.statvfs(root)
+
+
 class Descriptor:
     """An open file with several users, in any thread: the last one to leave closes it."""
 

@@ -103,10 +103,7 @@ def run(words: Sequence[str]) -> int:
     """Run the command that the first word names; the exit code."""
     name, *rest = words
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
-        told = f"the nearest is {near!r}" if near else f"known are {', '.join(COMMANDS)}"
-        told = f"it is called {_CALLED[name]!r} here" if name in _CALLED else told
-        return fail(WRONG_OPTIONS, f"{name!r} is not a command; {told}. Without one, package-cache serves")
+        return fail(WRONG_OPTIONS, f"{name!r} is not a command; {_advice(name)}. Without one, package-cache serves")
     try:
         command = load(name)
         namespace, config = _read(command, build_parser(name, command), rest)
@@ -115,6 +112,14 @@ def run(words: Sequence[str]) -> int:
         return fail(WRONG_OPTIONS, *error.problems)
     except KeyboardInterrupt:
         return fail(INTERRUPTED, "interrupted")
+
+
+def _advice(name: str) -> str:
+    """What somebody may have meant who wrote what is no command."""
+    if name in _CALLED:
+        return f"it is called {_CALLED[name]!r} here"
+    near = nearest(name, COMMANDS)
+    return f"the nearest is {near!r}" if near else f"known are {', '.join(COMMANDS)}"
 
 
 def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:

@@ -170,7 +170,7 @@ def _plain(value: object) -> object:
         case Source():
             return f"{value.base}/"  # without its credentials
         case Share():
-            return value.bytes or f"{value.part:.6%}".rstrip("0%").rstrip(".") + "%"
+            return value.bytes or f"{value.part * 100:g}%"
         case None | bool() | int() | float() | str():
             return value
         case _:

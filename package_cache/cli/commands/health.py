@@ -88,7 +88,7 @@ def _ask(address: TcpAddress | UnixAddress, patience: float, *, alive: bool) -> 
 
 def _place(address: TcpAddress | UnixAddress) -> str:
     if isinstance(address, UnixAddress):
-        return f"unix:{address.path}"
+        return str(address)
     return f"{address.host or 'localhost'}:{address.port}"
 
 

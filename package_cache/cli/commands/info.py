@@ -1,6 +1,5 @@
 """`info`: how much is stored, and what state the cache is in."""
 
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from package_cache.config import Config
 from package_cache.storage.inventory import Counts
 from package_cache.storage.notes import SourceReport
 from package_cache.storage.registry import Totals
-from package_cache.storage.system import translated
+from package_cache.storage.system import file_system_of
 from package_cache.units import duration_text, size_text
 
 
@@ -48,16 +47,14 @@ def _run(given: Namespace, config: Config) -> int:
 def _look(held: Holdings, config: Config) -> _Info:
     """Raises StoreError."""
     stores = held.stores
-    with translated(f"look how much of {stores.root} is free"):
-        status = os.statvfs(stores.root)
-    bases = dict.fromkeys(source.base for one in config.repositories for source in one.sources)
+    status = file_system_of(stores.root)
     return _Info(
         str(stores.root),
         stores.registry.totals(),
         held.inventory.counts(),
         status.f_bavail * status.f_frsize,
         status.f_blocks * status.f_frsize,
-        {base: stores.reports.last(base) for base in bases},
+        {source.base: stores.reports.last(source.base) for source in config.sources},
     )
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from package_cache.errors import StoreError
 from package_cache.rules.eviction import Bounds, Usage, room_before_eviction
 from package_cache.storage.registry import Registry
+from package_cache.storage.system import file_system_of
 from package_cache.units import Share
 
 
@@ -58,7 +58,7 @@ class Space:
 
     def limits(self) -> Bounds:
         """The bounds."""
-        return self._limits(self._status())
+        return self._limits(file_system_of(self._root))
 
     def _limits(self, status: os.statvfs_result) -> Bounds:
         return Bounds(self._max_size, self._min_free.of(status.f_blocks * status.f_frsize), self._max_age)
@@ -66,7 +66,7 @@ class Space:
     def usage(self) -> Usage:
         """What is stored and what is free, with the downloads of this process as if they were at their ends."""
         with self._guard:
-            return self._usage(self._status())
+            return self._usage(file_system_of(self._root))
 
     def _usage(self, status: os.statvfs_result) -> Usage:
         stored = self._registry.totals().bytes if self._max_size is not None else 0
@@ -76,19 +76,13 @@ class Space:
             status.f_bavail * status.f_frsize - unwritten,
         )
 
-    def _status(self) -> os.statvfs_result:
-        try:
-            return os.statvfs(self._root)
-        except OSError as error:
-            raise StoreError(f"cannot look how much of {self._root} is free: {error.strerror}") from error
-
     def add(self, claim: Claim, size: int, fits: Callable[[Usage], bool]) -> tuple[bool, Usage]:
         """Let a claim grow by `size` bytes if it `fits`; whether it did, and the usage afterwards.
 
         No other download gets in between.
         """
         with self._guard:
-            usage = self._usage(self._status())
+            usage = self._usage(file_system_of(self._root))
             if not fits(usage):
                 return False, usage
             self._spare -= size
@@ -119,7 +113,7 @@ class Space:
             self._small -= size
 
     def _look(self) -> None:
-        status = self._status()
+        status = file_system_of(self._root)
         left = room_before_eviction(self._usage(status), self._limits(status))
         self._spare = max(0, min(left - _NEAR, _AT_A_TIME))
         self._until = time.monotonic() + _SECONDS

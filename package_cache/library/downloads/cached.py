@@ -1,7 +1,6 @@
 """Downloads into the cache: by the fills of the proxy, so that all who want the same file share one download."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from package_cache.rules.library.naming import extension, filename_of
 from package_cache.rules.library.searching import criteria
 from package_cache.storage.items.rows import Describe, Details, ItemRow
 from package_cache.storage.parts.leases import Failed
+from package_cache.storage.system import file_system_of
 from package_cache.units import size_text
 
 logger = logging.getLogger(__name__)
@@ -221,10 +221,7 @@ class _FreeSpace:
     def reserve(self, size: int | None, have: int = 0) -> Reservation | Refusal:
         """Room for a file of `size` bytes, of which `have` are there. Raises StoreError."""
         lacks = 0 if size is None else size - have
-        try:
-            status = os.statvfs(self._root)
-        except OSError as error:
-            raise StoreError(f"cannot look how much of {self._root} is free: {error.strerror}") from error
+        status = file_system_of(self._root)
         free = status.f_bavail * status.f_frsize
         if lacks > free:
             return Refusal(f"{size_text(lacks)} do not fit: {size_text(free)} of the disk are free")
