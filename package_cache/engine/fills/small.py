@@ -20,8 +20,8 @@ from package_cache.storage.system import forget_in_children, translated
 LINGER = 0.015
 """Seconds from the first body of a group to its end: the more bodies share a transaction, the less each costs."""
 LONGER = 0.2
-"""The same while many come, none of which anybody waits for: each costs a third less then. Their digests are random, so each
-group writes nearly all pages of the indexes of those again, however many bodies it has."""
+"""The same while many come, none of which anybody waits for: each costs a third less then. Their digests are random, so
+each group writes nearly all pages of the indexes of those again, however many bodies it has."""
 _MANY = 8
 """Bodies of a group, after which many may come."""
 FILES = 512
