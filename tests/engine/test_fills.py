@@ -603,7 +603,7 @@ def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(sh
     assert earlier is not None
     earlier.begin(HEAD)
     earlier.failed(Failed(502, "broke off"), keep=True)
-    fills, next_holder = Fills(shelf), NameLocks(tmp_path / "leases-v1")
+    fills, next_holder = Fills(shelf), NameLocks(tmp_path / "leases-v2")
     assert next_holder.take(KEY)
 
     def lead(leading: Leading) -> None:
