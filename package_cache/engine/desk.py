@@ -16,10 +16,10 @@ from io import FileIO
 
 from package_cache.engine.answers import Answer, SeveralReader, answer_linked, from_blob
 from package_cache.engine.checks import CheckedReader, Checks
+from package_cache.engine.fills.failures import UNSTORABLE, Storing
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.reader import FillReader
 from package_cache.engine.fills.running import Fills
-from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.passthrough import PassThrough

@@ -10,10 +10,9 @@ from functools import partial
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk, Found
-from package_cache.engine.disk import Disk
 from package_cache.engine.exchange import Exchanges
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.looks import Looks
+from package_cache.engine.looks import Disk, Looks
 from package_cache.engine.questions import Questions
 from package_cache.engine.stored import Stored
 from package_cache.engine.waiting import Client, Ready, Told, Waiter

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import heed
+from package_cache.engine.fills.sinks import MemorySink
 from package_cache.errors import OutOfDescriptors, UpstreamError, UpstreamLie
 from package_cache.model import Representation
 from package_cache.rules.http.response import FILES
