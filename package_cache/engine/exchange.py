@@ -235,7 +235,7 @@ class Exchange(Inquiry):
     def _give_up(self, end: GiveUp) -> None:
         """Answer who waits with what may be had all the same."""
         failed = self._all.desk.leader.gave_up(self.waiting[0].wanted, self._transfer, end)
-        error = FillError(failed.reason, failed.status, failed.retry_after)
+        error = FillError(failed.reason, failed.status, failed.retry_after, failed.response)
         self._all.end(self)
         quick, desk = not self._lease.exposed, self._all.desk
         self._give_back(failed)

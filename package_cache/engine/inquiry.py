@@ -142,6 +142,8 @@ class Inquiry(ABC):
             if places:
                 self._redirect(outcome, places)
                 return
+        if isinstance(outcome, UpstreamError) and self._hops:
+            outcome.unreached = False  # the source itself was there
         action = self._heed(outcome)
         if isinstance(action, Restart):
             self._sink.reset()

@@ -106,7 +106,7 @@ class Passing(Inquiry):
         return None
 
     def _give_up(self, end: GiveUp) -> None:
-        self._fail(self._failures.note(self._wanted.key, end.status, end.reason, end.retry_after))
+        self._fail(self._failures.note(self._wanted.key, end))
 
     def _may_be_stale(self, error: FillError) -> bool:
         """Whether something is here that may do after all."""
@@ -284,7 +284,7 @@ class Posting(Inquiry):
         return Answer(passed(head.status, known.fields, len(body), serving), "passed", body, known.source)
 
     def _give_up(self, end: GiveUp) -> None:
-        self._tell(self._desk.refuse(FillError(end.reason, end.status, end.retry_after)))
+        self._tell(self._desk.refuse(FillError(end.reason, end.status, end.retry_after, end.response)))
 
 
 def _objection(head: ResponseHead) -> UpstreamError | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from package_cache.errors import FillError, NoRoom, NotKept, StoreError
-from package_cache.model import Key
+from package_cache.model import ErrorResponse, Key
 from package_cache.rules.transfers.steps import Finish, GiveUp, NotModified
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ LONGEST = 60.0
 _FORGIVEN = 600.0
 """Seconds after which a failure does not count any more."""
 _KEYS = 4096
-_HELD = frozenset({502, 504})
-"""That a source has no such file is its answer, not its failure; and a full disk is none of its doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,7 @@ class _Failure:
     hold: float
     status: int
     reason: str
+    response: ErrorResponse | None
 
 
 class Failures:
@@ -50,30 +49,31 @@ class Failures:
             return
         left = failure.when + failure.hold - self._clock()
         if left > 0:
-            raise FillError(failure.reason, failure.status, retry_after=math.ceil(left))
+            raise FillError(failure.reason, failure.status, math.ceil(left), failure.response)
 
-    def note(self, key: Key, status: int, reason: str, retry_after: int | None = None) -> FillError:
+    def note(self, key: Key, end: GiveUp) -> FillError:
         """A download failed: what to tell its client.
 
         The next one may begin at once, the one after it in a second, and then in twice the time each.
         """
         now = self._clock()
-        if status not in _HELD:
+        error = FillError(end.reason, end.status, end.retry_after, end.response)
+        if not _is_failure(end):
             self.forget(key)
-            return FillError(reason, status, retry_after)
+            return error
         with self._guard:
             before = self._failed.pop(key, None)
             count = 1 if before is None or now - before.when > _FORGIVEN else before.count + 1
             hold = 0.0 if count == 1 else min(2.0 ** min(count - 2, 10), LONGEST)
-            self._failed[key] = _Failure(count, now, hold, status, reason)
+            self._failed[key] = _Failure(count, now, hold, end.status, end.reason, end.response)
             if len(self._failed) > _KEYS:
                 del self._failed[next(iter(self._failed))]
-        return FillError(reason, status, retry_after)
+        return error
 
     def settle(self, key: Key, end: Finish | NotModified | GiveUp) -> None:
         """A download ended so."""
         if isinstance(end, GiveUp):
-            self.note(key, end.status, end.reason, end.retry_after)
+            self.note(key, end)
         else:
             self.forget(key)
 
@@ -82,6 +82,11 @@ class Failures:
         if key in self._failed:
             with self._guard:
                 self._failed.pop(key, None)
+
+
+def _is_failure(end: GiveUp) -> bool:
+    """Whether sources failed: that one has no such file is its answer, and a full disk is none of its doing."""
+    return end.status in (502, 504) or (end.response is not None and end.status >= 500 and end.retry_after is None)
 
 
 REST_SECONDS = 5.0

@@ -226,11 +226,11 @@ class Leader:
 
     def gave_up(self, wanted: Errand, transfer: Transfer, end: GiveUp) -> Failed:
         """No source delivered: note it, and what to tell of it. Never waits."""
-        self.failures.note(wanted.key, end.status, end.reason, end.retry_after)
+        self.failures.note(wanted.key, end)
         # A source that failed is what got the warning, once, whatever is asked of it.
-        level = logging.INFO if end.status == 404 or transfer.blamed else self._log_limit.level(end.answered)
+        level = logging.INFO if end.status in (404, 410) or transfer.blamed else self._log_limit.level(end.answered)
         logger.log(level, "%s: %s", wanted.text, end.reason)
-        return Failed(end.status, end.reason, end.answered, transfer.hopeless, end.retry_after)
+        return Failed(end.status, end.reason, end.answered, transfer.hopeless, end.retry_after, end.response)
 
     def _known(self, wanted: Errand, seen: Entry, head: Representation) -> Representation:
         """The head of a version that a source confirmed, with what its body says, if it was not asked before."""
