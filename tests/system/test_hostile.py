@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from hostile import AS_THEY_STAND, CASES, CHUNKED, FILE, FIVE, FOLLOWING, POST, SMUGGLED, Case, asking, head
 from origin import Gate, Hang, Origin, Serve, until
 from product import HOSTS, Proxy, children, stored
@@ -54,13 +54,13 @@ class Site:
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def site(request: pytest.FixtureRequest, cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     origin = Origin()
     for path in (FILE, "/smuggled-1.tar"):
         origin.put(path, BODY)
     # Else it would part with the one who looks on after two seconds.
     arguments = ["--keep-alive", "60"] if request.param == "gthread" else ["-v"]
-    options = {"host": request.param, "arguments": arguments, "spawn": cradle.spawn}
+    options = {"host": request.param, "arguments": arguments, "spawn": forks.spawn}
     proxy = Proxy(tmp_path_factory.mktemp("cache"), [origin.url], **options)
     assert proxy.get(FILE).body == BODY
     one = Site(origin, proxy)
