@@ -12,7 +12,7 @@ from pathlib import Path
 from package_cache.config import Config, TcpAddress, parse_source
 from package_cache.config.layers import configured
 from package_cache.engine.checks import Checks
-from package_cache.engine.fills.fill import Fills
+from package_cache.engine.fills.running import Fills
 from package_cache.engine.health import Health, look_at
 from package_cache.engine.service import Service
 from package_cache.engine.upkeep.caretaker import Caretaker

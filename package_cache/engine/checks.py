@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from io import FileIO
 
-from package_cache.engine.fills.line import Run
 from package_cache.engine.fills.reader import TAIL
+from package_cache.engine.threads import Run
 from package_cache.errors import DamagedBlob, FillError, StoreError
 from package_cache.model import Span
 from package_cache.storage.blobs import BlobStore, flaw

@@ -14,17 +14,15 @@ from dataclasses import replace
 from functools import partial
 from io import FileIO
 
-from package_cache.engine.answers import Answer, from_blob
+from package_cache.engine.answers import Answer, SeveralReader, answer_linked, from_blob
 from package_cache.engine.checks import CheckedReader, Checks
-from package_cache.engine.fills.fill import Fills
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.reader import FillReader
+from package_cache.engine.fills.running import Fills
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.linked import answer_linked
 from package_cache.engine.passthrough import PassThrough
-from package_cache.engine.several import SeveralReader
 from package_cache.engine.upkeep.last_use import LastUse
 from package_cache.engine.wanted import Pass, Wanted
 from package_cache.errors import (

@@ -18,9 +18,9 @@ from http import HTTPStatus
 from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk, Found
 from package_cache.engine.fills.fill import Fill
-from package_cache.engine.fills.line import Run
 from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import Underway
+from package_cache.engine.fills.running import Leads
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.inquiry import Inquiry, first_of, wire_of
 from package_cache.engine.learning import Learner
@@ -29,6 +29,7 @@ from package_cache.engine.passing import Passing
 from package_cache.engine.posting import Posting
 from package_cache.engine.settling import Settling
 from package_cache.engine.side_requests import SideRequest, side_request
+from package_cache.engine.threads import Run
 from package_cache.engine.waiting import FillWait, Waiter
 from package_cache.engine.wanted import Pass, Wanted
 from package_cache.errors import FillError, PackageCacheError, StoreError
@@ -478,7 +479,7 @@ class Exchanges:
     def leave(self, fill: Fill) -> None:
         """A request waits for a fill no longer."""
         self._awaiting -= 1
-        self._fills.leave(fill)
+        fill.leave()
 
     def is_at(self, key: Key) -> bool:
         """Whether something is asked for, fetched, or stored at present."""
@@ -514,7 +515,8 @@ class Exchanges:
     ) -> None:
         """Have a fill go on under a lease, for who waits. `offer` knows what a source said already."""
         wanted, client = waiting[0].wanted, waiting[0].request.client
-        fill = self._fill(wanted if offer is None else replace(wanted, offer=offer), client, underway)
+        fill = self._fills.make(wanted.key)
+        leads = self._leads(wanted if offer is None else replace(wanted, offer=offer), client, underway)
         able = [waiter for waiter in waiting if waiter.request.method == "GET" and fill.enter()]
         waits = [self._await(waiter, fill, joined=waiter is not waiting[0]) for waiter in able]
         run: Run = self._fills.threads.run
@@ -522,30 +524,30 @@ class Exchanges:
             if shown is not None:  # who waits has what is in hand before the thread takes its turns
                 with suppress(RuntimeError):
                     run = stack.enter_context(self._fills.threads.reserved())
-                    if self._fills.line.has_place(client):
+                    if self._fills.places.has_place(client):
                         fill.show(*shown)
             for wait in waits:
                 wait.begin()
-            fill.lead(lease, run)
+            self._fills.lead(fill, lease, leads, run)
         for waiter in waiting:
             if waiter.request.method == "HEAD":
                 waiter.ready(None)
-        self._fills.leave(fill)
+        fill.leave()
 
-    def _fill(self, wanted: Wanted, client: str, underway: Underway | None = None) -> Fill:
+    def _leads(self, wanted: Wanted, client: str, underway: Underway | None = None) -> Leads:
         leader = self.desk.leader
         lead, is_here = partial(leader.lead, wanted, underway=underway), partial(leader.is_here, wanted)
-        return self._fills.make(wanted.key, lead, is_here, client, wanted.offer.drop)
+        return Leads(lead, is_here, client, wanted.offer.drop)
 
     def _follow(self, waiter: Waiter) -> None:
         """Have a request wait for what another process downloads; a thread finds out about that. Raises FillError."""
-        fill = self._fill(waiter.wanted, waiter.request.client)
-        fill.enter()
+        fill, leads = self._fills.make(waiter.wanted.key), self._leads(waiter.wanted, waiter.request.client)
+        fill.hold()
         try:
-            self.events.run(partial(self._fills.follow, fill))
+            self.events.run(partial(self._fills.follow, fill, leads))
         except RuntimeError as error:
-            self._fills.leave(fill)
-            self._fills.leave(fill)
+            fill.leave()
+            fill.leave()
             raise FillError("the cache has too much to do; try again in a while", 503) from error
         _Follower(fill, self.events).look()
         self._await(waiter, fill, joined=True).begin()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from package_cache.engine.answers import Answer
-from package_cache.engine.fills.line import Run
+from package_cache.engine.threads import Run
 from package_cache.errors import StoreError
 from package_cache.model import Repository, Target
 from package_cache.rules.http.answer import Serving, problem

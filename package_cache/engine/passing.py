@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from package_cache.engine.answers import Answer, from_blob
+from package_cache.engine.answers import Answer, answer_linked, from_blob, read_document
 from package_cache.engine.desk import Desk, Found, is_unreached
 from package_cache.engine.fills.pump import Underway, event_of
 from package_cache.engine.inquiry import Inquiry, first_of
 from package_cache.engine.learning import Learner
-from package_cache.engine.linked import answer_linked, read_document
 from package_cache.engine.passthrough import PassThrough
 from package_cache.engine.wanted import Pass, is_coded
 from package_cache.errors import FillError, OutOfDescriptors, UpstreamError

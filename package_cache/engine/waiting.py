@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from package_cache.engine.answers import Answer
+from package_cache.engine.answers import Answer, SeveralReader, answer_linked, read_document
 from package_cache.engine.desk import Desk, Found, is_outdated, known
 from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.reader import Progress
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.linked import answer_linked, read_document
 from package_cache.engine.looks import Looks
-from package_cache.engine.several import SeveralReader
 from package_cache.engine.wanted import Wanted
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Representation, Request

@@ -128,7 +128,7 @@ class Core:
         self.stores = open_cache_directory(root, _REMEDY, reading=reading)
         self.items = Items(self.stores.registry.database, self.stores.blobs)
         self.files = ItemFiles(root / "items-v1")
-        self.writers: Writers[object] = Writers(root / "leases-v1")
+        self.writers: Writers[object] = Writers(root / "leases-v2")
         self.reads = Reads(self.items)
         self._reading = reading
 

@@ -16,11 +16,10 @@ from io import FileIO
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from package_cache.engine.answers import Answer
+from package_cache.engine.answers import Answer, SeveralReader
 from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.reader import FillReader, Window
 from package_cache.engine.service import Service
-from package_cache.engine.several import SeveralReader
 from package_cache.errors import (
     BadRequest,
     FillError,

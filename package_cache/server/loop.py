@@ -13,12 +13,11 @@ from dataclasses import replace
 from functools import partial
 from io import FileIO
 
-from package_cache.engine.answers import Answer
+from package_cache.engine.answers import Answer, SeveralReader, gathered
 from package_cache.engine.checks import CheckedReader
 from package_cache.engine.fills.reader import FillReader, Window
 from package_cache.engine.front import Front
 from package_cache.engine.hotset import HotFile, HotSet
-from package_cache.engine.several import SeveralReader, gathered
 from package_cache.engine.waiting import Confirmed, Told
 from package_cache.model import Key, Span
 from package_cache.rules.http.answer import Reply, decide

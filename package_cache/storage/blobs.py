@@ -80,7 +80,7 @@ class BlobStore:
         self._known: dict[tuple[int, int, int], None] = {}
         """Blobs that this process has compared, though their stamps do not tell it."""
         root.mkdir(parents=True, exist_ok=True)
-        self.locks = NameLocks(root.with_name("leases-v1"))
+        self.locks = NameLocks(root.with_name("leases-v2"))
         """Locks of blobs, between processes that store and those that remove; and of other names, which look different."""
 
     def names(self, prefix: str) -> list[str]:

@@ -294,14 +294,14 @@ def test_what_root_does_leaves_no_file_that_the_server_cannot_use(proxy: Proxy) 
         Path(public).chmod(0o755)
         cache = Path(public) / "cache"
         shutil.copytree(proxy.cache, cache)
-        (cache / "leases-v1").unlink(missing_ok=True)
+        shutil.rmtree(cache / "leases-v2", ignore_errors=True)
         for path in (cache, *cache.rglob("*")):
             os.chown(path, 65534, 65534)
         done(cache, "gc", "--max-size", "2000B")
         assert "by root on" in done(cache, "pin", "/1.tar") + done(cache, "why", "/1.tar")
         assert len(blobs(cache)) == 1
         assert {path.stat().st_uid for path in (cache, *cache.rglob("*"))} == {65534}
-        assert (cache / "leases-v1").exists()
+        assert list((cache / "leases-v2").iterdir())
 
 
 # What they say

@@ -20,8 +20,10 @@ from origin import Gate, Origin, Raw, Serve, until
 from product import Proxy, Response, blobs, parts
 from raw import Client
 
-from package_cache.engine.fills.fill import Fill, Fills, Lead
+from package_cache.engine.fills.fill import Fill
+from package_cache.engine.fills.leading import Lead, Leading
 from package_cache.engine.fills.reader import FillReader, ReplacedError, UnstorableError
+from package_cache.engine.fills.running import Fills, Leads
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Key, Representation, Span
 from package_cache.storage.parts.leases import Failed, Lease, PartStore
@@ -503,13 +505,13 @@ def receive(fill: Fill, lease: Lease, size: int) -> None:
 
 def begin(fills: Fills, lead: Lead, key: Key = KEY, is_here: Callable[[], bool] = lambda: False) -> Fill:
     """A fill, led here or followed, as the loop of a server begins it."""
-    fill = fills.make(key, lead, is_here, "", lambda: None)
+    fill, leads = fills.make(key), Leads(lead, is_here, "", lambda: None)
     lease = fills.parts.claim(key)
     if lease is not None:
-        fill.lead(lease, fills.threads.run)
+        fills.lead(fill, lease, leads, fills.threads.run)
     else:
         assert fill.enter()
-        fills.follow(fill)
+        fills.follow(fill, leads)
     return fill
 
 
@@ -530,11 +532,11 @@ def follow(fills: Fills, lead: Lead) -> tuple[Fill, FillReader]:
 def test_a_verified_file_is_read_to_its_end_though_it_cannot_be_stored(shelf: PartStore) -> None:
     go_on = threading.Event()
 
-    def lead(fill: Fill, lease: Lease) -> None:
-        receive(fill, lease, len(BODY))
+    def lead(leading: Leading) -> None:
+        receive(leading.fill, leading.lease, len(BODY))
         go_on.wait(30)
-        lease.whole(hashlib.sha256(BODY).hexdigest(), len(BODY))
-        fill.publish(lease)
+        leading.lease.whole(hashlib.sha256(BODY).hexdigest(), len(BODY))
+        leading.publish()
         raise StoreError("the registry cannot be used")
 
     fills = Fills(shelf)
@@ -545,15 +547,15 @@ def test_a_verified_file_is_read_to_its_end_though_it_cannot_be_stored(shelf: Pa
     until(lambda: fill.progress().journal.done)
     assert got + b"".join(blocks) == BODY
     reader.close()
-    fills.leave(fill)
+    fill.leave()
 
 
 @pytest.mark.parametrize("error", [StoreError("no space"), ZeroDivisionError()], ids=["expected", "bug"])
 def test_a_download_that_ends_in_an_error_tells_its_readers_and_frees_its_key(shelf: PartStore, error: Exception) -> None:
     go_on = threading.Event()
 
-    def lead(fill: Fill, lease: Lease) -> None:
-        receive(fill, lease, 300_000)
+    def lead(leading: Leading) -> None:
+        receive(leading.fill, leading.lease, 300_000)
         go_on.wait(30)
         raise error
 
@@ -565,7 +567,7 @@ def test_a_download_that_ends_in_an_error_tells_its_readers_and_frees_its_key(sh
     with pytest.raises(FillError):
         list(blocks)
     reader.close()
-    fills.leave(fill)
+    fill.leave()
     lease = shelf.claim(KEY)
     assert lease is not None
     assert lease.have == 0
@@ -576,11 +578,11 @@ def test_a_reader_is_not_left_waiting_where_the_work_turns_out_to_be_done(shelf:
     """So it is where a leader died after its commit: who takes over finds the file stored, and has no byte to add."""
     go_on = threading.Event()
 
-    def lead(fill: Fill, lease: Lease) -> None:
-        receive(fill, lease, 300_000)
+    def lead(leading: Leading) -> None:
+        receive(leading.fill, leading.lease, 300_000)
         go_on.wait(30)
-        lease.done()
-        fill.publish(lease)
+        leading.lease.done()
+        leading.publish()
 
     fills = Fills(shelf)
     fill, reader = follow(fills, lead)
@@ -590,7 +592,7 @@ def test_a_reader_is_not_left_waiting_where_the_work_turns_out_to_be_done(shelf:
     with pytest.raises(ReplacedError):
         list(blocks)
     reader.close()
-    fills.leave(fill)
+    fill.leave()
 
 
 def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(shelf: PartStore, tmp_path: Path) -> None:
@@ -599,12 +601,12 @@ def test_the_failure_of_an_earlier_download_is_not_taken_for_that_of_the_next(sh
     assert earlier is not None
     earlier.begin(HEAD)
     earlier.failed(Failed(502, "broke off"), keep=True)
-    fills, next_holder = Fills(shelf), NameLocks(tmp_path / "leases-v1")
+    fills, next_holder = Fills(shelf), NameLocks(tmp_path / "leases-v2")
     assert next_holder.take(KEY)
 
-    def lead(fill: Fill, lease: Lease) -> None:
-        lease.done()
-        fill.publish(lease)
+    def lead(leading: Leading) -> None:
+        leading.lease.done()
+        leading.publish()
 
     with ThreadPoolExecutor(1) as pool:
         joining = pool.submit(fills.fetch, KEY, lead, lambda _progress: None)
@@ -617,7 +619,7 @@ def shown(fills: Fills, shelf: PartStore, size: int) -> tuple[Fill, Lease, FillR
     """A fill of which the first bytes are shown, and nothing is written; its lease, and a reader of it."""
     lease = shelf.claim(KEY)
     assert lease is not None
-    fill = fills.make(KEY, lambda *_: None, lambda: False, "", lambda: None)
+    fill = fills.make(KEY)
     fill.show(HEAD, BODY[:size])
     reader = fill.reader(fill.progress().journal.number)
     assert reader is not None
@@ -640,7 +642,7 @@ def test_what_was_shown_before_there_is_a_part_goes_on_in_the_part(shelf: PartSt
     for one in (late, reader):
         one.close()
     lease.done()
-    fills.leave(fill)
+    fill.leave()
 
 
 def test_no_other_file_is_put_behind_what_was_shown(shelf: PartStore) -> None:
@@ -655,7 +657,7 @@ def test_no_other_file_is_put_behind_what_was_shown(shelf: PartStore) -> None:
             reader.visible()
         reader.close()
         lease.failed(Failed(502, "enough"), keep=False)
-        fills.leave(fill)
+        fill.leave()
 
 
 def test_what_was_shown_can_still_be_read_where_the_disk_takes_nothing(shelf: PartStore) -> None:
@@ -667,7 +669,7 @@ def test_what_was_shown_can_still_be_read_where_the_disk_takes_nothing(shelf: Pa
         reader.visible()
     assert os.pread(reader.fileno(), 1000, 0) == BODY[:1000]
     reader.close()
-    fills.leave(fill)
+    fill.leave()
 
 
 OTHER = Key("/b-1.tar")
@@ -676,20 +678,20 @@ OTHER = Key("/b-1.tar")
 def test_what_is_here_by_now_needs_no_place_in_the_line(shelf: PartStore) -> None:
     fills, over, begun = Fills(shelf, 1), threading.Event(), threading.Event()
 
-    def last(_fill: Fill, lease: Lease) -> None:
+    def last(leading: Leading) -> None:
         assert over.wait(30)
-        lease.done()
+        leading.lease.done()
 
-    def note(_fill: Fill, lease: Lease) -> None:
+    def note(leading: Leading) -> None:
         begun.set()
-        lease.done()
+        leading.lease.done()
 
     first = begin(fills, last)
     second = begin(fills, note, OTHER, lambda: True)
     assert begun.wait(10)
     over.set()
-    fills.leave(first)
-    fills.leave(second)
+    first.leave()
+    second.leave()
 
 
 def test_taking_a_download_over_holds_nobody_up_who_looks(
@@ -708,8 +710,8 @@ def test_taking_a_download_over_holds_nobody_up_who_looks(
         assert goes_on.wait(60)
         truncate(descriptor, size)
 
-    def lead(_fill: Fill, lease: Lease) -> None:
-        lease.done()
+    def lead(leading: Leading) -> None:
+        leading.lease.done()
         led.set()
 
     fills = Fills(shelf)
@@ -722,51 +724,51 @@ def test_taking_a_download_over_holds_nobody_up_who_looks(
             until(lambda: not pool.submit(fill.progress).result(10).journal.done and hangs.is_set())
             assert not pool.submit(fill.progress).result(10).journal.done
             assert pool.submit(fill.enter).result(10)
-            other = pool.submit(begin, fills, lambda _fill, lease: lease.done(), OTHER).result(10)
+            other = pool.submit(begin, fills, lambda leading: leading.lease.done(), OTHER).result(10)
         finally:
             goes_on.set()
     assert led.wait(30)
     for one in (fill, fill, other):
-        fills.leave(one)
+        one.leave()
 
 
 def test_a_forked_child_has_none_of_the_downloads_of_its_parent(shelf: PartStore) -> None:
     """It follows that of the parent as one of another process, and has a place for one of its own."""
     fills, over = Fills(shelf, 1), threading.Event()
 
-    def last(_fill: Fill, lease: Lease) -> None:
-        lease.expose()
+    def last(leading: Leading) -> None:
+        leading.lease.expose()
         assert over.wait(60)
-        lease.done()
+        leading.lease.done()
 
     fill = begin(fills, last)
     child = os.fork()
     if child == 0:  # pragma: no cover
         signal.alarm(30)
         begun, led = threading.Event(), threading.Event()
-        begin(fills, lambda _fill, _lease: begun.set(), OTHER)
-        other = begin(fills, lambda _fill, _lease: led.set())
+        begin(fills, lambda _leading: begun.set(), OTHER)
+        other = begin(fills, lambda _leading: led.set())
         os._exit(0 if begun.wait(20) and not led.is_set() and not other.progress().journal.done else 1)
     _, status = os.waitpid(child, 0)
     over.set()
     assert status == 0
-    fills.leave(fill)
+    fill.leave()
 
 
 def test_what_interrupts_who_downloads_gives_the_rest_to_who_waits(shelf: PartStore) -> None:
     fills, waits = Fills(shelf), threading.Event()
     had: list[int] = []
 
-    def interrupted(fill: Fill, lease: Lease) -> None:
-        receive(fill, lease, 300_000)
+    def interrupted(leading: Leading) -> None:
+        receive(leading.fill, leading.lease, 300_000)
         assert waits.wait(30)
         raise KeyboardInterrupt
 
-    def finishes(fill: Fill, lease: Lease) -> None:
-        had.append(lease.have)
-        receive(fill, lease, len(BODY))
-        lease.done()
-        fill.publish(lease)
+    def finishes(leading: Leading) -> None:
+        had.append(leading.lease.have)
+        receive(leading.fill, leading.lease, len(BODY))
+        leading.lease.done()
+        leading.publish()
 
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(fills.fetch, KEY, interrupted, lambda _progress: None)
@@ -787,7 +789,7 @@ def test_what_raises_while_it_is_told_how_far_a_download_is_reaches_its_caller(s
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        fills.fetch(KEY, lambda fill, lease: receive(fill, lease, 300_000), tell)
+        fills.fetch(KEY, lambda leading: receive(leading.fill, leading.lease, 300_000), tell)
     lease = shelf.claim(KEY)
     assert lease is not None
     assert lease.have == 300_000

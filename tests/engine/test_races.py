@@ -21,22 +21,23 @@ import pytest
 from origin import until
 from product import as_program
 
-from package_cache.engine.fills.fill import Fill, Fills, Store
-from package_cache.engine.fills.line import Line, Run, Turn
+from package_cache.engine.fills.leading import Leading, Store
+from package_cache.engine.fills.places import Places
 from package_cache.engine.fills.reader import Progress
-from package_cache.engine.fills.threads import Threads
+from package_cache.engine.fills.running import Fills
+from package_cache.engine.threads import Run, Threads
 from package_cache.errors import StoreError
 from package_cache.model import Key, Representation
-from package_cache.storage.parts.leases import Failed, Lease, PartStore
+from package_cache.storage.parts.leases import Failed, PartStore
 
 SEEDS = [1, 2, 3]
 
 
-# --- The line
+# --- Places
 
 
 @dataclass
-class Places:
+class Count:
     """Counts what runs; more than may is a fault."""
 
     places: int
@@ -60,7 +61,7 @@ class Places:
 class Visitor:
     """A download whose clients come and go: whether somebody wants it may be another matter each time one looks."""
 
-    def __init__(self, number: int, dice: random.Random, places: Places) -> None:
+    def __init__(self, number: int, dice: random.Random, places: Count) -> None:
         self.client = dice.choice("aaab")
         self.fates: list[str] = []
         self._places = places
@@ -73,24 +74,25 @@ class Visitor:
         with self._places.taken(self.client):
             time.sleep(self._seconds)
 
-    def wanted(self) -> bool:
+    @property
+    def is_wanted(self) -> bool:
         return self._looks.pop() if self._looks else True
 
     def drop(self, *, forced: bool) -> bool:
-        if not forced and self.wanted():
+        if not forced and self.is_wanted:
             time.sleep(self._seconds * 3)  # whatever runs may end meanwhile
             return False
         self.fates.append("dropped")
         return True
 
-    def enter(self, line: Line, run: Run) -> None:
+    def enter(self, line: Places, run: Run) -> None:
         def perhaps(job: Callable[[], None]) -> None:
             if self._dice.random() < 0.1:
                 raise RuntimeError("no thread")
             run(job)
 
         try:
-            line.enter(Turn(self.client, self.begin, self.wanted, self.drop), perhaps)
+            line.enter(self, perhaps)
         except RuntimeError:
             self.fates.append("refused")
 
@@ -99,11 +101,11 @@ class Visitor:
 def test_everybody_in_the_line_begins_or_is_dropped_and_no_place_is_lost(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("package_cache.engine.fills.line._LOOK_SECONDS", 0.002)
+    monkeypatch.setattr("package_cache.engine.fills.places._LOOK_SECONDS", 0.002)
     dice = random.Random(seed)
-    places = Places(dice.choice([1, 2, 5]))
+    places = Count(dice.choice([1, 2, 5]))
     threads = Threads("race")
-    line = Line(places.places, threads, patience=60)
+    line = Places(places.places, threads, patience=60)
     with ThreadPoolExecutor(8) as pool:
         for wave in range(60):
             visitors = [Visitor(100 * wave + number, dice, places) for number in range(dice.choice([2, 3, 4, 16]))]
@@ -114,7 +116,8 @@ def test_everybody_in_the_line_begins_or_is_dropped_and_no_place_is_lost(
     assert places.faults == []
     last = [Visitor(number, random.Random(number), places) for number in range(places.places)]
     for one in last:  # each of them has a place
-        line.enter(Turn(f"client {id(one)}", one.begin, lambda: True, one.drop), threads.run)
+        one.client = f"client {id(one)}"
+        line.enter(one, threads.run)
     until(lambda: all(one.fates == ["begun"] for one in last))
 
 
@@ -126,7 +129,7 @@ BODY = random.Random(0).randbytes(300_000)
 HEAD = Representation((), len(BODY), "http://mirror.example/", 1.0)
 
 
-class Leading:
+class Ending:
     """Downloads that end in every way there is; two of a key at once, in any process, are a fault."""
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -135,7 +138,8 @@ class Leading:
         self._guard = threading.Lock()
         self.faults: list[str] = []
 
-    def __call__(self, fill: Fill, lease: Lease) -> Store | None:
+    def __call__(self, leading: Leading) -> Store | None:
+        fill, lease = leading.fill, leading.lease
         with self._guard:
             way, pause = (
                 self._dice.choice(["small", "large", "failed", "broken", "interrupted", "later"]),
@@ -147,10 +151,10 @@ class Leading:
         except FileExistsError:
             self.faults.append(f"two lead {fill.key}")
         try:
-            fill.publish(lease)
+            leading.publish()
             time.sleep(pause)
             if way != "small":
-                self._receive(fill, lease, pause)
+                self._receive(leading, pause)
         finally:
             flag.rmdir()  # before the lease is given back
         if way == "broken":
@@ -160,20 +164,21 @@ class Leading:
         if way == "failed":
             lease.failed(Failed(502, "broke off"), keep=pause > 0.001)
         elif way == "later":
-            return threading.Thread(target=fill.conclude, args=(lease, None)).start
+            return threading.Thread(target=leading.conclude, args=(None,)).start
         else:
             lease.done()
-        fill.publish(lease)
+        leading.publish()
         return None
 
     @staticmethod
-    def _receive(fill: Fill, lease: Lease, pause: float) -> None:
+    def _receive(leading: Leading, pause: float) -> None:
+        lease = leading.lease
         lease.begin(HEAD)
         lease.expose()
         assert lease.part is not None
         for at in range(lease.have, len(BODY), 100_000):
             assert lease.part.put(at, BODY[at : at + 100_000])
-            fill.publish(lease)
+            leading.publish()
             time.sleep(pause)
 
 
@@ -181,7 +186,7 @@ class LeftError(Exception):
     """A visitor has waited for long enough."""
 
 
-def visit(fills: Fills, lead: Leading, dice: random.Random) -> str:
+def visit(fills: Fills, lead: Ending, dice: random.Random) -> str:
     """Download a thing, or wait for who does, or leave before the end; the fault, if there is one."""
     key, patience, begun = dice.choice(KEYS), dice.choice([0.0, 0.002, 60.0, 60.0]), time.monotonic()
 
@@ -202,7 +207,7 @@ def visit(fills: Fills, lead: Leading, dice: random.Random) -> str:
 
 def attack(folder: Path, seed: int, visits: int) -> list[str]:
     """What goes wrong while eight threads visit, in this process."""
-    fills, lead, dice = Fills(PartStore(folder / "parts-v1")), Leading(folder, seed), random.Random(seed)
+    fills, lead, dice = Fills(PartStore(folder / "parts-v1")), Ending(folder, seed), random.Random(seed)
     with ThreadPoolExecutor(8) as pool:
         seeds = [dice.random() for _ in range(visits)]
         faults = list(pool.map(lambda one: visit(fills, lead, random.Random(one)), seeds))
@@ -213,7 +218,7 @@ def attack(folder: Path, seed: int, visits: int) -> list[str]:
 def open_files(folder: Path) -> list[str]:
     """What this process has open of the cache, but for its locks."""
     links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()]
-    return [link for link in links if link.startswith(str(folder)) and not link.endswith("leases-v1")]
+    return [link for link in links if link.startswith(str(folder)) and "/leases-v2/" not in link]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -386,7 +386,7 @@ def test_keys_that_no_file_can_have(key: str) -> None:
 @contextmanager
 def waiting(cache: Path, tree: Path, name: str) -> Iterator[tuple[subprocess.Popen[str], Callable[[], None]]]:
     """An export that waits for one file in the middle; what lets it go on."""
-    locks, lock = NameLocks(cache / "leases-v1"), f"blob:{hashlib.sha256(name.encode()).hexdigest()}"
+    locks, lock = NameLocks(cache / "leases-v2"), f"blob:{hashlib.sha256(name.encode()).hexdigest()}"
     assert locks.take(lock)
     command = [sys.executable, "-m", "package_cache", "export", str(tree), "--cache", str(cache)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -416,7 +416,7 @@ def more_than_a_group(root: Path) -> Path:
 def waiting(tree: Path, cache: Path, **streams: Any) -> Iterator[tuple[subprocess.Popen[str], Callable[[], None]]]:
     """An import that has committed its first 200 files, and waits for the store; what lets it go on. Killed at the end."""
     Cache(cache).close()
-    locks = NameLocks(cache / "leases-v1")
+    locks = NameLocks(cache / "leases-v2")
     name = f"blob:{hashlib.sha256(b'203').hexdigest()}"
     assert locks.take(name)
     command = [sys.executable, "-m", "package_cache", "import", str(tree), "--cache", str(cache)]
@@ -474,7 +474,7 @@ def test_a_killed_import_leaves_nothing_wrong_and_goes_on(tmp_path: Path) -> Non
 def test_what_a_killed_import_left_is_swept(tmp_path: Path) -> None:
     tree, cache = more_than_a_group(tmp_path / "old"), tmp_path / "cache"
     with waiting(tree, cache) as (process, _):
-        locks, tomorrow = NameLocks(cache / "leases-v1"), time.time() + 2 * ORPHAN_SECONDS
+        locks, tomorrow = NameLocks(cache / "leases-v2"), time.time() + 2 * ORPHAN_SECONDS
         assert list(orphaned_downloads(cache / "parts-v1", locks, tomorrow)) == []
         process.kill()
         process.wait()

@@ -451,7 +451,10 @@ def test_a_registry_of_the_former_version_is_used_as_it_is(small: Small) -> None
     small.put(a=b"body")
     as_file(root, b"body")
     with closing(sqlite3.connect(root / "registry-v1.db")) as connection:
-        connection.executescript("DROP TRIGGER small_gone; DROP TABLE small; PRAGMA auto_vacuum = NONE; VACUUM;")
+        connection.executescript(
+            "DROP TRIGGER small_gone; DROP TABLE small; PRAGMA auto_vacuum = NONE; VACUUM;"
+            "CREATE INDEX entry_ready ON entry (key, version) WHERE status = 3;"
+        )
     number = (root / "registry-v1.db").stat().st_ino
     again = Small(open_cache_directory(root, ""))
     try:
@@ -462,6 +465,7 @@ def test_a_registry_of_the_former_version_is_used_as_it_is(small: Small) -> None
         assert (root / "registry-v1.db").stat().st_ino == number
         with closing(sqlite3.connect(root / "registry-v1.db")) as connection:
             assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+            assert not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'entry_ready'").fetchall()
         assert not list(root.glob("*.damaged-*"))
     finally:
         again.stores.registry.close()

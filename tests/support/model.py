@@ -452,8 +452,8 @@ class Player:
 
     def _is_downloading(self) -> bool:
         """Whether any process holds the lock of a key."""
-        locks = self.cache / "leases-v1"
-        return locks.exists() and f":{locks.stat().st_ino} " in Path("/proc/locks").read_text()
+        held = Path("/proc/locks").read_text()
+        return any(f":{locks.stat().st_ino} " in held for locks in self.cache.glob("leases-v2/*"))
 
     def _take_down(self, mirror: int) -> None:
         self.truth.troubled = True

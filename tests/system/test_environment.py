@@ -122,7 +122,7 @@ def test_a_system_that_gives_no_thread_ends_nothing(origin: Origin, start: Start
 
 FORKED = """
 import os, threading, time
-from package_cache.engine.fills.threads import Threads
+from package_cache.engine.threads import Threads
 threads, done = Threads("test"), threading.Event()
 threads.run(done.set)
 done.wait()

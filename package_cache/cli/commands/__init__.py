@@ -186,7 +186,7 @@ def fail(code: int, *lines: str) -> int:
 _SLACK = 2.0
 """Seconds by which the times of a file system may be behind the clock."""
 _SHARDED = ("blobs-v1", "items-v1")
-_FLAT = ("parts-v1", "quarantine-v1", "sources-v1", "bounds-v1")
+_FLAT = ("leases-v2", "parts-v1", "quarantine-v1", "sources-v1", "bounds-v1")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from package_cache.engine.fills.committer import Committer, FileJob
 from package_cache.engine.fills.failures import Failures
-from package_cache.engine.fills.fill import Fill, Store
+from package_cache.engine.fills.leading import Leading, Store
 from package_cache.engine.fills.pump import Underway, pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
 from package_cache.engine.fills.small import Job, SmallCommitter, read_body
@@ -26,7 +26,7 @@ from package_cache.rules.transfers.transfer import Transfer
 from package_cache.storage.blobs import BlobStore, hash_file
 from package_cache.storage.database.schema import SMALL
 from package_cache.storage.items.rows import Describe
-from package_cache.storage.parts.leases import Failed, Journal, Lease, PartStore
+from package_cache.storage.parts.leases import Failed, Journal, PartStore
 from package_cache.storage.registry import NewVersion, Registry
 from package_cache.storage.system import forget_in_children
 from package_cache.upstream.answers import Offer
@@ -163,13 +163,13 @@ class Leader:
         """Have every process look anew at what is wanted: it may be another version in a moment."""
         self._registry.generation.bump(wanted.key)
 
-    def lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> Store | None:
+    def lead(self, wanted: Errand, leading: Leading, underway: Underway | None = None) -> Store | None:
         """Download what is wanted, unless it is here by now. Raises StoreError. Goes on with what is `underway`.
 
-        Returns what stores it, and calls `Fill.conclude` then; None if the fill is over.
+        Returns what stores it, and calls `Leading.conclude` then; None if the fill is over.
         """
         with self._noting(wanted):
-            return self._lead(wanted, fill, lease, underway)
+            return self._lead(wanted, leading, underway)
 
     @contextmanager
     def _noting(self, wanted: Errand) -> Iterator[None]:
@@ -181,47 +181,48 @@ class Leader:
             self._room.relieve(error)
             raise
 
-    def _lead(self, wanted: Errand, fill: Fill, lease: Lease, underway: Underway | None = None) -> Store | None:
+    def _lead(self, wanted: Errand, leading: Leading, underway: Underway | None = None) -> Store | None:
+        lease = leading.lease
         if lease.unstored is not None:
-            self._store_late(wanted, fill, lease, lease.unstored)
+            self._store_late(wanted, leading, lease.unstored)
         if self.is_here(wanted):
             lease.done()
-            fill.publish(lease)
+            leading.publish()
             return None
         seen = self._seen(wanted)
-        sink = PartSink(lease, self._room, partial(fill.publish, lease), wanted.refusal, wanted.examined, wanted.largest())
+        sink = PartSink(lease, self._room, leading.publish, wanted.refusal, wanted.examined, wanted.largest())
         store: Store | None = None
         try:
             begun = underway.take() if underway is not None and seen is wanted.seen and lease.part is None else None
-            store = self._download(wanted.looked(wanted.mark, seen), fill, lease, sink, begun)
+            store = self._download(wanted.looked(wanted.mark, seen), leading, sink, begun)
         finally:
             if store is None:
                 sink.release()
         return store
 
-    def _download(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink, begun: Underway | None) -> Store | None:
-        seen = wanted.seen
+    def _download(self, wanted: Errand, leading: Leading, sink: PartSink, begun: Underway | None) -> Store | None:
+        seen, lease = wanted.seen, leading.lease
         if begun is None:
             known = lease.journal.head if lease.part else None
             begun = Underway(Transfer(wanted.offer.urls, lease.have, known, wanted.held))
         else:
             begun.give(sink)
         transfer = begun.transfer
-        fill.publish(lease)
+        leading.publish()
         match pump(transfer, wanted.offer, sink, begun.ask):
             case Finish():
                 self.failures.forget(wanted.key)
-                return partial(self._store, wanted, fill, lease, sink)
+                return partial(self._store, wanted, leading, sink)
             case NotModified(head):
                 assert seen is not None  # only an entry makes a request conditional
                 self.failures.forget(wanted.key)
                 known = self._known(wanted, seen, refreshed(seen.representation, head))
                 if self._registry.confirm(seen, known, wanted.describe(known, seen.digest)) is None:
-                    return self._lead(self._look_again(wanted), fill, lease)  # it was removed while a source was asked
+                    return self._lead(self._look_again(wanted), leading)  # it was removed while a source was asked
                 lease.done()
             case GiveUp() as end:
                 lease.failed(self.gave_up(wanted, transfer, end), keep=not transfer.contradicted)
-        fill.publish(lease)
+        leading.publish()
         return None
 
     def gave_up(self, wanted: Errand, transfer: Transfer, end: GiveUp) -> Failed:
@@ -248,19 +249,19 @@ class Leader:
         mark = self._registry.mark(wanted.key)
         return wanted.looked(mark, self._registry.best(wanted.key))
 
-    def _store_late(self, wanted: Errand, fill: Fill, lease: Lease, journal: Journal) -> None:
+    def _store_late(self, wanted: Errand, leading: Leading, journal: Journal) -> None:
         """Put into the store what a killed process had verified, if it is there still."""
-        digest, head, size = journal.digest, journal.head, journal.size
+        lease, digest, head, size = leading.lease, journal.digest, journal.head, journal.size
         if digest is None or head is None or size is None:
             return
         # A source may have another index by now: who asked later waits for its answer. Who was told gets the rest.
-        tells = wanted.is_met_by(head) or fill.progress().journal.digest is not None
+        tells = wanted.is_met_by(head) or leading.fill.progress().journal.digest is not None
         if lease.part is not None:
             if lease.part.size != size or hash_file(lease.part.fileno(), size).hexdigest() != digest:
                 lease.reset()
                 return
             if tells:
-                self._tell_whole(fill, lease, digest, size)
+                _tell_whole(leading, digest, size)
             self._blobs.finalize(lease.part)
             with self._blobs.holding([digest]):
                 self._blobs.settle([self._blobs.publish(lease.part, digest)])
@@ -273,17 +274,12 @@ class Leader:
             except DamagedBlob:
                 return
             if tells:
-                self._tell_whole(fill, lease, digest, size)
+                _tell_whole(leading, digest, size)
             self._registry.commit_all([_news(wanted, digest, head, size)])
 
-    @staticmethod
-    def _tell_whole(fill: Fill, lease: Lease, digest: str, size: int) -> None:
-        """Let readers have the rest; those of a leader that died were told already, and must not be told otherwise."""
-        lease.whole(digest, size)
-        fill.publish(lease)
-
-    def _store(self, wanted: Errand, fill: Fill, lease: Lease, sink: PartSink) -> None:
-        part, head = lease.part, sink.head
+    def _store(self, wanted: Errand, leading: Leading, sink: PartSink) -> None:
+        lease, head = leading.lease, sink.head
+        part = lease.part
         assert part is not None  # a transfer finishes only with one
         assert head is not None
         with self._noting(wanted), ExitStack() as undo:
@@ -296,13 +292,13 @@ class Leader:
             if self.is_slow:
                 with suppress(StoreError):  # then they wait
                     lease.expose()
-            self._tell_whole(fill, lease, digest, part.size)
+            _tell_whole(leading, digest, part.size)
             # An item of the library is a path, so its bytes are a file, however small.
             body = read_body(part, digest) if part.size <= SMALL and news.describe is None else None
             if body is None:
                 self._blobs.finalize(part)
             undo.pop_all()
-        ended = partial(self._end, wanted, fill, lease, sink, begun, body is not None)
+        ended = partial(self._end, wanted, leading, sink, begun, body is not None)
         if body is None:
             self._committer.commit(FileJob(news, part, ended))
         else:
@@ -357,13 +353,13 @@ class Leader:
     def _end(
         self,
         wanted: Errand,
-        fill: Fill,
-        lease: Lease,
+        leading: Leading,
         sink: PartSink,
         begun: float,
         as_row: bool,
         error: StoreError | None,
     ) -> None:
+        lease = leading.lease
         sink.release()
         self._note_pace(begun)
         if error is not None:
@@ -375,7 +371,7 @@ class Leader:
             if not as_row:
                 lease.adopted()
         try:
-            fill.conclude(lease, error)
+            leading.conclude(error)
         finally:
             self._discount()
 
@@ -383,3 +379,9 @@ class Leader:
 def _news(wanted: Errand, digest: str, head: Representation, size: int) -> NewVersion:
     head = head.of_size(size)
     return NewVersion(wanted.key, digest, head, wanted.describe(head, digest))
+
+
+def _tell_whole(leading: Leading, digest: str, size: int) -> None:
+    """Let readers have the rest; those of a leader that died were told already, and must not be told otherwise."""
+    leading.lease.whole(digest, size)
+    leading.publish()

@@ -19,12 +19,13 @@ from package_cache.storage.system import forget_in_children, translated
 
 LINGER = 0.015
 """Seconds from the first body of a group to its end: the more bodies share a transaction, the less each costs."""
-LONGER = 0.06
-"""The same while many come, none of which anybody waits for: each costs a fifth less then, in all that is done for it."""
+LONGER = 0.2
+"""The same while many come, none of which anybody waits for: each costs a third less then. Their digests are random, so
+each group writes nearly all pages of the indexes of those again, however many bodies it has."""
 _MANY = 8
 """Bodies of a group, after which many may come."""
-FILES = 128
-BYTES = 1 << 20
+FILES = 512
+BYTES = 1 << 21
 """How many bodies, and how many bytes, end a group sooner."""
 _IDLE_SECONDS = 5.0
 _BUG = "storing small files ended in an internal error"

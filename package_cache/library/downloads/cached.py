@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from package_cache.engine.fills.fill import Fills
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.reader import Progress
+from package_cache.engine.fills.running import Fills
 from package_cache.engine.fills.sinks import Reserving
 from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.upkeep.room import Refusal, Reservation

@@ -65,7 +65,9 @@ _UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_R
 
 
 FORMER = "it is of the former version"
-"""What `trouble` says of a registry that lacks only what `complete` adds."""
+"""What `trouble` says of a registry in which nothing is wrong but what `complete` sets right."""
+_UNNEEDED = "entry_ready"
+"""An index of the former version, which said again what that of keys and versions says."""
 
 
 def is_damage(error: Exception) -> bool:
@@ -89,11 +91,11 @@ def trouble(connection: Connection, ledger: Ledger) -> str | None:
         return "a part of it is missing"
     if _is_behind(connection, ledger):
         return "it has lost changes that were made"
-    return None if there >= expected else FORMER
+    return None if there >= expected and _UNNEEDED not in {name for name, _ in there} else FORMER
 
 
 def complete(connection: Connection) -> None:
-    """Add what a registry of the former version lacks, in one step: processes that have it open need not notice.
+    """Give a registry of the former version the form of this one, in one step: processes that have it open need not notice.
 
     Unless it is very large, it is also vacuumed, so that it shrinks from now on when something is removed from it.
     """

@@ -23,8 +23,10 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 LATER = (
     "CREATE TABLE IF NOT EXISTS small (digest TEXT NOT NULL UNIQUE, body BLOB NOT NULL)",
     "CREATE TRIGGER IF NOT EXISTS small_gone AFTER DELETE ON blob BEGIN DELETE FROM small WHERE digest = old.digest; END",
+    "DROP INDEX IF EXISTS entry_ready",
 )
-"""What registries of the former version lack. It is added to them in place, and disturbs no process that has one open.
+"""What registries of the former version lack, or have and do not need. It is done in place, and disturbs no process that
+has one open.
 
 Bodies of up to 64 KiB are rows of `small`, beside their rows of `blob`, and deleted with them.
 """
@@ -46,7 +48,6 @@ CREATE TABLE IF NOT EXISTS entry (
     seal INTEGER NOT NULL,
     UNIQUE (key, version)
 );
-CREATE INDEX IF NOT EXISTS entry_ready ON entry (key, version) WHERE status = 3;
 CREATE INDEX IF NOT EXISTS entry_digest ON entry (digest);
 CREATE TABLE IF NOT EXISTS total (
     one INTEGER PRIMARY KEY CHECK (one = 1),

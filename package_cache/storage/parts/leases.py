@@ -407,7 +407,7 @@ class PartStore:
         self._only_read = only_read
         self.blank = Journal(boot=boot_id())
         root.mkdir(parents=True, exist_ok=True)
-        self.locks = NameLocks(root.with_name("leases-v1"))
+        self.locks = NameLocks(root.with_name("leases-v2"))
 
     def claim(self, key: Key) -> Lease | None:
         """The lease on a key's fill; None if somebody holds it. Raises StoreError if the disk refuses."""

@@ -1,4 +1,4 @@
-"""The line of downloads: so many at once, shared out among clients, and nobody in it for long."""
+"""Places for large downloads: so many at once, shared out among clients, and nobody in it for long."""
 
 import threading
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from origin import until
 
-from package_cache.engine.fills.line import LONGEST, Line, Turn
-from package_cache.engine.fills.threads import Threads
+from package_cache.engine.fills.places import LONGEST, Places
+from package_cache.engine.threads import Threads
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Download:
     """A download that lasts until it is told to end."""
 
     client: str
-    wanted: bool = True
+    is_wanted: bool = True
     begun: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
     dropped: list[str] = field(default_factory=list)
@@ -26,14 +26,10 @@ class Download:
         assert self.over.wait(30)
 
     def drop(self, *, forced: bool) -> bool:
-        if self.wanted and not forced:
+        if self.is_wanted and not forced:
             return False
         self.dropped.append("late" if forced else "unwanted")
         return True
-
-    @property
-    def turn(self) -> Turn:
-        return Turn(self.client, self.begin, lambda: self.wanted, self.drop)
 
 
 @pytest.fixture
@@ -41,10 +37,10 @@ def threads() -> Threads:
     return Threads("test")
 
 
-def enter(line: Line, threads: Threads, *clients: str) -> list[Download]:
+def enter(places: Places, threads: Threads, *clients: str) -> list[Download]:
     downloads = [Download(client) for client in clients]
     for one in downloads:
-        line.enter(one.turn, threads.run)
+        places.enter(one, threads.run)
     return downloads
 
 
@@ -58,8 +54,8 @@ def end(downloads: list[Download]) -> None:
 
 
 def test_a_client_alone_has_three_quarters_of_the_places(threads: Threads) -> None:
-    line = Line(4, threads)
-    downloads = enter(line, threads, *"aaaaaa", "b", "b")
+    places = Places(4, threads)
+    downloads = enter(places, threads, *"aaaaaa", "b", "b")
     until(lambda: begun(downloads) == [0, 1, 2, 6])
     end(downloads[:1])
     until(lambda: downloads[7].begun.is_set())
@@ -69,8 +65,8 @@ def test_a_client_alone_has_three_quarters_of_the_places(threads: Threads) -> No
 
 
 def test_one_place_serves_all(threads: Threads) -> None:
-    line = Line(1, threads)
-    downloads = enter(line, threads, *"aab")
+    places = Places(1, threads)
+    downloads = enter(places, threads, *"aab")
     until(lambda: begun(downloads) == [0])
     end(downloads)
     until(lambda: len(begun(downloads)) == 3)
@@ -78,76 +74,78 @@ def test_one_place_serves_all(threads: Threads) -> None:
 
 
 def test_whoever_waits_too_long_is_dropped(threads: Threads) -> None:
-    line = Line(1, threads, patience=0.5)
-    downloads = enter(line, threads, *"ab")
+    places = Places(1, threads, patience=0.5)
+    downloads = enter(places, threads, *"ab")
     until(lambda: downloads[1].dropped)
     assert downloads[1].dropped == ["late"]
     end(downloads)
-    later = enter(line, threads, "b")
+    later = enter(places, threads, "b")
     until(lambda: later[0].begun.is_set())
     end(later)
     assert not downloads[1].begun.is_set()
 
 
 def test_what_nobody_wants_is_dropped_and_not_begun(threads: Threads) -> None:
-    line = Line(1, threads)
-    downloads = enter(line, threads, *"aba")
-    downloads[1].wanted = False
+    places = Places(1, threads)
+    downloads = enter(places, threads, *"aba")
+    downloads[1].is_wanted = False
     until(lambda: downloads[1].dropped == ["unwanted"])
-    downloads[2].wanted = False
+    downloads[2].is_wanted = False
     end(downloads)
     until(lambda: downloads[2].dropped == ["unwanted"])
     assert begun(downloads) == [0]
 
 
-def test_one_client_cannot_fill_the_line(threads: Threads) -> None:
-    line = Line(1, threads)
-    downloads = enter(line, threads, *["a"] * (LONGEST // 2 + 3), "b")
+def test_one_client_cannot_be_all_who_wait(threads: Threads) -> None:
+    places = Places(1, threads)
+    downloads = enter(places, threads, *["a"] * (LONGEST // 2 + 3), "b")
     assert [number for number, one in enumerate(downloads) if one.dropped] == [LONGEST // 2 + 1, LONGEST // 2 + 2]
     end(downloads)
     until(lambda: downloads[-1].begun.is_set())
 
 
 def test_a_place_is_given_back_where_there_is_no_thread(threads: Threads) -> None:
-    line = Line(1, threads)
+    places = Places(1, threads)
 
     def none(_job: Callable[[], None]) -> None:
         raise RuntimeError("no thread")
 
     for _ in range(3):
         with pytest.raises(RuntimeError):
-            line.enter(Download("a").turn, none)
-    downloads = enter(line, threads, "a")
+            places.enter(Download("a"), none)
+    downloads = enter(places, threads, "a")
     until(lambda: downloads[0].begun.is_set())
     end(downloads)
 
 
-def test_who_comes_back_into_the_line_as_the_last_download_ends_begins(threads: Threads) -> None:
-    """Whoever looks through the line takes out what nobody wants; somebody may want it just then."""
-    line = Line(1, threads)
-    first, fickle, ended = Download("a"), Download("b"), threading.Event()
-    line.enter(first.turn, lambda job: threads.run(lambda: (job(), ended.set())[0]))
+def test_who_comes_back_as_the_last_download_ends_begins(threads: Threads) -> None:
+    """Whoever looks through who waits takes out what nobody wants; somebody may want it just then."""
+    places = Places(1, threads)
+    first, ended = Download("a"), threading.Event()
+    places.enter(first, lambda job: threads.run(lambda: (job(), ended.set())[0]))
 
-    def drop(*, forced: bool) -> bool:
-        """It is wanted after all; but by then nothing runs any more that would have it begin."""
-        first.over.set()
-        assert ended.wait(30)
-        return forced
+    class Fickle(Download):
+        def drop(self, *, forced: bool) -> bool:
+            """It is wanted after all; but by then nothing runs any more that would have it begin."""
+            first.over.set()
+            assert ended.wait(30)
+            return forced
 
-    line.enter(Turn("b", fickle.begin, lambda: False, drop), threads.run)
+    fickle = Fickle("b", is_wanted=False)
+    places.enter(fickle, threads.run)
     until(lambda: fickle.begun.is_set(), 10)
     end([fickle])
 
 
 def test_who_waits_for_a_place_that_got_no_thread_begins(threads: Threads) -> None:
-    line, waiting = Line(1, threads), Download("b")
+    places, waiting = Places(1, threads), Download("b")
 
     def none(_job: Callable[[], None]) -> None:
-        line.enter(waiting.turn, threads.run)
+        places.enter(waiting, threads.run)
         raise RuntimeError("no thread")
 
     with pytest.raises(RuntimeError):
-        line.enter(Download("a").turn, none)
+        places.enter(Download("a"), none)
     until(lambda: waiting.begun.is_set(), 10)
     end([waiting])
 

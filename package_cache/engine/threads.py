@@ -1,4 +1,4 @@
-"""Threads for fills: as many as run at once, used again, never in the way of the end of the process."""
+"""Threads for what has to wait: as many as run at once, used again, never in the way of the end of the process."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,6 +9,8 @@ from package_cache.storage.system import forget_in_children
 _IDLE_SECONDS = 30.0
 
 Job = Callable[[], None]
+Run = Callable[[Job], None]
+"""Has a job run in a thread that is nobody else's, at once or in a moment. Raises RuntimeError if there is none."""
 
 
 class _Thread:
