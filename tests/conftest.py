@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cradle import Cradle
+from faulty import Nursery
+from forks import Forks, opened
 from hypothesis import HealthCheck, settings
-from nursery import Nursery
 from origin import Origin
 from product import HOSTS, Proxy, Spawn, launch
-from shell import Shell, opened
 
 pytest.register_assert_rewrite("stage")
 # That a machine is slow is no fault of what is tested.
@@ -57,7 +56,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-PROGRAMS = {"start", "start_program", "cradle", "shell", "nursery", "mirror", "private"}
+PROGRAMS = {"start", "start_program", "forks", "shell", "nursery", "mirror", "private"}
 """Fixtures of tests that start programs."""
 
 
@@ -104,10 +103,24 @@ def another() -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="session")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """What `shell.run` runs commands in."""
-    with opened(tmp_path_factory.mktemp("shell")) as one:
+def forks() -> Iterator[Forks]:
+    """What forks products and programs of one process that has imported them."""
+    one = Forks()
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="session")
+def shell(forks: Forks) -> Iterator[Forks]:
+    """What `forks.run` runs commands in."""
+    with opened(forks) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def nursery(forks: Forks) -> Nursery:
+    """What starts products that die, or whose disk refuses, at a step that a test chooses."""
+    return Nursery(forks)
 
 
 @pytest.fixture(params=HOSTS)
@@ -123,26 +136,10 @@ def start_program(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
         yield start
 
 
-@pytest.fixture(scope="session")
-def cradle() -> Iterator[Cradle]:
-    """What `start` forks products of."""
-    one = Cradle()
-    yield one
-    one.close()
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    """What forks products that die, or whose disk refuses, at a step that a test chooses."""
-    one = Nursery()
-    yield one
-    one.close()
-
-
 @pytest.fixture
-def start(cradle: Cradle, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+def start(forks: Forks, tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
     """As `start_program`; but each is a fork of one process that has imported it, which takes a tenth of the time."""
-    with started(tmp_path, cradle.spawn) as start:
+    with started(tmp_path, forks.spawn) as start:
         yield start
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from forks import run as run_forked
 from origin import Gate, Origin, Serve, until
 from product import Proxy, parts, surroundings
 from raw import Client
-from shell import run as run_forked
 
 import package_cache
 from package_cache.config import NAMES

@@ -15,9 +15,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from forks import run as run_forked
 from origin import Gate, Origin, Serve, until
 from product import HOSTS, Proxy, blobs, size_of, stored, surroundings
-from shell import run as run_forked
 
 import package_cache
 from package_cache.cli.commands import COMMANDS

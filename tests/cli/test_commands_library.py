@@ -22,9 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from forks import Forks
 from origin import Gate, Origin, Say, Serve, until
 from product import surroundings
-from shell import Shell
 
 from package_cache import Cache
 from package_cache.model import Status
@@ -44,11 +44,11 @@ def environment(**more: str) -> dict[str, str]:
     return surroundings(no_proxy="127.0.0.1", **more)
 
 
-_shells: list[Shell] = []
+_shells: list[Forks] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def keep_shell(shell: Shell) -> Iterator[None]:
+def keep_shell(shell: Forks) -> Iterator[None]:
     _shells.append(shell)
     yield
     _shells.pop()

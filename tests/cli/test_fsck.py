@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cradle import Cradle
+from forks import Forks, run
 from origin import Gate, Origin, Serve, until
 from product import Proxy, blobs, parts
-from shell import run
 from stock import BODIES, Stock, blob_of, fill, make, names, rot, serves_all, shorten
 
 from package_cache.model import Key
@@ -30,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("shell")
 
 
 @pytest.fixture(scope="module")
-def whole(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
-    stock = make(tmp_path_factory.mktemp("whole") / "cache", cradle)
+def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+    stock = make(tmp_path_factory.mktemp("whole") / "cache", forks)
     yield stock
     stock.origin.stop()
 

@@ -17,9 +17,9 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from forks import run
 from origin import Gate, Origin, Serve, until
 from product import Proxy, Response, parts, stored
-from shell import run
 
 from package_cache.upstream.answers import Throttle
 

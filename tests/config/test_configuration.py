@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from documentation import fenced, text_of
 from examples import examples
+from forks import Forks, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from product import surroundings
-from shell import Shell, run
 
 from package_cache.cli.commands import COMMANDS, load
 from package_cache.cli.commands.configuring import template
@@ -802,7 +802,7 @@ def test_init_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_init_without_a_name_writes_that_of_the_user(shell: Shell) -> None:
+def test_init_without_a_name_writes_that_of_the_user(shell: Forks) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         environment = surroundings(HOME=folder, XDG_CONFIG_HOME="")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from documentation import README, files, headings, section, text_of
+from forks import Forks, run
 from machines import CACHE, pasted
-from shell import Shell, run
 
 CONFIG = "/etc/package-cache/config.toml"
 DISTRIBUTIONS = {
@@ -33,7 +33,7 @@ def test_each_distribution_has_a_table_for_the_cache_and_lines_for_its_machines(
     assert sorted(named) == sorted([*[CONFIG] * (1 + len(DISTRIBUTIONS)), *sum(DISTRIBUTIONS.values(), ())])
 
 
-def test_the_lines_for_clients_in_the_readme_are_those_of_the_guide(shell: Shell, tmp_path: Path) -> None:
+def test_the_lines_for_clients_in_the_readme_are_those_of_the_guide(shell: Forks, tmp_path: Path) -> None:
     [(name, config), *told] = files(section(README, "Clients"))
     assert name == CONFIG
     file = tmp_path / "config.toml"
@@ -47,7 +47,7 @@ def test_the_lines_for_clients_in_the_readme_are_those_of_the_guide(shell: Shell
         assert pasted(heading, CONFIG).split("[[repository]]")[1].strip() in config
 
 
-def test_the_tables_of_all_distributions_together_are_a_good_configuration(shell: Shell, tmp_path: Path) -> None:
+def test_the_tables_of_all_distributions_together_are_a_good_configuration(shell: Forks, tmp_path: Path) -> None:
     begin = GUIDE.split("\n## ")[0]
     lines = re.findall(r"(?m)^    (?!#)(.*)$", begin)
     tables = [pasted(heading, CONFIG) for heading in DISTRIBUTIONS]

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from forks import run_program
 from hypothesis import given
 from hypothesis import strategies as st
 from origin import Origin, Serve, until
 from product import Proxy, as_program, blobs, size_of
-from shell import run_program
 
 from package_cache.engine.fills.committer import Committer, FileJob
 from package_cache.engine.upkeep.culling import Culler, Report

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from origin import Gate, Origin, Raw, Serve, until
 from product import Proxy, Response, blobs, parts
 from raw import Client
@@ -312,15 +312,13 @@ def place(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def spoiled(
-    cradle: Cradle, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
+def spoiled(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
     """What clients got of every broken file, each asked for once, all at the same time: giving up takes seconds."""
     origin = Origin()
     for name, (body, behaviour) in SPOILED.items():
         origin.put(place(name), body, behaviour)
     limits = {"PACKAGE_CACHE_STALL_TIMEOUT": "3", "PACKAGE_CACHE_HEAD_TIMEOUT": "8"}
-    proxy = Proxy(tmp_path_factory.mktemp("spoiled"), [origin.url], environment=limits, spawn=cradle.spawn)
+    proxy = Proxy(tmp_path_factory.mktemp("spoiled"), [origin.url], environment=limits, spawn=forks.spawn)
     try:
         names = list(SPOILED)
         got = all_at_once(len(names), lambda at: proxy.get(place(names[at])))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from origin import Behaviour, Gate, Hang, Origin, Raw, Say, Serve, until
 from product import Proxy, Response, blobs, parts
 
@@ -194,12 +194,10 @@ FAILURES: dict[str, Behaviour] = {
 
 
 @pytest.fixture(scope="module")
-def failing(
-    cradle: Cradle, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
+def failing(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin, dict[str, Response]]]:
     """What clients got of an index of each failing source, all asked for at the same time: giving up takes seconds."""
     origin = Origin()
-    proxy = Proxy(tmp_path_factory.mktemp("failing"), [origin.url], environment=LIMITS, spawn=cradle.spawn)
+    proxy = Proxy(tmp_path_factory.mktemp("failing"), [origin.url], environment=LIMITS, spawn=forks.spawn)
     try:
         places = {name: f"/{number}/layout.conf" for number, name in enumerate(FAILURES)}
         for name, path in places.items():

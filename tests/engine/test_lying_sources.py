@@ -24,7 +24,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from origin import MODIFIED, Behaviour, Flood, Gate, Origin, Raw, Say, Serve, until
 from product import HOSTS, Proxy, Response, blobs
 
@@ -382,8 +382,8 @@ UNPROVEN = {"a weak tag", "a date of the same second", "nothing to know it by", 
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def pair(request: pytest.FixtureRequest, cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Pair"]:
-    it = Pair(str(request.param), tmp_path_factory.mktemp("lies"), cradle)
+def pair(request: pytest.FixtureRequest, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Pair"]:
+    it = Pair(str(request.param), tmp_path_factory.mktemp("lies"), forks)
     yield it
     it.stop()
 
@@ -395,9 +395,9 @@ on_one_host = pytest.mark.parametrize("pair", ["wsgiref"], indirect=True)
 class Pair:
     """A cache with a liar in front of a good source, and one that has only the liar."""
 
-    def __init__(self, host: str, place: Path, cradle: Cradle) -> None:
+    def __init__(self, host: str, place: Path, forks: Forks) -> None:
         self.liar, self.good = Origin(), Origin()
-        options = {"host": host, "environment": LIMITS, "arguments": ONE_WORKER[host], "spawn": cradle.spawn}
+        options = {"host": host, "environment": LIMITS, "arguments": ONE_WORKER[host], "spawn": forks.spawn}
         self.both = Proxy(place / "both", [self.liar.url, self.good.url], **options)  # type: ignore[arg-type]
         self.alone = Proxy(place / "alone", [self.liar.url], **options)  # type: ignore[arg-type]
         self.numbers = count()

@@ -12,10 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from forks import run
 from origin import Flood, Gate, Hang, Origin, Raw, Say, Serve, until
 from product import Proxy, blobs, parts, stored
 from raw import Answer, Client
-from shell import run
 
 from package_cache.model import Key
 from package_cache.rules.http.fields import format_date

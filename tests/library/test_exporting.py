@@ -20,13 +20,13 @@ from urllib.parse import quote
 import pytest
 from documentation import section
 from examples import examples
+from forks import run_program
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mirror import Mirror, require, run_mirror
 from older import snapshot
 from origin import MODIFIED, Origin, until
 from product import Proxy, blobs, stored
-from shell import run_program
 from trees import REPOSITORIES, STAMP, export, exported, grown, imported, take_over
 
 from package_cache.cli import commands

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forks import run, run_program
 from older import entries, snapshot
 from origin import MODIFIED, Origin
 from product import Proxy, blobs
-from shell import run, run_program
 from trees import REPOSITORIES, Run, grown, imported, take_over
 
 from package_cache.library.core import Core

@@ -13,7 +13,7 @@ from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from origin import MODIFIED, Gate, Origin, Say, Serve, until
 from product import HOSTS, Proxy, blobs, parts, stored
 from raw import Answer, Client
@@ -49,9 +49,9 @@ class Site:
 
 
 @pytest.fixture(scope="module", params=HOSTS)
-def site(request: pytest.FixtureRequest, cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     origin = Origin()
-    proxy = Proxy(tmp_path_factory.mktemp("cache"), [origin.url], host=request.param, spawn=cradle.spawn)
+    proxy = Proxy(tmp_path_factory.mktemp("cache"), [origin.url], host=request.param, spawn=forks.spawn)
     yield Site(origin, proxy)
     proxy.kill()
     origin.stop()

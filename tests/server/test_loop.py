@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
 from examples import examples
+from forks import Forks
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from origin import MODIFIED, Gate, Origin, Serve, until
@@ -72,7 +72,7 @@ def exchange(proxy: Proxy, request: bytes) -> list[tuple[int, dict[str, str], by
 
 
 @pytest.fixture(scope="module")
-def pair(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Proxy]]:
+def pair(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Proxy]]:
     """The loop and the plain application, on one cache."""
     origin = Origin()
     origin.put("/a-1.tar.gz", BODY)
@@ -80,8 +80,8 @@ def pair(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     origin.put("/no-validators-1.tar.gz", BODY[:1000], etag=None, modified=None, content_type=None)
     origin.put("/dir/%2Bx%20y-1.tar.gz", BODY[:5000])
     cache = tmp_path_factory.mktemp("pair")
-    loop = Proxy(cache, [origin.url], host="gunicorn", arguments=["--workers", "1"], spawn=cradle.spawn)
-    plain = Proxy(cache, [origin.url], host="gthread", spawn=cradle.spawn)
+    loop = Proxy(cache, [origin.url], host="gunicorn", arguments=["--workers", "1"], spawn=forks.spawn)
+    plain = Proxy(cache, [origin.url], host="gthread", spawn=forks.spawn)
     for path in list(origin.things):
         assert loop.get(path).whole
         assert loop.get(path, {"Accept": "application/json"}).whole  # a variant of its own

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
-from nursery import Fork, Nursery
+from faulty import Fork, Nursery
+from forks import Forks
 from origin import Origin, until
 from product import Proxy, blobs, parts
 from stock import BODIES, Stock, blob_of, fill, make, names, overwrite, rot, serves_all, shorten
@@ -38,17 +38,17 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 @pytest.fixture(scope="module")
-def stopped(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+def stopped(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     """A cache whose server was told to end."""
-    stock = make(tmp_path_factory.mktemp("stopped") / "cache", cradle)
+    stock = make(tmp_path_factory.mktemp("stopped") / "cache", forks)
     yield stock
     stock.origin.stop()
 
 
 @pytest.fixture(scope="module")
-def killed(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+def killed(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
     """A cache whose server was killed, with the last commits in the log of the database."""
-    stock = make(tmp_path_factory.mktemp("killed") / "cache", cradle, Proxy.kill)
+    stock = make(tmp_path_factory.mktemp("killed") / "cache", forks, Proxy.kill)
     yield stock
     stock.origin.stop()
 

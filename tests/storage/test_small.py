@@ -23,7 +23,7 @@ from trees import exported
 
 from package_cache import Cache
 from package_cache.cli import commands
-from package_cache.engine.fills.small import BYTES, FILES, Job, SmallCommitter
+from package_cache.engine.fills.committer import BYTES, FILES, Job, SmallCommitter
 from package_cache.engine.upkeep.verification import Checker, CheckProgress, Scrub, Sweep
 from package_cache.errors import DamagedBlob, DamagedRegistry, StoreError
 from package_cache.model import Key, Representation
@@ -511,8 +511,7 @@ _STORE = """\
 import hashlib, os, random, sys, threading
 from functools import partial
 from pathlib import Path
-from package_cache.engine.fills.committer import Committer, FileJob
-from package_cache.engine.fills.small import Job, SmallCommitter
+from package_cache.engine.fills.committer import Committer, FileJob, Job, SmallCommitter
 from package_cache.model import Key, Representation
 from package_cache.storage.parts.part import Part
 from package_cache.storage.registry import NewVersion

@@ -1,17 +1,17 @@
-"""Runs the product in forked processes that die, or meet a failing disk, at a chosen step of what they do to their cache.
+"""The product in forked processes that die, or meet a failing disk, at a chosen step of what they do to their cache.
 
-`nursery.Nursery` starts this as a program: everything is imported once, each run is a fork. What a run does to the files of
-its cache is seen by an audit hook; the few calls without an audit event (`os.pwrite`, `os.write`, `os.fsync`, statements of
-SQLite) are wrapped. The product knows nothing of it.
+Each is the real command on a real socket. What a run does to the files of its cache is seen by an audit hook; the few calls
+without an audit event (`os.pwrite`, `os.write`, `os.fsync`, statements of SQLite) are wrapped. The product knows nothing of
+it.
 """
 
 import errno
 import fcntl
-import gc
-import importlib
+import itertools
 import json
 import os
 import re
+import select
 import signal
 import socket
 import sqlite3
@@ -19,18 +19,14 @@ import struct
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from package_cache.cli import main as command
-from package_cache.upstream.reach import version_text
-
-LATE = (
-    *("encodings.ascii", "encodings.idna", "encodings.latin_1", "configparser", "difflib", "importlib.metadata", "tomllib"),
-    "package_cache.cli.serving",
-)
-"""What the product imports when it needs it, which would be in each fork."""
+from forks import COMMAND, Child, Forks
+from origin import until
+from product import Proxy, children, surroundings
 
 DISK_ERRORS: dict[int, frozenset[str]] = {
     errno.ENOSPC: frozenset({"create", "mkdir", "write", "commit", "script"}),
@@ -71,9 +67,6 @@ AUDITED = {
 STATEMENT = re.compile(
     r"\s*(?:(BEGIN|COMMIT|ROLLBACK|PRAGMA \w+)|(INSERT|UPDATE|DELETE|REPLACE)\b.*?\b(\w+)\s*(?:\(|SET|VALUES|WHERE))", re.S
 )
-
-_HIGH = 100
-"""Descriptors from here on are in nobody's way."""
 
 pwrite, write, fsync, connect, link, sendfile = os.pwrite, os.write, os.fsync, sqlite3.connect, os.link, os.sendfile
 
@@ -289,58 +282,116 @@ def watch(plan: Plan) -> None:
     sys.addaudithook(steps.audit)
 
 
-def serve(order: dict[str, Any], listener: int, alive: int, log: int) -> None:
-    """Be the product, on the socket `listener`, and hold `alive` open. Runs in a process of its own, and ends it."""
-    code = 70
-    try:
-        for own, number in ((log, 1), (log, 2), (listener, 3), (alive, 4)):
-            os.dup2(own, number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.closerange(5, _HIGH + 10)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.environ.update(order["environment"])
-        os.environ.update({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})
-        if order["user"]:
-            os.setgroups([])
-            os.setgid(order["user"])
-            os.setuid(order["user"])
-        if order["plan"]:
-            watch(Plan(**order["plan"]))
-        code = command.main(order["arguments"])
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    finally:
-        os._exit(code)
+class Fork(Proxy):
+    """A product in a forked process. Its log is the file `log_file`."""
+
+    def __init__(self, cache: Path, address: tuple[str, int], child: Child, alive: int, log_file: Path) -> None:
+        self.cache = cache
+        self.pid = child.pid
+        self.log_file = log_file
+        self._child = child
+        self._address = address
+        self._alive = alive
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self._address
+
+    @property
+    def url(self) -> str:
+        return f"http://{self._address[0]}:{self._address[1]}/"
+
+    def workers(self) -> list[int]:
+        return children(self.pid)
+
+    def is_alive(self) -> bool:
+        """Whether any process of this product still runs."""
+        return self._alive >= 0 and not select.select([self._alive], [], [], 0)[0]
+
+    def wait_until_it_serves(self) -> bool:
+        """Whether it came that far; False if it died before."""
+        until(lambda: "serving " in self.log_file.read_text() or not self.is_alive())
+        return self.is_alive()
+
+    def kill(self) -> None:
+        """SIGKILL to the process and its workers; may be called again."""
+        if self._alive < 0:
+            return
+        family = [self.pid, *self.workers()] if self.is_alive() else []
+        for pid in family:
+            self.signal_kill(pid)
+        self._bury()
+
+    @classmethod
+    def signal_kill(cls, pid: int) -> None:
+        """SIGKILL to one process; nothing if it is gone."""
+        cls._signal(pid, signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM, and the end; the exit code."""
+        self._child.terminate()
+        self._bury()
+        return self._child.wait(30)
+
+    @staticmethod
+    def _signal(pid: int, number: int) -> None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+    def _bury(self) -> None:
+        if self._alive >= 0:
+            until(lambda: not self.is_alive())
+            os.close(self._alive)
+            self._alive = -1
+            self._child.wait(30)
+
+    @property
+    def log(self) -> list[str]:  # type: ignore[override]
+        """What it said so far."""
+        return self.log_file.read_text().splitlines(keepends=True)
+
+    def log_lines(self) -> list[str]:
+        """What it said, but for the line that it serves."""
+        return [line for line in self.log_file.read_text().splitlines() if "serving " not in line]
 
 
-def main() -> None:
-    """Fork a product for each order that comes in on standard input, a socket, until that ends; then end them all."""
-    control = socket.socket(fileno=0)
-    running: set[int] = set()
-    for name in LATE:
-        importlib.import_module(name)
-    version_text()  # which reads it from a file
-    gc.collect()
-    gc.freeze()  # or each fork would copy what its collector looks at
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1 << 16, 3)
-        while running:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                break
-            running.discard(pid)
-        if not message:
-            break
-        pid = os.fork()
-        if not pid:
-            serve(json.loads(message), *(fcntl.fcntl(one, fcntl.F_DUPFD, _HIGH) for one in descriptors))
-        running.add(pid)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        control.send(str(pid).encode())
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
+class Nursery:
+    """Starts such products. Safe for any number of threads; `user` runs them, who can read what they need."""
 
+    def __init__(self, forks: Forks, user: int = 0) -> None:
+        self._forks = forks
+        self._user = user
+        self._numbers = itertools.count(1)
 
-if __name__ == "__main__":
-    main()
+    def run_by(self, user: int) -> "Nursery":
+        """The same, but that a user runs its products."""
+        return Nursery(self._forks, user)
+
+    def start(
+        self,
+        cache: Path,
+        sources: Sequence[str],
+        room: Path,
+        plan: Plan | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Fork:
+        """A product that begins to serve. Its log goes to the directory `room`."""
+        options = [word for source in sources for word in ("--source", source)]
+        words = [COMMAND, "--cache", str(cache), *options, *arguments]
+        told = surroundings(LISTEN_FDS="1", **(environment or {}))
+        log_file = room / f"log.{next(self._numbers)}"
+        log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        alive, theirs = os.pipe()
+        try:
+            with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+                address = listener.getsockname()
+                numbers = {1: log, 2: log, 3: listener.fileno(), 4: theirs}
+                planned = asdict(plan) if plan else None
+                child = self._forks.fork(words, told, numbers, user=self._user, plan=planned)
+        finally:
+            os.close(theirs)
+            os.close(log)
+        return Fork(cache, address, child, alive, log_file)

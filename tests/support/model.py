@@ -22,8 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from faulty import Plan
-from nursery import Fork, Nursery
+from faulty import Fork, Nursery, Plan
 from origin import Behaviour, Origin, Raw, Say, Serve, until
 from product import Response, blobs, parts, size_of
 

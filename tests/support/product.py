@@ -23,7 +23,7 @@ from package_cache.storage.blobs import BlobStore
 from package_cache.storage.registry import Registry
 
 if TYPE_CHECKING:
-    from cradle import Child
+    from forks import Child
 
 
 def surroundings(**more: str) -> dict[str, str]:
@@ -78,7 +78,7 @@ def launch(words: Sequence[str], environment: Mapping[str, str], within: Sequenc
 class Proxy:
     """A running package-cache. `url` ends with a slash; `places` are all where it listens.
 
-    `config` is its file of configuration; `spawn` starts it, `Cradle.spawn` much quicker than `launch`.
+    `config` is its file of configuration; `spawn` starts it, `Forks.spawn` much quicker than `launch`.
     """
 
     def __init__(

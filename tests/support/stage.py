@@ -18,8 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from faulty import Plan
-from nursery import Fork, Nursery
+from faulty import Fork, Nursery, Plan
 from origin import Gate, Origin, Serve, until
 from plain import give
 from product import Response, blobs, parts

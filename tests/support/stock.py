@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from cradle import Cradle
+from forks import Forks
 from origin import Origin, until
 from product import Proxy, files
 
@@ -51,10 +51,10 @@ def fill(origin: Origin, proxy: Proxy, bodies: dict[str, bytes] = BODIES) -> Non
     until(lambda: names(proxy.cache) == len(bodies))
 
 
-def make(place: Path, cradle: Cradle, end: Callable[[Proxy], object] = Proxy.stop) -> Stock:
+def make(place: Path, forks: Forks, end: Callable[[Proxy], object] = Proxy.stop) -> Stock:
     """A stock whose server was ended by `end`."""
     origin = Origin()
-    proxy = Proxy(place, [origin.url], spawn=cradle.spawn)
+    proxy = Proxy(place, [origin.url], spawn=forks.spawn)
     fill(origin, proxy)
     end(proxy)
     return Stock(origin, place)

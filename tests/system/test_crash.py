@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from origin import Gate, Origin, Say, Serve, until
 from product import Proxy, blobs, parts
 
@@ -159,9 +159,9 @@ class Left:
 
 
 @pytest.fixture(scope="module")
-def left(cradle: Cradle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
+def left(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     origin, cache = Origin(), tmp_path_factory.mktemp("left") / "cache"
-    break_off(origin, lambda *sources, **options: Proxy(sources=sources, spawn=cradle.spawn, **options), cache)
+    break_off(origin, lambda *sources, **options: Proxy(sources=sources, spawn=forks.spawn, **options), cache)
     yield Left(origin, cache)
     origin.stop()
 

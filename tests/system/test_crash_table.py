@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from nursery import Nursery
+from faulty import Nursery
 from origin import Origin, until
 from plain import give, plain_ground, plain_user
 from product import blobs, parts

@@ -18,11 +18,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from faulty import DISK_ERRORS, Plan
-from nursery import Fork, Nursery
+from faulty import DISK_ERRORS, Fork, Nursery, Plan
+from forks import Forks, run
 from origin import Origin, until
 from product import Response, blobs, parts, stored
-from shell import run
 from stage import NEW, OLD, REPEATS, SCENES, SMALL, Stage, Step, ask, assert_sound, described, is_settled, noise
 
 REFUSED = [
@@ -308,9 +307,9 @@ def small(tmp_path: Path) -> Iterator[Small]:
         or subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", place], check=False).returncode
     ):
         pytest.skip("this system lets nobody mount a file system of his own here")
-    nursery = Nursery([*unshare, "sh", "-c", MOUNT, str(place), str(SIZE), str(INODES)])
-    yield Small(nursery, place / "cache", Path(f"/proc/{nursery.pid}/root{place}"), " ".join(unshare))
-    nursery.close()
+    forks = Forks([*unshare, "sh", "-c", MOUNT, str(place), str(SIZE), str(INODES)])
+    yield Small(Nursery(forks), place / "cache", Path(f"/proc/{forks.pid}/root{place}"), " ".join(unshare))
+    forks.close()
 
 
 def until_it_is_full(do: Callable[[], object]) -> None:
@@ -399,6 +398,7 @@ def test_the_client_gets_its_files_though_the_file_system_is_full(
     health = ask(proxy, "/-/health")
     assert health is not None
     assert (health.status, b"No space left on device" in health.body) == (503, True), health
+    proxy.kill()
 
 
 LIMITS = {"size of a file": (resource.RLIMIT_FSIZE, 20_000), "descriptors": (resource.RLIMIT_NOFILE, 5)}

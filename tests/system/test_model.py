@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from faulty import Nursery
 from model import Schedule, schedule, shorten, trial
-from nursery import Nursery
 
 AT_ONCE = 4
 """Schedules played side by side: each waits most of its time."""

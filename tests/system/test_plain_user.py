@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from faulty import Plan
-from nursery import Nursery
+from faulty import Nursery, Plan
+from forks import Forks
 from origin import Gate, Origin, Serve, until
 from plain import give, plain_ground, plain_user
 from product import Proxy, files, stored, surroundings
-from shell import Shell
 from stage import ask
 
 PATH = "/a-1.0.tar"
@@ -27,7 +26,7 @@ def ground() -> Iterator[Path]:
         yield place
 
 
-def done(shell: Shell, *words: str | Path) -> str:
+def done(shell: Forks, *words: str | Path) -> str:
     """What a command of a plain user said, which succeeded."""
     ended = shell.run([str(word) for word in words], surroundings(), plain_user())
     assert (ended.returncode, ended.stderr) == (0, b""), ended
@@ -44,7 +43,7 @@ def filled(start: Callable[..., Proxy], origin: Origin, cache: Path) -> Proxy:
     return proxy
 
 
-def test_a_read_only_file_of_ones_own_is_linked_and_not_copied(shell: Shell, ground: Path) -> None:
+def test_a_read_only_file_of_ones_own_is_linked_and_not_copied(shell: Forks, ground: Path) -> None:
     file = ground / "tree" / "x-1.0.tar"
     file.parent.mkdir()
     file.write_bytes(b"body")
@@ -133,7 +132,7 @@ def test_a_directory_of_another_user_among_those_of_the_cache_is_told_at_the_sta
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a plain user look at a cache of another one")
 @pytest.mark.parametrize("serving", [True, False], ids=["while it is served", "while nobody uses it"])
 def test_what_another_user_has_stored_can_be_read_and_nothing_is_left_there(
-    shell: Shell, ground: Path, start: Callable[..., Proxy], origin: Origin, serving: bool
+    shell: Forks, ground: Path, start: Callable[..., Proxy], origin: Origin, serving: bool
 ) -> None:
     (ground / "theirs").mkdir()
     cache, out = ground / "theirs" / "cache", ground / "out"
@@ -188,7 +187,7 @@ def test_a_server_on_a_cache_that_is_only_read_serves_what_is_there_and_passes_o
     proxy.kill()
 
 
-def test_a_cache_that_is_only_read_is_changed_by_no_command(shell: Shell, only_read: Path) -> None:
+def test_a_cache_that_is_only_read_is_changed_by_no_command(shell: Forks, only_read: Path) -> None:
     for words in (("rm", PATH), ("pin", PATH), ("gc",), ("add", __file__, "--uri", "u")):
         ended = shell.run([*words, "--cache", str(only_read)], surroundings(), plain_user())
         assert ended.returncode == 1
@@ -196,7 +195,7 @@ def test_a_cache_that_is_only_read_is_changed_by_no_command(shell: Shell, only_r
         assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_registry_that_is_damaged_and_only_read_is_told_in_a_line(shell: Shell, only_read: Path) -> None:
+def test_a_registry_that_is_damaged_and_only_read_is_told_in_a_line(shell: Forks, only_read: Path) -> None:
     (only_read / "registry-v1.db").write_bytes(b"this is no registry")
     ended = shell.run(["ls", "--cache", str(only_read)], surroundings(), plain_user())
     assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1), ended

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from cradle import Cradle
+from forks import Forks
 from origin import Gate, Origin, Serve, until
 from product import Proxy, Spawn, stored
 from raw import Client
@@ -104,12 +104,12 @@ class Changing(Proxy):
 
 
 @pytest.fixture
-def run(cradle: Cradle, tmp_path: Path) -> Iterator[Run]:
+def run(forks: Forks, tmp_path: Path) -> Iterator[Run]:
     """Starts a product: `run(server, SETTING="value", ...)`."""
     running: list[Changing] = []
 
     def _run(server: str, variables: Mapping[str, str] | None = None, **settings: str) -> Changing:
-        running.append(Changing(tmp_path, server, variables or {}, settings, cradle.spawn))
+        running.append(Changing(tmp_path, server, variables or {}, settings, forks.spawn))
         return running[-1]
 
     yield _run

@@ -12,9 +12,9 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from forks import run
 from origin import Origin, Raw, Say, Serve, until
 from product import Proxy, blobs, parts, stored
-from shell import run
 
 from package_cache.errors import UpstreamError
 from package_cache.model import Validators

@@ -10,12 +10,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self
 
-from package_cache.engine.fills.committer import Committer, FileJob
+from package_cache.engine.fills.committer import Committer, FileJob, Job, SmallCommitter, read_body
 from package_cache.engine.fills.failures import Failures, Storing
 from package_cache.engine.fills.leading import Leading, Store
 from package_cache.engine.fills.pump import Underway, pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
-from package_cache.engine.fills.small import Job, SmallCommitter, read_body
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.log_limit import LogLimit
 from package_cache.model import Entry, Key, Representation

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
+from package_cache.engine.fills.committer import read_body
 from package_cache.engine.fills.pump import pump
 from package_cache.engine.fills.sinks import PartSink
-from package_cache.engine.fills.small import read_body
 from package_cache.engine.upkeep.room import Room
 from package_cache.errors import DamagedRegistry, PackageCacheError, StoreError
 from package_cache.model import Entry
