@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import heed
+from package_cache.engine.fills.sinks import MemorySink
 from package_cache.errors import OutOfDescriptors, UpstreamError, UpstreamLie
 from package_cache.model import Representation
 from package_cache.rules.http.response import FILES
@@ -142,6 +142,8 @@ class Inquiry(ABC):
             if places:
                 self._redirect(outcome, places)
                 return
+        if isinstance(outcome, UpstreamError) and self._hops:
+            outcome.unreached = False  # the source itself was there
         action = self._heed(outcome)
         if isinstance(action, Restart):
             self._sink.reset()

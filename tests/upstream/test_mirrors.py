@@ -10,6 +10,7 @@ from package_cache.errors import FillError, UpstreamBusy
 from package_cache.model import Key, Source
 from package_cache.rules.http.fields import parse_retry_after
 from package_cache.rules.transfers.pace import Speed, by_speed
+from package_cache.rules.transfers.steps import GiveUp
 from package_cache.upstream.mirrors import (
     ASIDE_SECONDS,
     LONGEST_ASIDE,
@@ -228,7 +229,7 @@ def test_a_file_that_keeps_failing_is_tried_less_and_less_often() -> None:
     failures = Failures(clock)
     waits = []
     for _ in range(10):
-        failures.note(KEY, 502, "no source delivered")
+        failures.note(KEY, GiveUp(502, "no source delivered"))
         waits.append(held(failures))
         while held(failures):
             clock.now += 1
@@ -238,18 +239,18 @@ def test_a_file_that_keeps_failing_is_tried_less_and_less_often() -> None:
 
 def test_a_success_a_missing_file_or_time_makes_an_end_of_waiting() -> None:
     clock = Clock()
-    for end in (lambda one: one.forget(KEY), lambda one: one.note(KEY, 404, "missing")):
+    for end in (lambda one: one.forget(KEY), lambda one: one.note(KEY, GiveUp(404, "missing"))):
         failures = Failures(clock)
         for _ in range(5):
-            failures.note(KEY, 502, "no source delivered")
+            failures.note(KEY, GiveUp(502, "no source delivered"))
         assert held(failures) == 8
         end(failures)
-        failures.note(KEY, 502, "no source delivered")
+        failures.note(KEY, GiveUp(502, "no source delivered"))
         assert not held(failures)
     for _ in range(4):
-        failures.note(KEY, 502, "no source delivered")
+        failures.note(KEY, GiveUp(502, "no source delivered"))
     clock.now += 1000
-    failures.note(KEY, 502, "no source delivered")
+    failures.note(KEY, GiveUp(502, "no source delivered"))
     assert not held(failures)
 
 
@@ -257,7 +258,7 @@ def test_the_memory_for_failures_is_bounded() -> None:
     failures = Failures(Clock())
     for number in range(10_000):
         for _ in range(2):
-            failures.note(Key(f"/{number}"), 502, "no source delivered")
+            failures.note(Key(f"/{number}"), GiveUp(502, "no source delivered"))
     waiting = sum(held(failures, Key(f"/{number}")) for number in range(10_000))
     assert 1000 < waiting < 5000
 
