@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import heed
+from package_cache.engine.fills.sinks import MemorySink
 from package_cache.errors import OutOfDescriptors, UpstreamError, UpstreamLie
 from package_cache.model import Fields, Representation
 from package_cache.rules.http.response import FILES
@@ -150,6 +150,8 @@ class Inquiry(ABC):
             if places:
                 self._redirect(outcome, places)
                 return
+        if isinstance(outcome, UpstreamError) and self._hops:
+            outcome.unreached = False  # the source itself was there
         if self._on_the_way:
             outcome = _led(outcome, self._on_the_way)
         action = self._heed(outcome)

@@ -119,7 +119,7 @@ class PassThrough(Window):
             self._end(None)
         else:
             assert isinstance(end, GiveUp)  # nothing makes its requests conditional
-            self._end(FillError(end.reason, end.status, end.retry_after))
+            self._end(FillError(end.reason, end.status, end.retry_after, end.response))
         self._tell_head()
 
     def _pump(self) -> End:

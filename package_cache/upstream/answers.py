@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from package_cache.errors import UpstreamCrawl, UpstreamError, UpstreamLie
-from package_cache.model import Fields
+from package_cache.model import ErrorResponse, Fields
+from package_cache.rules.http.caching import fields_of_refusal
 from package_cache.rules.http.digests import Digest, hasher
 from package_cache.rules.http.fields import first_said, media_type
 from package_cache.rules.transfers.pace import LEAST, Pace
@@ -21,6 +22,9 @@ from package_cache.rules.transfers.requests import MAX_REDIRECTS, answered, led_
 from package_cache.rules.transfers.signatures import FIRST, has_signature, wrong_type
 from package_cache.rules.transfers.steps import Answered, Ask
 
+_LONGEST_ERROR = 1 << 14
+_ERROR_SECONDS = 2.0
+"""How long, and for how long, what a source says of an error is read."""
 LEAST_RATE = 4096
 """Bytes a second that each download must have left of a throttle: a source that is read more slowly gives up."""
 _TURNS = 4
@@ -108,8 +112,21 @@ class HttpAnswer:
         self.head = head
         self.url = url
         self.said = said
+        self.fields = exchange.fields
         self.read = exchange.read
         self.close = exchange.close
+
+    def error(self) -> ErrorResponse | None:
+        """All of an answer that says why this is not served; None if it is too long, or comes too slowly."""
+        body, until = b"", time.monotonic() + _ERROR_SECONDS
+        try:
+            while block := self.read():
+                body += block
+                if len(body) > _LONGEST_ERROR or time.monotonic() > until:
+                    return None
+        except UpstreamError:
+            return None
+        return ErrorResponse(self.head.status, fields_of_refusal(self.fields), body)
 
 
 def open_through_redirects(
@@ -128,7 +145,11 @@ def open_through_redirects(
     exchange, url = first, ask.url
     told: Fields = ()
     for _ in range(MAX_REDIRECTS + 1):
-        exchange = exchange or send(method, url)
+        try:
+            exchange = exchange or send(method, url)
+        except UpstreamError as error:
+            error.unreached = error.unreached and url == ask.url  # a source that leads elsewhere was there
+            raise
         places = locations_of(exchange.status, exchange.fields)
         if not places:
             fields = led_to(exchange.fields, told)

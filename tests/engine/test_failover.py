@@ -147,10 +147,10 @@ def test_a_file_of_the_wrong_length_is_never_mixed_with_the_right_one(
         (Say(404), Say(410), 404),
         (Say(404), Say(403), 404),
         (Say(403), Say(403), 403),
-        (Say(500), Say(404), 502),
-        (Say(503), Say(503), 502),
+        (Say(500), Say(404), 500),
+        (Say(503), Say(503), 503),
         (Hang(), Hang(), 504),
-        (Hang(), Say(404), 504),
+        (Hang(), Say(404), 404),
         (Raw(b""), Raw(b""), 502),
     ],
 )
@@ -162,7 +162,6 @@ def test_what_a_client_is_told_where_no_source_delivers(
     proxy = start(origin.url, another.url, environment=LIMITS)
     answer = proxy.get("/a-1.tar")
     assert answer.status == status
-    assert answer.fields["Content-Type"].startswith("text/plain")
     until(lambda: not parts(proxy.cache))
     # It is not remembered: what a source has now is given now.
     another.script("/a-1.tar", Serve())
@@ -449,7 +448,7 @@ def test_a_source_that_says_when_it_may_be_asked_again_is_not_asked_before_and_c
         origin.put(name, b"", Say(status, fields=(("Retry-After", "120"),)))
     proxy = start(origin.url)
     answers = [proxy.get(name, method="HEAD" if number % 5 == 4 else "GET") for number, name in enumerate(names)]
-    assert {answer.status for answer in answers} == {503}
+    assert {answer.status for answer in answers} == {status, 503}  # who comes later is told by the cache itself
     assert all(100 < int(answer.fields["Retry-After"]) <= 120 for answer in answers)
     assert len(origin.requests()) == 1
     proxy.stop()
@@ -589,8 +588,8 @@ def test_a_source_that_is_down_costs_the_log_one_line(origin: Origin, start: Cal
         thing.script[:] = [Say(500)]
     for number in range(10):
         assert proxy.get(f"/simple/{number}/").cache_status == "package-cache; fwd=stale"
-        assert proxy.get(f"/package-{number}.tar").status in (404, 502)
-        assert proxy.get(f"/cut/{number}.tar").status == 502
+        assert proxy.get(f"/package-{number}.tar").status == 404
+        assert proxy.get(f"/cut/{number}.tar").status == 500
     proxy.stop()
     told = [line for line in proxy.log if "WARNING" in line or "ERROR" in line]
     assert len([line for line in told if "well again" not in line]) == 1, told

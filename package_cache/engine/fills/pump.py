@@ -163,7 +163,7 @@ def event_of(error: UpstreamError) -> Event:
     if isinstance(error, UpstreamLie):
         return Lied(str(error))
     timeout, crawls = isinstance(error, UpstreamTimeout), isinstance(error, UpstreamCrawl)
-    return Broke(str(error), error.again, timeout, crawls, error.retry_after)
+    return Broke(str(error), error.again, timeout, crawls, error.retry_after, error.unreached)
 
 
 def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, action: Action) -> Generator[None, None, Action]:

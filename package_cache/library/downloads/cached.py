@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from package_cache.engine.fills.failures import UNSTORABLE, Storing
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.reader import Progress
 from package_cache.engine.fills.running import Fills
 from package_cache.engine.fills.sinks import Reserving
-from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.upkeep.room import Refusal, Reservation
 from package_cache.engine.upkeep.space import Claim
 from package_cache.errors import ArgumentError, StoreError

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from package_cache.engine.fills.destinations import BufferSink, FileSink
 from package_cache.engine.fills.pump import Sink, steps
+from package_cache.engine.fills.sinks import BufferSink, FileSink
 from package_cache.errors import DownloadError, UpstreamError, UpstreamLie
 from package_cache.library.core import new_item, now
 from package_cache.library.downloads.descriptors import Descriptor, Headers

@@ -41,6 +41,8 @@ _MOST = 8192
 """Bytes of names and values that are stored of one response; of more, those that are needed alone."""
 _STATED_ANEW = frozenset({"etag", "date", "age"})
 """Stored fields that this cache states itself in its own responses."""
+_OF_STORED = frozenset({"date", "age", "etag", "last-modified", "expires"})
+"""Fields of an answer that is stored, which one that refuses is not."""
 _OF_BODY = frozenset(
     {"content-type", "content-encoding", "content-language", "content-disposition", "last-modified", "etag", "vary"}
 )
@@ -81,6 +83,14 @@ def kept_fields(fields: Fields, names: Sequence[str] | None = None) -> Fields:
         unfolded = [(name, _FOLD.sub(" ", value).strip(" \t")) for name, value in kept]
         kept = [pair for pair in unfolded if not _UNSENDABLE.search(pair[1])]
     return tuple(kept)
+
+
+def fields_of_refusal(fields: Fields) -> Fields:
+    """The fields of an answer that says why a request is refused, for the client whose request it is."""
+    names = tuple([name.lower() for name, _ in fields])
+    challenges = [pair for name, pair in zip(names, fields, strict=True) if name == "www-authenticate"]
+    kept = [pair for pair in kept_fields(fields, names) if pair[0].lower() not in _OF_STORED]
+    return (*kept, *[pair for pair in challenges if not _UNSENDABLE.search(pair[1])])
 
 
 def _bounded(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
