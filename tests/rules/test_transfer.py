@@ -37,6 +37,7 @@ from package_cache.rules.transfers.transfer import (
     OVERLAP,
     TRIES,
     Transfer,
+    is_part,
 )
 
 A, B, C = URLS = ("http://a.example/f.tar", "http://b.example/f.tar", "http://c.example/f.tar")
@@ -1190,3 +1191,21 @@ def test_one_mirror_that_can_be_reached_is_enough(data: st.DataObject) -> None:
     if not held:
         assert end == Finish(honest.size)
         assert world.data == honest.body
+
+
+def test_only_exactly_the_part_that_was_asked_for_of_the_same_file_is_one() -> None:
+    span, etag = Span(10, 20), '"t"'
+    known = Representation((("ETag", etag),), 100, A, NOON)
+    part = Answered(206, replace(known, size=10), True, ContentRange(span, 100))
+    assert is_part(part, known, etag, span)
+    for other in (
+        replace(part, status=200),
+        replace(part, content_range=None),
+        replace(part, content_range=ContentRange(Span(10, 19), 100)),
+        replace(part, content_range=ContentRange(span, 101)),
+        replace(part, content_range=ContentRange(span, None)),
+        replace(part, representation=Representation((("ETag", '"u"'),), 10, A, NOON)),
+        replace(part, representation=Representation((), 10, A, NOON)),
+        replace(part, representation=Representation((("ETag", etag), ("Content-Encoding", "br")), 10, A, NOON)),
+    ):
+        assert not is_part(other, known, etag, span), other
