@@ -18,7 +18,7 @@ from package_cache.rules.http.caching import fields_of_refusal
 from package_cache.rules.http.digests import Digest, hasher
 from package_cache.rules.http.fields import first_said, media_type
 from package_cache.rules.transfers.pace import LEAST, Pace
-from package_cache.rules.transfers.requests import MAX_REDIRECTS, answered, locations_of
+from package_cache.rules.transfers.requests import MAX_REDIRECTS, answered, led_to, locations_of, told_on_the_way
 from package_cache.rules.transfers.signatures import FIRST, has_signature, wrong_type
 from package_cache.rules.transfers.steps import Answered, Ask
 
@@ -143,6 +143,7 @@ def open_through_redirects(
     the places that the answer names with which method to ask where next. `kept` leaves of fields those that are kept.
     """
     exchange, url = first, ask.url
+    told: Fields = ()
     for _ in range(MAX_REDIRECTS + 1):
         try:
             exchange = exchange or send(method, url)
@@ -151,10 +152,11 @@ def open_through_redirects(
             raise
         places = locations_of(exchange.status, exchange.fields)
         if not places:
-            said = kept(exchange.fields)
-            first_of = first_said(exchange.fields)
-            head = answered(exchange.status, exchange.fields, first_of, said, ask.url, time.time(), marked=exchange.marked)
+            fields = led_to(exchange.fields, told)
+            said = kept(fields)
+            head = answered(exchange.status, fields, first_said(fields), said, ask.url, time.time(), marked=exchange.marked)
             return HttpAnswer(head, exchange, url, said)
+        told = told_on_the_way(told, exchange.fields)
         try:
             method, url = lead(method, url, exchange.status, places)
         finally:

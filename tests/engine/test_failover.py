@@ -620,6 +620,30 @@ def test_two_places_at_once_are_no_redirect(origin: Origin, another: Origin, sta
     assert proxy.get("/same-1.tar").status in (200, 404)
 
 
+@pytest.mark.parametrize("size", [5, 600_000], ids=["small", "large"])
+def test_what_a_redirect_tells_of_its_file_is_kept_with_the_file(
+    origin: Origin, start: Callable[..., Proxy], host: str, size: int
+) -> None:
+    """The object store at the end does not know of which commit a file is, and has a tag of its own for it."""
+    body = origin.put("/store/1234", noise(size), Serve(fields=(("X-Linked-Size", "77"), ("X-Own", "1"))))
+    told = (("X-Repo-Commit", "abc"), ("X-Linked-Etag", '"e"'), ("X-Other", "no"))
+    origin.put("/new/a-1.tar", b"", Say(302, fields=(("Location", "/store/1234"), ("X-Repo-Commit", "later"), *told[1:])))
+    origin.put("/a-1.tar", b"", Say(307, fields=(("Location", "/new/a-1.tar"), told[0])))
+    origin.put("/b-1.tar", b"", Say(302, fields=(("Location", "/store/1234"), ("X-Linked-Size", str(size)))))
+    proxy = start(origin.url, host=host)
+    for method in ("HEAD", "GET", "GET", "HEAD"):
+        answer = proxy.get("/a-1.tar", method=method)
+        assert (answer.status, answer.body) == (200, b"" if method == "HEAD" else body)
+        assert answer.fields.get_all("X-Repo-Commit") == ["abc"]
+        assert (answer.fields["X-Linked-Etag"], answer.fields["X-Linked-Size"], answer.fields["X-Own"]) == (
+            '"e"',
+            "77",
+            "1",
+        )
+        assert "X-Other" not in answer.fields
+    assert [proxy.fetch("/b-1.tar").fields.get_all("X-Linked-Size") for _ in range(2)] == [[str(size)]] * 2
+
+
 @pytest.mark.parametrize(
     ("place", "taken"), [("bytes 0-9/100", False), ("bytes 90-99/100", False), ("bytes 0-9/10", True), ("nonsense", True)]
 )
