@@ -99,6 +99,23 @@ def adopt(store: BlobStore, tmp_path: Path, body: bytes = BODY) -> Path:
     return store.path(digest)
 
 
+@pytest.mark.parametrize("stored", ["nothing", "the same", "other bytes", "half of it"])
+def test_a_file_becomes_a_blob_that_keeps_its_name_and_heals_one_that_rotted(
+    store: BlobStore, tmp_path: Path, stored: str
+) -> None:
+    if stored != "nothing":
+        path = adopt(store, tmp_path)
+        path.chmod(0o644)
+        path.write_bytes({"the same": BODY, "other bytes": bytes(len(BODY)), "half of it": BODY[: len(BODY) // 2]}[stored])
+    own = tmp_path / "own"
+    own.write_bytes(BODY)
+    with own.open("rb+", buffering=0) as file:
+        store.finalize(file)
+    store.settle([store.adopt(str(own), DIGEST, len(BODY))])
+    assert own.read_bytes() == store.path(DIGEST).read_bytes() == BODY
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted([DIGEST, "own"])
+
+
 def test_a_part_becomes_a_sealed_blob_and_its_name_is_gone(store: BlobStore, tmp_path: Path) -> None:
     path = adopt(store, tmp_path)
     assert path.relative_to(tmp_path) == Path("blobs-v1") / DIGEST[:2] / DIGEST
