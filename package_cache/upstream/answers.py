@@ -15,7 +15,7 @@ from typing import Protocol
 from package_cache.errors import UpstreamCrawl, UpstreamError, UpstreamLie
 from package_cache.model import ErrorResponse, Fields
 from package_cache.rules.http.caching import fields_of_refusal
-from package_cache.rules.http.digests import Digest, hasher
+from package_cache.rules.http.digests import Digest, hasher, tells_of_bytes
 from package_cache.rules.http.fields import first_said, media_type
 from package_cache.rules.transfers.pace import LEAST, Pace
 from package_cache.rules.transfers.requests import MAX_REDIRECTS, answered, led_to, locations_of, told_on_the_way
@@ -41,10 +41,8 @@ _COMPRESSED_TYPE = re.compile(r"application/(x-)?(gzip|gtar-compressed|compresse
 _DOCUMENT_TYPE = re.compile(r"text/.*|application/(json|xml|javascript)|.*\+(json|xml)")
 """Types that servers code on the fly. Any other file that is said to be coded may have been compressed before."""
 _DIGEST_NAME = re.compile(r"[0-9a-f]{32,128}")
-_DROPPED = frozenset(
-    {"content-encoding", "content-length", "content-md5", "digest", "repr-digest", "content-digest", "date"}
-)
-"""Fields that do not hold for the decoded body; and Date, without which Last-Modified is no strong validator."""
+_DROPPED = frozenset({"content-encoding", "content-length", "date"})
+"""What does not hold for the decoded body, but digests; and Date, without which Last-Modified is no strong validator."""
 
 
 class Exchange(Protocol):
@@ -362,7 +360,7 @@ def _head_inside(head: Answered) -> Answered:
     kept: Fields = tuple(
         (name, f"W/{value}" if name.lower() == "etag" and not value.startswith("W/") else value)
         for name, value in said.fields
-        if name.lower() not in _DROPPED
+        if (lower := name.lower()) not in _DROPPED and not tells_of_bytes(lower)
     )
     told = head.chunked or said.size is not None
     return replace(head, representation=replace(said, fields=kept, size=None), chunked=told, digests=(), part_digests=())

@@ -108,8 +108,10 @@ def test_other_links_of_npm_stay_as_they_are(tarball: str) -> None:
 def test_two_clients_that_know_the_cache_by_two_names_are_told_two_tags() -> None:
     tags = set()
     for origin in ("http://cache.example:4000", "http://192.0.2.1:4000", "https://cache.example:4000"):
-        head = Linking(LINKS, Base(origin, "/npm")).head(head_of(ETag='"1"', Repr_Digest="sha-256=:x:"), b"body")
-        assert (head.size, head.get("repr-digest")) == (4, None)
+        head = Linking(LINKS, Base(origin, "/npm")).head(
+            head_of(ETag='"1"', Repr_Digest="sha-256=:x:", X_Checksum_Sha1="x"), b"body"
+        )
+        assert (head.size, head.get("repr-digest"), head.get("x-checksum-sha1")) == (4, None, None)
         tags.add(entity_tag(head.get("etag"), None))
     assert len(tags) == 3
     assert None not in tags

@@ -38,7 +38,7 @@ _NEEDED = frozenset(
 )
 """What is stored though there are too many fields."""
 _MOST = 8192
-"""Bytes of names and values that are stored of one response; of more, those that are needed alone."""
+"""Bytes of names and values that are stored of one response; of more, the largest that are not needed are dropped."""
 _STATED_ANEW = frozenset({"etag", "date", "age"})
 """Stored fields that this cache states itself in its own responses."""
 _OF_STORED = frozenset({"date", "age", "etag", "last-modified", "expires"})
@@ -94,10 +94,16 @@ def fields_of_refusal(fields: Fields) -> Fields:
 
 
 def _bounded(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """As many of them as may be stored: of too many, those that are needed."""
-    if sum([len(name) + len(value) for name, value in fields]) <= _MOST:
+    """As many of them as may be stored: of too many, all but the largest ones that are not needed."""
+    sizes = [len(name) + len(value) for name, value in fields]
+    surplus, dropped = sum(sizes) - _MOST, set[int]()
+    if surplus <= 0:
         return fields
-    return [pair for pair in fields if pair[0].lower() in _NEEDED]
+    for at in sorted(range(len(fields)), key=sizes.__getitem__, reverse=True):
+        if surplus > 0 and fields[at][0].lower() not in _NEEDED:
+            dropped.add(at)
+            surplus -= sizes[at]
+    return [pair for at, pair in enumerate(fields) if at not in dropped]
 
 
 @lru_cache(256)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import cast
 
 DIGEST_FIELDS = frozenset({"repr-digest", "content-digest", "digest", "content-md5"})
+_OF_BYTES = re.compile("x-checksum-|x-amz-checksum-|x-goog-hash$|x-goog-stored-|x-ms-blob-content-md5$")
+"""Fields of servers of their own kind that say what the bytes of the file are, or how many."""
 
 _ALGORITHMS = {"sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "md5": "md5"}
 """From the names of both registries, in lower case, to those of hashlib."""
@@ -34,6 +36,11 @@ _NO_DIGEST = "{!r} is no digest: write sha256:HEX, or md5, sha1, sha512 or blake
 # A member of a Structured Field dictionary of byte sequences (RFC 8941, section 3.2).
 _MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):[^,]*(?:,|$)")
 _INSTANCE = re.compile(r"[ \t]*([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)[ \t]*(?:,|$)")
+
+
+def tells_of_bytes(name: str) -> bool:
+    """Whether a field, by its name in lower case, holds only for the bytes that the source sent."""
+    return name in DIGEST_FIELDS or _OF_BYTES.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
