@@ -7,6 +7,8 @@ Each class has the HTTP status that a client sees if the error reaches the serve
 
 import math
 
+from package_cache.model import ErrorResponse
+
 
 class PackageCacheError(Exception):
     """Base of every error this package raises on purpose.
@@ -126,13 +128,17 @@ class LoopDetected(RequestError):
 
 
 class UpstreamError(PackageCacheError):
-    """A source did not deliver. With `again`, the same source may be asked once more at once."""
+    """A source did not deliver. With `again`, the same source may be asked once more at once.
+
+    One that is `unreached` does not answer anybody: it is down, as far as can be told.
+    """
 
     http_status = 502
 
-    def __init__(self, message: str, *, again: bool = False) -> None:
+    def __init__(self, message: str, *, again: bool = False, unreached: bool = False) -> None:
         super().__init__(message)
         self.again = again
+        self.unreached = unreached
 
 
 class UpstreamLie(UpstreamError):
@@ -160,12 +166,18 @@ class UpstreamCrawl(UpstreamTimeout):
 
 
 class FillError(PackageCacheError):
-    """A download failed. `status` is the one for a client that has seen no byte of it."""
+    """A download failed. `status` is the one for a client that has seen no byte of it.
 
-    def __init__(self, message: str, status: int, retry_after: int | None = None) -> None:
+    `response` is what a source answered, if clients are told that.
+    """
+
+    def __init__(
+        self, message: str, status: int, retry_after: int | None = None, response: ErrorResponse | None = None
+    ) -> None:
         super().__init__(message)
         self.http_status = status
         self.retry_after = retry_after
+        self.response = response
 
 
 class OutOfDescriptors(FillError):
@@ -247,6 +259,15 @@ class DownloadError(PackageCacheError):
         self.url = url
         self.status = status
         self.retryable = retryable
+
+
+class HashMismatch(DownloadError):
+    """What a server sent has another digest than the caller expects: `found`, not `expected`, both as `ALGORITHM:HEX`."""
+
+    def __init__(self, message: str, *, url: str, expected: str, found: str, status: int | None = None) -> None:
+        super().__init__(message, url=url, status=status)
+        self.expected = expected
+        self.found = found
 
 
 class DocumentError(DownloadError):

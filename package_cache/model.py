@@ -239,6 +239,15 @@ class Representation:
 
 
 @frozen
+class ErrorResponse:
+    """What a source answered that does not serve what was asked for: its status, end-to-end fields, and body."""
+
+    status: int
+    fields: Fields
+    body: bytes
+
+
+@frozen
 class Entry:
     """A row of the registry: one version of one key. `digest` is the SHA-256 of its bytes in hex."""
 

@@ -17,7 +17,7 @@ FILES = {
 GROUND = {"model", "errors", "config", "units", "log_limit"}
 BELOW = {
     "model": set(),
-    "errors": set(),
+    "errors": {"model"},
     "units": set(),
     "log_limit": set(),
     "config": {"model", "errors", "units"},

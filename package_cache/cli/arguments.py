@@ -7,12 +7,16 @@ import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from package_cache.config import Config
 from package_cache.config.layers import SYSTEM
 from package_cache.config.parsing import hint
 from package_cache.config.settings import FILE, SETTINGS, TIMEOUTS
+from package_cache.errors import ArgumentError
 from package_cache.upstream.reach import version_text
+
+_T = TypeVar("_T")
 
 DONE = 0
 FAILED = 1
@@ -190,3 +194,11 @@ def problems(unknown: list[str], parser: argparse.ArgumentParser) -> list[str]:
     known = [option for action in parser._actions for option in action.option_strings]
     found = [f"{option}: there is no such option; {hint(option, known, '--help lists them')}" for option in options]
     return found or [f"{word!r} is not an option; --help lists them" for word in unknown]
+
+
+def parsed(option: str, text: str | None, parse: Callable[[str], _T]) -> _T | None:
+    """The value of an option, None without it. Raises ArgumentError with the option's name where `parse` has ValueError."""
+    try:
+        return None if text is None else parse(text)
+    except ValueError as error:
+        raise ArgumentError(f"{option}: {error}") from None

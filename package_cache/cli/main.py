@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from package_cache import compose
 from package_cache.cli import arguments, commands, logs
 from package_cache.cli.arguments import FAILED, WRONG_OPTIONS
 from package_cache.config import PREFIX, Config
@@ -37,14 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _terminate)
         config = read()
+        from package_cache import compose  # noqa: PLC0415 - what only tells something starts without all parts
+        from package_cache.cli.serving import serve  # noqa: PLC0415
+
         compose.require_gunicorn(config)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)  # the settings were read a moment ago, and the logs opened
         logs.configure(config)
         totals = compose.prepare(config)
         logger.info("the cache holds %d entries, %d files, %d bytes", totals.entries, totals.blobs, totals.bytes)
-        from package_cache.cli.serving import serve  # noqa: PLC0415 - the other commands start without a server
-
         _leave(serve(config, read))
     except ConfigError as error:
         return commands.fail(WRONG_OPTIONS, *error.problems)
@@ -72,6 +72,8 @@ def _have_standard_streams() -> None:
 
 def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
     """The settings. Raises ConfigError with all problems of all kinds."""
+    from package_cache import compose  # noqa: PLC0415 - not where only --help or --version was asked for
+
     config = None
     try:
         config = configured(os.environ, options).config

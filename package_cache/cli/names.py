@@ -6,10 +6,9 @@ Nothing here prints, and nothing changes the cache.
 import json
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 from package_cache.cli.holdings import Holdings
 from package_cache.compose import routes_of
@@ -22,8 +21,6 @@ from package_cache.rules.library.searching import Criteria, Selection, condition
 from package_cache.rules.repositories.routes import Routes
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.items.rows import ItemRow
-
-_T = TypeVar("_T")
 
 PROXY, ITEM = "proxy", "item"
 _ID = re.compile(r"([0-9a-f]{8,64})(?:-([1-9]\d{0,18}))?")
@@ -198,14 +195,6 @@ def folder(text: str) -> Path:
     if not text:
         raise ArgumentError("DIR is empty; . is this directory")
     return Path(text)
-
-
-def parsed(option: str, text: str | None, parse: Callable[[str], _T]) -> _T | None:
-    """The value of an option, None without it. Raises ArgumentError with the option's name where `parse` has ValueError."""
-    try:
-        return None if text is None else parse(text)
-    except ValueError as error:
-        raise ArgumentError(f"{option}: {error}") from None
 
 
 def value_of(text: str) -> object:

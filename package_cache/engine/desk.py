@@ -16,10 +16,10 @@ from io import FileIO
 
 from package_cache.engine.answers import Answer, SeveralReader, answer_linked, from_blob
 from package_cache.engine.checks import CheckedReader, Checks
+from package_cache.engine.fills.failures import UNSTORABLE, Storing
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.reader import FillReader
 from package_cache.engine.fills.running import Fills
-from package_cache.engine.fills.storing import UNSTORABLE, Storing
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.passthrough import PassThrough
@@ -34,7 +34,7 @@ from package_cache.errors import (
 )
 from package_cache.log_limit import LogLimit
 from package_cache.model import Entry, Key, Representation, Request
-from package_cache.rules.http.answer import Serving, decide, problem
+from package_cache.rules.http.answer import Serving, decide, problem, refused
 from package_cache.rules.http.caching import normal_accept
 from package_cache.rules.http.fields import quality
 from package_cache.rules.http.targets import key_of
@@ -234,7 +234,11 @@ class Desk:
     def refuse(self, error: PackageCacheError) -> Answer:
         """The answer that tells a client what went wrong."""
         detail = f"fwd=uri-miss; fwd-status={error.http_status}" if isinstance(error, FillError) else "fwd=bypass"
-        reply, body = problem(error.http_status, str(error), self.serving(detail), error.retry_after)
+        response = error.response if isinstance(error, FillError) else None
+        if response is not None:
+            reply, body = refused(response, self.serving(detail), error.retry_after), response.body
+        else:
+            reply, body = problem(error.http_status, str(error), self.serving(detail), error.retry_after)
         error.__traceback__ = None  # its frames hold whoever raised it again with it, and the client's socket
         return Answer(reply, "error", body, error=error)
 
@@ -407,7 +411,7 @@ class Desk:
 
     def _absence(self, wanted: Wanted, seen: Entry | None, error: PackageCacheError) -> PackageCacheError | None:
         """What to tell of a thing that is nowhere. Of an index that was nowhere before, clients are told so again."""
-        if error.http_status == 404:
+        if error.http_status in (404, 410):
             if seen is not None and wanted.is_lasting(seen.representation):
                 return None
             if not wanted.is_for_ever:
@@ -461,4 +465,6 @@ def known(journal: Journal, request: Request) -> Representation | None:
 
 def is_unreached(error: PackageCacheError) -> bool:
     """Whether an error says that no source could be asked, or that all of them want to be asked later."""
+    if isinstance(error, FillError) and error.response is not None:
+        return error.http_status >= 500 or error.http_status == 429
     return error.http_status in (502, 504) or (error.http_status == 503 and error.retry_after is not None)

@@ -18,15 +18,14 @@ from http import HTTPStatus
 from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk, Found
 from package_cache.engine.fills.fill import Fill
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import Underway
 from package_cache.engine.fills.running import Leads
+from package_cache.engine.fills.sinks import MemorySink
 from package_cache.engine.hotset import HotFile
 from package_cache.engine.inquiry import Inquiry, first_of, wire_of
 from package_cache.engine.learning import Learner
 from package_cache.engine.looks import Looks
-from package_cache.engine.passing import Passing
-from package_cache.engine.posting import Posting
+from package_cache.engine.passing import Passing, Posting
 from package_cache.engine.settling import Settling
 from package_cache.engine.side_requests import SideRequest, side_request
 from package_cache.engine.threads import Run
@@ -236,7 +235,7 @@ class Exchange(Inquiry):
     def _give_up(self, end: GiveUp) -> None:
         """Answer who waits with what may be had all the same."""
         failed = self._all.desk.leader.gave_up(self.waiting[0].wanted, self._transfer, end)
-        error = FillError(failed.reason, failed.status, failed.retry_after)
+        error = FillError(failed.reason, failed.status, failed.retry_after, failed.response)
         self._all.end(self)
         quick, desk = not self._lease.exposed, self._all.desk
         self._give_back(failed)

@@ -4,24 +4,26 @@ Nothing here waits: not for a source, not for a lock, and for the disk no longer
 is quick. What would is done in threads.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
 from package_cache.engine.answers import Answer
 from package_cache.engine.desk import Desk, Found
-from package_cache.engine.disk import Disk
 from package_cache.engine.exchange import Exchanges
 from package_cache.engine.hotset import HotFile
-from package_cache.engine.looks import Looks
+from package_cache.engine.looks import Disk, Looks
 from package_cache.engine.questions import Questions
-from package_cache.engine.stored import Stored
+from package_cache.engine.upkeep.last_use import LastUse
 from package_cache.engine.waiting import Client, Ready, Told, Waiter
 from package_cache.engine.wanted import Pass, Wanted
 from package_cache.errors import PackageCacheError, StoreError
-from package_cache.model import Entry, Key, Request
+from package_cache.model import Entry, Freshness, Key, Request
 from package_cache.rules.repositories.freshness import RequestPolicy, TargetPolicy
 from package_cache.rules.repositories.routes import is_own
+from package_cache.storage.blobs import flaw
+from package_cache.storage.registry import Registry
 from package_cache.upstream.pool import Pool
 
 
@@ -33,7 +35,7 @@ class Front:
         self._desk = desk
         self._pool = pool
         self._registry = desk.registry
-        self._stored = Stored(desk.registry, desk.last_use, desk.via)
+        self._stored = _Stored(desk.registry, desk.last_use, desk.via)
         self._questions = Questions(desk, self.exchanges, pool)
         self.own = Looks(desk, pool.events)
         """For the paths of this cache itself, which tell in a bounded time that a disk is slow."""
@@ -216,3 +218,43 @@ class Front:
             tell(wanted.seen is not None)
         else:
             settling.told.append(tell)
+
+
+class _Stored:
+    """Belongs to the loop's thread. `via` is the name of this cache."""
+
+    def __init__(self, registry: Registry, last_use: LastUse, via: str) -> None:
+        self._registry = registry
+        self._last_use = last_use
+        self._via = via
+
+    def is_absent(self, key: Key) -> bool:
+        """Whether nothing of a key was ever stored, as far as that is known without a look."""
+        return self._registry.is_absent(key)
+
+    def find(self, key: Key, policy: TargetPolicy) -> HotFile | None:
+        """The file of a key, good for whoever asks, with its bytes; None if there is none that can be had at once.
+
+        `policy` are those of what has that key and no other one, whatever its clients say.
+        """
+        repository = policy.repository
+        if policy.fresh.how is not Freshness.IMMUTABLE or repository.links or repository.tarballs:
+            return None
+        generation = self._registry.generation
+        word = generation.word(key)
+        mark = generation.words[word]
+        try:
+            found = self._registry.stored_at_once(key)
+            if found is None:
+                return None
+            entry, body = self._last_use.newest(found[0]), found[1]
+            head = entry.representation
+            if policy.good_until(head) < math.inf or not policy.is_for_all(head):
+                return None
+        except StoreError:
+            return None
+        if body is None or flaw(body, entry.digest, entry.size) is not None:
+            return None
+        hot = HotFile(entry, None, word, mark, body=body)
+        hot.form(self._via)
+        return hot

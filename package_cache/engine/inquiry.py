@@ -10,12 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from package_cache.engine.fills.memory import MemorySink
 from package_cache.engine.fills.pump import heed
+from package_cache.engine.fills.sinks import MemorySink
 from package_cache.errors import OutOfDescriptors, UpstreamError, UpstreamLie
-from package_cache.model import Representation
+from package_cache.model import Fields, Representation
 from package_cache.rules.http.response import FILES
-from package_cache.rules.transfers.requests import MAX_REDIRECTS, REDIRECTS, RawRequest, locations_of
+from package_cache.rules.transfers.requests import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    RawRequest,
+    led_to,
+    locations_of,
+    told_on_the_way,
+)
 from package_cache.rules.transfers.steps import Action, Ask, GiveUp, Restart
 from package_cache.rules.transfers.transfer import Transfer
 from package_cache.upstream.fetcher import First, SourceOffer
@@ -51,8 +58,9 @@ class Inquiry(ABC):
         self._begun = begun or time.monotonic()
         """When the source was asked."""
         self._url: str | None = None
-        """Where a redirect of it led to, and how many there were."""
+        """Where a redirect of it led to, how many there were, and what they told of the file at their end."""
         self._hops = 0
+        self._on_the_way: Fields = ()
 
     # -- what is made of it
 
@@ -102,7 +110,7 @@ class Inquiry(ABC):
 
     def _ask(self, ask: Ask) -> None:
         """Ask a source, after the pause that the transfer wants."""
-        self._question, self._url, self._hops = replace(ask, pause=0.0), None, 0
+        self._question, self._url, self._hops, self._on_the_way = replace(ask, pause=0.0), None, 0, ()
         if ask.pause:
             self._pool.events.after(ask.pause, self._ask_now)
         else:
@@ -142,6 +150,10 @@ class Inquiry(ABC):
             if places:
                 self._redirect(outcome, places)
                 return
+        if isinstance(outcome, UpstreamError) and self._hops:
+            outcome.unreached = False  # the source itself was there
+        if self._on_the_way:
+            outcome = _led(outcome, self._on_the_way)
         action = self._heed(outcome)
         if isinstance(action, Restart):
             self._sink.reset()
@@ -156,6 +168,7 @@ class Inquiry(ABC):
         """Ask where an answer leads to."""
         if isinstance(answer, Begun):
             answer.taken.close()
+        self._on_the_way = told_on_the_way(self._on_the_way, answer.head.fields)
         try:
             self._url = self._offer.following(self._url or self._question.url, places)
             self._hops += 1
@@ -179,6 +192,21 @@ class Inquiry(ABC):
     def _perform(self, outcome: Outcome) -> Action:
         """What the transfer wants after what is in hand."""
         return heed(self._question, self._transfer, self._told(outcome), self._sink)
+
+
+def _led(outcome: Outcome, told: Fields) -> Outcome:
+    """What came of a question, with what the redirects told that led there."""
+    if not isinstance(outcome, Whole | Begun | Cut):
+        return outcome
+    head = outcome.head.with_fields(led_to(outcome.head.fields, told))
+    match outcome:
+        case Whole(_, body):
+            return Whole(head, body)
+        case Begun(_, taken):
+            taken.fields = head.fields
+            return Begun(head, taken)
+        case Cut(_, body, error):
+            return Cut(head, body, error)
 
 
 def first_of(outcome: Outcome) -> First:

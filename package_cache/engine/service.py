@@ -11,9 +11,9 @@ from package_cache.config import Timeouts
 from package_cache.engine.answers import Answer
 from package_cache.engine.checks import Checks
 from package_cache.engine.desk import Desk
+from package_cache.engine.fills.failures import Storing
 from package_cache.engine.fills.leader import Leader
 from package_cache.engine.fills.running import Fills
-from package_cache.engine.fills.storing import Storing
 from package_cache.engine.front import Front
 from package_cache.engine.health import Health
 from package_cache.engine.hotset import HotFile

@@ -14,7 +14,7 @@ from functools import partial
 from package_cache.engine.answers import Answer, answer_linked, from_blob
 from package_cache.engine.desk import Desk
 from package_cache.engine.fills.committer import Ended, Job
-from package_cache.engine.fills.storing import UNSTORABLE
+from package_cache.engine.fills.failures import UNSTORABLE
 from package_cache.engine.waiting import Waiter, said_of_new
 from package_cache.errors import FillError, StoreError
 from package_cache.model import Key, Representation, Request

@@ -240,7 +240,8 @@ class FillWait:
         if answer is not None:
             return answer
         if journal.failed is not None and not self._outdated:
-            raise FillError(journal.failed.reason, journal.failed.status, journal.failed.retry_after)
+            failed = journal.failed
+            raise FillError(failed.reason, failed.status, failed.retry_after, failed.response)
         if not journal.done:
             return None
         if self._outdated:

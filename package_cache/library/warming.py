@@ -106,5 +106,5 @@ class Warmer:
             progress = fill.wait(progress)
         if progress.journal.failed is not None:
             failed = progress.journal.failed
-            raise FillError(failed.reason, failed.status, failed.retry_after)
+            raise FillError(failed.reason, failed.status, failed.retry_after, failed.response)
         return progress.journal.size or 0

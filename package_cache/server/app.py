@@ -33,9 +33,8 @@ from package_cache.rules.http.answer import METHODS
 from package_cache.rules.http.request import MAX_CONTENT, RequestHead, check_head, is_small, length_to_pass
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessLog, AccessRecord, Said
-from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, is_local
+from package_cache.server.admission import EVERYBODY, NOT_ADMITTED, Admission, Names, is_local
 from package_cache.server.connections import phrase
-from package_cache.server.names import Names
 from package_cache.server.refusals import not_allowed
 from package_cache.server.tunnels import NOWHERE, Tunnels
 

@@ -21,10 +21,9 @@ from package_cache.rules.http.request import Content, RequestHead, is_awaited, l
 from package_cache.rules.repositories.routes import is_own
 from package_cache.server.access import AccessRecord, Said
 from package_cache.server.addresses import own_name
-from package_cache.server.admission import NOT_ADMITTED, is_local
+from package_cache.server.admission import NOT_ADMITTED, Names, is_local
 from package_cache.server.app import Application
 from package_cache.server.connections import Asked, Connection, KnownRequests, asked_for, client_name, said_in
-from package_cache.server.names import Names
 from package_cache.server.reactor import Limits
 from package_cache.server.refusals import TooManyConnections, not_allowed, refuse
 from package_cache.server.sender import Sender

@@ -21,12 +21,12 @@ from package_cache.server.access import AccessLog, Said
 from package_cache.server.addresses import BACKLOG
 from package_cache.server.admission import NOT_ADMITTED, Admission, is_local
 from package_cache.server.connections import Connection, Counters, client_name
-from package_cache.server.entrance import Entrance
 from package_cache.server.refusals import NOTHING, RequestTimeout, TooManyConnections, refuse
 from package_cache.server.sockets import (
     BROKEN,
     READ,
     WRITE,
+    Entrance,
     forgets_closed,
     make_poller,
     untaken,

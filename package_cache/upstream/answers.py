@@ -13,14 +13,18 @@ from dataclasses import replace
 from typing import Protocol
 
 from package_cache.errors import UpstreamCrawl, UpstreamError, UpstreamLie
-from package_cache.model import Fields
-from package_cache.rules.http.digests import Digest, hasher
+from package_cache.model import ErrorResponse, Fields
+from package_cache.rules.http.caching import fields_of_refusal
+from package_cache.rules.http.digests import Digest, hasher, tells_of_bytes
 from package_cache.rules.http.fields import first_said, media_type
 from package_cache.rules.transfers.pace import LEAST, Pace
-from package_cache.rules.transfers.requests import MAX_REDIRECTS, answered, locations_of
+from package_cache.rules.transfers.requests import MAX_REDIRECTS, answered, led_to, locations_of, told_on_the_way
 from package_cache.rules.transfers.signatures import FIRST, has_signature, wrong_type
 from package_cache.rules.transfers.steps import Answered, Ask
 
+_LONGEST_ERROR = 1 << 14
+_ERROR_SECONDS = 2.0
+"""How long, and for how long, what a source says of an error is read."""
 LEAST_RATE = 4096
 """Bytes a second that each download must have left of a throttle: a source that is read more slowly gives up."""
 _TURNS = 4
@@ -37,10 +41,8 @@ _COMPRESSED_TYPE = re.compile(r"application/(x-)?(gzip|gtar-compressed|compresse
 _DOCUMENT_TYPE = re.compile(r"text/.*|application/(json|xml|javascript)|.*\+(json|xml)")
 """Types that servers code on the fly. Any other file that is said to be coded may have been compressed before."""
 _DIGEST_NAME = re.compile(r"[0-9a-f]{32,128}")
-_DROPPED = frozenset(
-    {"content-encoding", "content-length", "content-md5", "digest", "repr-digest", "content-digest", "date"}
-)
-"""Fields that do not hold for the decoded body; and Date, without which Last-Modified is no strong validator."""
+_DROPPED = frozenset({"content-encoding", "content-length", "date"})
+"""What does not hold for the decoded body, but digests; and Date, without which Last-Modified is no strong validator."""
 
 
 class Exchange(Protocol):
@@ -96,6 +98,10 @@ class Offer(Protocol):
         """What was opened there came to nothing, and that is the source's fault."""
         ...
 
+    def differed(self, wanted: Digest, found: str) -> None:
+        """What came whole has another digest than is wanted: this one, in hex."""
+        ...
+
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""
         ...
@@ -108,8 +114,21 @@ class HttpAnswer:
         self.head = head
         self.url = url
         self.said = said
+        self.fields = exchange.fields
         self.read = exchange.read
         self.close = exchange.close
+
+    def error(self) -> ErrorResponse | None:
+        """All of an answer that says why this is not served; None if it is too long, or comes too slowly."""
+        body, until = b"", time.monotonic() + _ERROR_SECONDS
+        try:
+            while block := self.read():
+                body += block
+                if len(body) > _LONGEST_ERROR or time.monotonic() > until:
+                    return None
+        except UpstreamError:
+            return None
+        return ErrorResponse(self.head.status, fields_of_refusal(self.fields), body)
 
 
 def open_through_redirects(
@@ -126,14 +145,20 @@ def open_through_redirects(
     the places that the answer names with which method to ask where next. `kept` leaves of fields those that are kept.
     """
     exchange, url = first, ask.url
+    told: Fields = ()
     for _ in range(MAX_REDIRECTS + 1):
-        exchange = exchange or send(method, url)
+        try:
+            exchange = exchange or send(method, url)
+        except UpstreamError as error:
+            error.unreached = error.unreached and url == ask.url  # a source that leads elsewhere was there
+            raise
         places = locations_of(exchange.status, exchange.fields)
         if not places:
-            said = kept(exchange.fields)
-            first_of = first_said(exchange.fields)
-            head = answered(exchange.status, exchange.fields, first_of, said, ask.url, time.time(), marked=exchange.marked)
+            fields = led_to(exchange.fields, told)
+            said = kept(fields)
+            head = answered(exchange.status, fields, first_said(fields), said, ask.url, time.time(), marked=exchange.marked)
             return HttpAnswer(head, exchange, url, said)
+        told = told_on_the_way(told, exchange.fields)
         try:
             method, url = lead(method, url, exchange.status, places)
         finally:
@@ -335,7 +360,7 @@ def _head_inside(head: Answered) -> Answered:
     kept: Fields = tuple(
         (name, f"W/{value}" if name.lower() == "etag" and not value.startswith("W/") else value)
         for name, value in said.fields
-        if name.lower() not in _DROPPED
+        if (lower := name.lower()) not in _DROPPED and not tells_of_bytes(lower)
     )
     told = head.chunked or said.size is not None
     return replace(head, representation=replace(said, fields=kept, size=None), chunked=told, digests=(), part_digests=())

@@ -88,7 +88,7 @@ class Names:
             silence = False
         except (OSError, UnicodeError) as error:
             silence = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-            said = UpstreamError("cannot be found: its name does not resolve")
+            said = UpstreamError("cannot be found: its name does not resolve", unreached=True)
             if _may_open_nothing():
                 said = OutOfDescriptors("the look-up of a name")
         self._events.call(partial(self._tell, host, port, said, silence=silence))
@@ -242,10 +242,10 @@ class Dial:
 
     def _time_out(self) -> None:
         if self._named:
-            self._end(UpstreamTimeout("did not accept the connection in time"))
+            self._end(UpstreamTimeout("did not accept the connection in time", unreached=True))
         else:
             self._names.note_silence(self._host)
-            self._end(UpstreamTimeout("cannot be found: nobody answers who its name could be asked of"))
+            self._end(UpstreamTimeout("cannot be found: nobody answers who its name could be asked of", unreached=True))
 
     def _moment_is_over(self) -> None:
         if not self._named and not self._over:
@@ -276,7 +276,7 @@ def _nobody(_: socket.socket | Trouble) -> None:
 def _trouble_of(error: OSError | None) -> Trouble:
     """Why no address could be reached, by the last error."""
     if error is not None and error.errno == errno.ETIMEDOUT:
-        return UpstreamTimeout("did not accept the connection in time")
+        return UpstreamTimeout("did not accept the connection in time", unreached=True)
     if error is not None and error.errno in NO_DESCRIPTOR:
         return OutOfDescriptors("a connection to a source")
-    return UpstreamError(f"cannot be reached: {'it has no address' if error is None else error.strerror}")
+    return UpstreamError(f"cannot be reached: {'it has no address' if error is None else error.strerror}", unreached=True)

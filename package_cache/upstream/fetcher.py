@@ -19,6 +19,7 @@ from package_cache.errors import OutOfDescriptors, UpstreamBusy, UpstreamError, 
 from package_cache.log_limit import LogLimit
 from package_cache.model import Fields, Repository, Source, Target, frozen
 from package_cache.rules.http.caching import kept_fields
+from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.response import ResponseHead
 from package_cache.rules.repositories.layouts import DISTFILES_PATH
 from package_cache.rules.repositories.links import has_links
@@ -59,6 +60,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 First = Exchange | Trouble
 """The outcome of asking: an answer whose body is to be read, or why there is none."""
+_ERRORS = 400
+"""From which on a status says that the source does not serve what was asked for."""
 _NO_HEAD = frozenset({405, 501})
 """Statuses of a source that does not support the method (RFC 9110, sections 15.5.6 and 15.6.2)."""
 
@@ -144,6 +147,10 @@ class RawRequests:
         origin = Origin.of(url)
         return next((source.fields for source in self._sources if source.fields and Origin.of(source.base) == origin), ())
 
+    def are_private(self, url: str) -> bool:
+        """Whether a source is sent fields of its own there, such as credentials: what it says then is not for clients."""
+        return bool(self._private(url))
+
     def following(self, url: str, places: tuple[str, ...]) -> str:
         """Where a redirect leads. Raises UpstreamError where it must not be followed."""
         try:
@@ -220,6 +227,7 @@ class Fetcher:
         if first is None:
             self.mirrors.check(ask.url)
         begun = begun or time.monotonic()
+        answer: HttpAnswer | Answer
         try:
             is_file = ask.url.startswith("file:")
             answer = open_file(ask) if is_file else self._open(ask, accept, method, via, first)
@@ -230,6 +238,8 @@ class Fetcher:
         self.mirrors.answered(ask.url, answer.head.status, time.monotonic() - begun)
         if answer.head.retry_after is not None:
             self.mirrors.rest(ask.url, answer.head.retry_after)
+        if isinstance(answer, HttpAnswer) and answer.head.status >= _ERRORS and not self.requests.are_private(ask.url):
+            answer.head = replace(answer.head, error=answer.error())
         if method == "GET" and answer.head.status in (200, 206):
             return self._watched(ask, answer, named=named)
         if answer.head.status in (403, 404, 410) or (method == "HEAD" and answer.head.status == 200):
@@ -447,6 +457,9 @@ class SourceOffer:
     def failed(self, url: str, reason: str) -> None:
         """What was opened there came to nothing, and that is the source's fault."""
         self._fetcher.mirrors.failed(url, reason)
+
+    def differed(self, wanted: Digest, found: str) -> None:
+        """What came has another digest; whoever sent it is told to have failed besides."""
 
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""

@@ -299,7 +299,7 @@ class Connection:
         elif self._received or self._interim:
             self._fail(UpstreamTimeout("took too long over an answer's head, or over a line between two chunks"))
         else:
-            self._fail(UpstreamTimeout("fell silent"))
+            self._fail(UpstreamTimeout("fell silent", unreached=True))
 
     def _break(self, error: UpstreamError) -> None:
         """The connection broke off. One that was kept, and said nothing, may have been closed before the request came."""
@@ -566,7 +566,7 @@ class Pool:
             for connection in [one for one in place.idle if now > one.deadline]:
                 connection.drop()
             for request in place.waiting.overdue(now):
-                request.done(UpstreamTimeout("has too many connections already that it does not answer"))
+                request.done(UpstreamTimeout("has too many connections already that it does not answer", unreached=True))
 
     def close(self) -> None:
         """Close everything. No `done` is called any more."""

@@ -39,6 +39,20 @@ def test_an_index_that_is_sent_in_a_coding_is_stored_and_served_without(
     assert [path.read_bytes() for path in blobs(proxy.cache)] == [INDEX]
 
 
+def test_what_a_source_says_of_the_coded_bytes_is_not_said_of_those_inside(
+    origin: Origin, start: Callable[..., Proxy], host: str
+) -> None:
+    said = (("X-Checksum-Sha1", "0"), ("x-goog-hash", "crc32c=x"), ("X-Amz-Checksum-Sha256", "x"), ("X-Other", "1"))
+    origin.put("/simple/foo/", gzip.compress(INDEX), Serve(fields=(*CODED, *said)), content_type="text/html")
+    proxy = start(origin.url, host=host)
+    for _ in range(2):
+        answer = proxy.fetch("/simple/foo/")
+        assert (answer.body, answer.fields["X-Other"]) == (INDEX, "1")
+        assert [answer.fields[name] for name, _ in said[:3]] == [None] * 3
+    origin.put("/a-1.bin", b"bytes", Serve(fields=said))
+    assert [proxy.fetch("/a-1.bin").fields[name] for name, _ in said] == [value for _, value in said]
+
+
 @pytest.mark.parametrize(
     "how",
     [

@@ -147,10 +147,10 @@ def test_a_file_of_the_wrong_length_is_never_mixed_with_the_right_one(
         (Say(404), Say(410), 404),
         (Say(404), Say(403), 404),
         (Say(403), Say(403), 403),
-        (Say(500), Say(404), 502),
-        (Say(503), Say(503), 502),
+        (Say(500), Say(404), 500),
+        (Say(503), Say(503), 503),
         (Hang(), Hang(), 504),
-        (Hang(), Say(404), 504),
+        (Hang(), Say(404), 404),
         (Raw(b""), Raw(b""), 502),
     ],
 )
@@ -162,7 +162,6 @@ def test_what_a_client_is_told_where_no_source_delivers(
     proxy = start(origin.url, another.url, environment=LIMITS)
     answer = proxy.get("/a-1.tar")
     assert answer.status == status
-    assert answer.fields["Content-Type"].startswith("text/plain")
     until(lambda: not parts(proxy.cache))
     # It is not remembered: what a source has now is given now.
     another.script("/a-1.tar", Serve())
@@ -449,7 +448,7 @@ def test_a_source_that_says_when_it_may_be_asked_again_is_not_asked_before_and_c
         origin.put(name, b"", Say(status, fields=(("Retry-After", "120"),)))
     proxy = start(origin.url)
     answers = [proxy.get(name, method="HEAD" if number % 5 == 4 else "GET") for number, name in enumerate(names)]
-    assert {answer.status for answer in answers} == {503}
+    assert {answer.status for answer in answers} == {status, 503}  # who comes later is told by the cache itself
     assert all(100 < int(answer.fields["Retry-After"]) <= 120 for answer in answers)
     assert len(origin.requests()) == 1
     proxy.stop()
@@ -589,8 +588,8 @@ def test_a_source_that_is_down_costs_the_log_one_line(origin: Origin, start: Cal
         thing.script[:] = [Say(500)]
     for number in range(10):
         assert proxy.get(f"/simple/{number}/").cache_status == "package-cache; fwd=stale"
-        assert proxy.get(f"/package-{number}.tar").status in (404, 502)
-        assert proxy.get(f"/cut/{number}.tar").status == 502
+        assert proxy.get(f"/package-{number}.tar").status == 404
+        assert proxy.get(f"/cut/{number}.tar").status == 500
     proxy.stop()
     told = [line for line in proxy.log if "WARNING" in line or "ERROR" in line]
     assert len([line for line in told if "well again" not in line]) == 1, told
@@ -619,6 +618,30 @@ def test_two_places_at_once_are_no_redirect(origin: Origin, another: Origin, sta
     assert len(origin.requests()) == 1
     origin.put("/same-1.tar", b"", Say(302, fields=(("Location", "/b-1.tar"),) * 2))
     assert proxy.get("/same-1.tar").status in (200, 404)
+
+
+@pytest.mark.parametrize("size", [5, 600_000], ids=["small", "large"])
+def test_what_a_redirect_tells_of_its_file_is_kept_with_the_file(
+    origin: Origin, start: Callable[..., Proxy], host: str, size: int
+) -> None:
+    """The object store at the end does not know of which commit a file is, and has a tag of its own for it."""
+    body = origin.put("/store/1234", noise(size), Serve(fields=(("X-Linked-Size", "77"), ("X-Own", "1"))))
+    told = (("X-Repo-Commit", "abc"), ("X-Linked-Etag", '"e"'), ("X-Other", "no"))
+    origin.put("/new/a-1.tar", b"", Say(302, fields=(("Location", "/store/1234"), ("X-Repo-Commit", "later"), *told[1:])))
+    origin.put("/a-1.tar", b"", Say(307, fields=(("Location", "/new/a-1.tar"), told[0])))
+    origin.put("/b-1.tar", b"", Say(302, fields=(("Location", "/store/1234"), ("X-Linked-Size", str(size)))))
+    proxy = start(origin.url, host=host)
+    for method in ("HEAD", "GET", "GET", "HEAD"):
+        answer = proxy.get("/a-1.tar", method=method)
+        assert (answer.status, answer.body) == (200, b"" if method == "HEAD" else body)
+        assert answer.fields.get_all("X-Repo-Commit") == ["abc"]
+        assert (answer.fields["X-Linked-Etag"], answer.fields["X-Linked-Size"], answer.fields["X-Own"]) == (
+            '"e"',
+            "77",
+            "1",
+        )
+        assert "X-Other" not in answer.fields
+    assert [proxy.fetch("/b-1.tar").fields.get_all("X-Linked-Size") for _ in range(2)] == [[str(size)]] * 2
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_what_a_source_says_of_it_counts_where_the_rule_is_http(
     aged(proxy, "/x/strict", 61)
     assert "if none answers, the client is told so" in why(proxy, config, "/x/strict")
     origin.script("/strict", Say(503))
-    assert proxy.get("/x/strict").status == 502
+    assert proxy.get("/x/strict").status == 503
 
     origin.put("/old", b"first", modified=format_date(time.time() - 100_000))
     assert [proxy.fetch("/x/old").cache_status for _ in range(2)][1] == HIT

@@ -416,11 +416,16 @@ def test_a_field_that_connection_names_is_not_kept() -> None:
     assert kept_fields((*said, ("Cache-Control", "no-store"))) == (("X-Other", "2"), ("Cache-Control", "no-store"))
 
 
-def test_of_too_many_fields_those_are_kept_that_are_needed() -> None:
-    many = tuple((f"X-{number}", "x" * 100) for number in range(90))
-    assert kept_fields((*many, ("ETag", '"v"'))) == (("ETag", '"v"'),)
-    assert kept_fields((*many[:50], ("ETag", '"v"'))) == (*many[:50], ("ETag", '"v"'))
-    assert kept_fields((*((f"X-{number}-{'x' * 2000}", "") for number in range(5)), ("ETag", '"v"'))) == (("ETag", '"v"'),)
+def test_of_too_many_fields_the_largest_are_dropped_that_are_not_needed() -> None:
+    many = tuple((f"X-{number:02}", "x" * (100 + number)) for number in range(90))
+    tag = ("ETag", '"v"')
+    kept = kept_fields((*many, tag))
+    assert kept == (*many[: len(kept) - 1], tag)
+    assert 8192 - 200 < sum(len(name) + len(value) for name, value in kept) <= 8192
+    assert kept_fields((*many[:50], tag)) == (*many[:50], tag)
+    small, long = ("X-Repo-Commit", "abc"), ("Link", "x" * 3000)
+    assert kept_fields((("Content-Security-Policy", "x" * 9000), small, tag)) == (small, tag)
+    assert kept_fields((("X-A", "x" * 2500), long, ("X-B", "x" * 6000), small)) == (("X-A", "x" * 2500), long, small)
 
 
 def test_confirmations_that_say_more_each_time_make_no_head_of_any_size() -> None:

@@ -1,15 +1,12 @@
-"""Files whose URL names the digest of their bytes: which URLs those are, and that no other bytes are served or kept."""
+"""Files whose URL names the digest of their bytes: which URLs those are."""
 
 import hashlib
-from collections.abc import Callable
 
 import pytest
-from origin import Origin, Serve
-from product import Proxy, blobs
 
 from package_cache.model import Preset, Target
 from package_cache.rules.http.targets import parse_target
-from package_cache.rules.repositories.names import digest_in_path
+from package_cache.rules.repositories.names import digest_in_path, vouched_for
 
 DATA = b"\0\xffthe right bytes"
 SHA1, SHA256, SHA512 = (hashlib.new(name, DATA).hexdigest() for name in ("sha1", "sha256", "sha512"))
@@ -29,7 +26,6 @@ def nix32(data: bytes) -> str:
 NIX = nix32(hashlib.sha256(DATA).digest())
 PACKAGES = f"/packages/{BLAKE2B[:2]}/{BLAKE2B[2:4]}/{BLAKE2B[4:]}"
 OBJECTS = f"/repo/objects/{SHA256[:2]}/{SHA256[2:]}"
-
 NAMED = (
     *((None, f"/dists/x/main/by-hash/{name}/{digest}") for name, digest in (("SHA256", SHA256), ("SHA512", SHA512))),
     *((Preset.DEBIAN, f"/dists/x/by-hash/{name}/{digest}") for name, digest in (("MD5Sum", MD5), ("SHA1", SHA1))),
@@ -52,7 +48,6 @@ NAMED = (
     (None, f"/packages{PACKAGES}/foo-1.tar.gz"),
     (Preset.DEBIAN, f"/file/{SHA1}"),
 )
-
 UNNAMED = (
     # What stands beside a file, or is named by what is inside.
     (None, f"{PACKAGES}/foo-1-py3-none-any.whl.metadata"),
@@ -111,50 +106,15 @@ def test_url_that_only_looks_so_names_none(preset: Preset | None) -> None:
     assert named == []
 
 
-SHAPES = (
-    f"/dists/x/main/binary-amd64/by-hash/SHA256/{SHA256}",
-    f"/os/repodata/{SHA512}-primary.xml",
-    f"/v2/library/x/blobs/sha256:{SHA256}",
-    f"{PACKAGES}/foo-1-py3-none-any.egg",
-    f"/nar/{NIX}.nar",
-    f"{OBJECTS}.commit",
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("/a/x-1.tar.gz.sig", "/a/x-1.tar.gz"),
+        ("/a/x-1.tar.gz.sha256.asc", "/a/x-1.tar.gz"),
+        ("/a/x-1.tar.gz", "/a/x-1.tar.gz"),
+        ("/a/.sig", "/a/.sig"),
+        ("/a/.sha256.asc", "/a/.sha256"),
+    ],
 )
-
-
-def test_bytes_that_the_url_does_not_name_are_left_for_those_of_the_next_source(
-    origin: Origin, another: Origin, start: Callable[..., Proxy]
-) -> None:
-    proxy = start(origin.url, another.url)
-    for path in SHAPES:
-        origin.put(path, b"\0\xffthe wrong bytes")
-        another.put(path, DATA)
-        answer = proxy.fetch(path)
-        assert (answer.status, answer.body) == (200, DATA), path
-        assert proxy.get(path).cache_status == "package-cache; hit"
-    assert len(blobs(proxy.cache)) == 1
-
-
-def test_bytes_that_the_url_does_not_name_are_no_answer_of_the_only_source(
-    origin: Origin, start: Callable[..., Proxy]
-) -> None:
-    proxy = start(origin.url)
-    for path in SHAPES:
-        origin.put(path, b"\0\xffthe wrong bytes")
-        assert proxy.get(path).status == 502, path
-        assert b"digest" in proxy.get(path).body
-    assert not blobs(proxy.cache)
-    large = bytes(300_000)
-    path = f"/v2/x/blobs/sha256:{hashlib.sha256(large).hexdigest()}"
-    origin.put(path, large[:-1] + b"\1")
-    assert not proxy.get(path).whole
-    origin.put(path, large)
-    assert proxy.get(path).body == large
-    assert proxy.get(path).cache_status == "package-cache; hit"
-    assert proxy.get(path, {"Range": "bytes=5-6"}).body == large[5:7]
-
-
-def test_coded_bytes_are_not_held_to_the_digest_of_those_inside(origin: Origin, start: Callable[..., Proxy]) -> None:
-    """They are passed on as they are, with their coding."""
-    path = SHAPES[0]
-    origin.put(path, b"coded", Serve(fields=(("Content-Encoding", "br"),)))
-    assert start(origin.url).get(path).body == b"coded"
+def test_what_vouches_for_a_file_has_its_name_and_more(path: str, file: str) -> None:
+    assert vouched_for(path) == file

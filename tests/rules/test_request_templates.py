@@ -1,11 +1,11 @@
-"""What is sent to a source: what it is always told, what the client says, and what is asked for."""
+"""What is sent to a source: what it is always told, what the client says and asks for; and what its answer means."""
 
 import pytest
 
 from package_cache.model import Validators
-from package_cache.rules.transfers.requests import RequestTemplate
+from package_cache.rules.transfers.requests import RequestTemplate, answered, raw_request
 from package_cache.rules.transfers.steps import Ask
-from package_cache.rules.transfers.ways import Origin
+from package_cache.rules.transfers.ways import Origin, Way
 
 OWN = {"User-Agent": "package-cache", "Accept-Encoding": "identity"}
 
@@ -76,3 +76,32 @@ def test_what_would_be_read_as_something_else_is_not_asked(path: str, tag: str, 
     prepared = RequestTemplate.of("http://mirror.example/", OWN, "1.1 here", ())
     with pytest.raises(ValueError):  # noqa: PT011
         prepared.text(Ask(f"http://mirror.example/{path}", condition=Validators(tag)), None, via)
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\nb", "a\r\nX-Other: b", "a\0b", "a\r"])
+def test_what_would_end_a_line_of_a_request_is_not_sent(text: str) -> None:
+    url = "http://mirror.example/f"
+    way = Way(Origin.of(url))
+    assert raw_request("GET", url, (("X-One", "a"), ("X-Two", "b")), way).text.count(b"\r\n") == 5
+    for fields in ((("X-One", text),), (("X-One", "a"), (text, "b"))):
+        with pytest.raises(ValueError, match="control character"):
+            raw_request("GET", url, fields, way)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "Sun, 06 Nov 1994 08:49:00 GMT"}, 37.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 7.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT", "date": "yesterday"}, 7.0),
+        ({}, None),
+    ],
+)
+def test_a_date_to_ask_again_is_compared_with_that_of_the_answer_or_else_of_its_arrival(
+    said: dict[str, str], seconds: float | None
+) -> None:
+    received = 784111770.0  # 08:49:30
+    for status, expected in ((429, seconds), (503, seconds), (500, None)):
+        head = answered(status, tuple(said.items()), said, (), "http://mirror.example/f", received, marked=True)
+        assert head.retry_after == expected

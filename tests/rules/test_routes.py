@@ -15,7 +15,7 @@ from package_cache.model import Preset, Repository, Source, Target, VirtualHost
 from package_cache.rules.http.targets import key_of, parse_target
 from package_cache.rules.repositories.layouts import HASHED
 from package_cache.rules.repositories.routes import Routes, is_own
-from package_cache.server.names import Names
+from package_cache.server.admission import Names
 
 TEXT = """
 [[repository]]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from documentation import blocks, section
+from forks import COMMAND, Child, Forks
 from origin import Origin, until
 from product import Proxy, children, surroundings
 from raw import Client
@@ -83,15 +84,12 @@ def needs_ipv6() -> None:
 
 
 class Running:
-    """A process in a session of its own, whose standard error goes to a file: it may be told to run another one."""
+    """A process in a session of its own, whose standard error is a file."""
 
-    def __init__(self, command: Sequence[str], log: Path, variables: Mapping[str, str], descriptors: Sequence[int]) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes] | Child", log: Path) -> None:
+        self.process = process
+        self.pid = process.pid
         self._log = log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                command, stderr=file, env=surroundings(**variables), pass_fds=descriptors, start_new_session=True
-            )
-        self.pid = self.process.pid
 
     @property
     def log(self) -> str:
@@ -109,23 +107,49 @@ class Running:
         return self.process.wait(30)
 
 
+Run = Callable[..., Running]
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Runs the command: `run(*arguments, variables={}, sockets=[])`; with sockets, they are handed over as systemd does."""
+def run(forks: Forks, tmp_path: Path) -> Iterator[Run]:
+    """Runs the command: `run(*arguments, variables={}, sockets=[])`; with sockets, they are handed over as systemd does.
+
+    It is a fork, but with `anew`: that can run itself again.
+    """
     started: list[Running] = []
 
+    def forked(words: list[str], said: Mapping[str, str], descriptors: Sequence[int] | None, log: int) -> Child:
+        handed = dict(enumerate(descriptors or (), 3))
+        if descriptors is not None:
+            said = {"LISTEN_FDS": str(len(handed)), "LISTEN_FDNAMES": ":".join("x" * len(handed)), **said}
+        return forks.fork([COMMAND, *words], surroundings(**said), {2: log, **handed}, session=True)
+
+    def program(
+        words: list[str], said: Mapping[str, str], descriptors: Sequence[int] | None, log: int
+    ) -> "subprocess.Popen[bytes]":
+        command, given = [sys.executable, "-m", COMMAND, *words], descriptors or ()
+        if descriptors is not None:
+            command = [sys.executable, "-c", HAND_OVER, ",".join(map(str, given)), *command]
+        return subprocess.Popen(command, stderr=log, env=surroundings(**said), pass_fds=given, start_new_session=True)
+
     def _run(
-        *arguments: str, variables: Mapping[str, str] | None = None, sockets: Sequence[socket.socket] | None = None
+        *arguments: str,
+        variables: Mapping[str, str] | None = None,
+        sockets: Sequence[socket.socket] | None = None,
+        anew: bool = False,
     ) -> Running:
-        command = [sys.executable, "-m", "package_cache", *SOURCE, "--cache", str(tmp_path / "cache"), *arguments]
-        descriptors = [one.fileno() for one in sockets or ()]
-        if sockets is not None:
-            command = [sys.executable, "-c", HAND_OVER, ",".join(map(str, descriptors)), *command]
-        started.append(Running(command, tmp_path / f"log{len(started)}", variables or {}, descriptors))
+        words, said = [*SOURCE, "--cache", str(tmp_path / "cache"), *arguments], variables or {}
+        descriptors = None if sockets is None else [one.fileno() for one in sockets]
+        # An interpreter that is told something has to be a new one.
+        start = program if anew or "PYTHONPATH" in said else forked
+        log = tmp_path / f"log{len(started)}"
+        with log.open("w") as file:
+            started.append(Running(start(words, said, descriptors, file.fileno()), log))
         return started[-1]
 
     yield _run
     for one in started:
+        one.process.kill()
         with suppress(ProcessLookupError):
             os.killpg(one.pid, signal.SIGKILL)
         one.process.wait()
@@ -305,9 +329,7 @@ def test_what_took_the_place_of_a_unix_socket_is_left_alone(start: Start, folder
         assert path.exists()
 
 
-def test_neither_a_reload_nor_the_end_of_a_worker_removes_a_socket(
-    run: Callable[..., Running], told: "Notifications", folder: Path
-) -> None:
+def test_neither_a_reload_nor_the_end_of_a_worker_removes_a_socket(run: Run, told: "Notifications", folder: Path) -> None:
     path = folder / "s"
     one = run("--server", "gunicorn", "--listen", f"unix:{path}", "--listen", "127.0.0.1:0", variables=told.variables)
     assert told.next() == "READY=1"
@@ -356,7 +378,7 @@ def assert_cannot_serve(one: Running, line: str) -> None:
 
 
 @servers
-def test_a_socket_in_use_is_told_and_left_alone(run: Callable[..., Running], folder: Path, server: str) -> None:
+def test_a_socket_in_use_is_told_and_left_alone(run: Run, folder: Path, server: str) -> None:
     path = folder / "s"
     said = f"cannot listen on unix:{path}: already in use by a running process.*--listen"
     with unix(path) as listener:
@@ -375,7 +397,7 @@ def test_a_socket_in_use_is_told_and_left_alone(run: Callable[..., Running], fol
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "link to nothing"])
-def test_what_is_no_socket_is_never_removed(run: Callable[..., Running], folder: Path, kind: str) -> None:
+def test_what_is_no_socket_is_never_removed(run: Run, folder: Path, kind: str) -> None:
     path, other = folder / "s", folder / "other"
     match kind:
         case "file":
@@ -393,9 +415,7 @@ def test_what_is_no_socket_is_never_removed(run: Callable[..., Running], folder:
 
 
 @servers
-def test_where_one_place_cannot_be_had_the_others_are_given_back(
-    run: Callable[..., Running], folder: Path, server: str
-) -> None:
+def test_where_one_place_cannot_be_had_the_others_are_given_back(run: Run, folder: Path, server: str) -> None:
     with tcp() as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         one = run("--server", server, "--listen", f"unix:{folder}/s", "--listen", place)
@@ -411,7 +431,7 @@ def test_where_one_place_cannot_be_had_the_others_are_given_back(
 
 
 @servers
-def test_it_serves_on_the_sockets_it_was_started_with(run: Callable[..., Running], folder: Path, server: str) -> None:
+def test_it_serves_on_the_sockets_it_was_started_with(run: Run, folder: Path, server: str) -> None:
     with tcp() as first, unix(folder / "s") as second, tcp() as third, socket.socket(socket.AF_UNIX) as fourth:
         fourth.bind(f"\0{folder}")
         fourth.listen()
@@ -433,7 +453,7 @@ def test_it_serves_on_the_sockets_it_was_started_with(run: Callable[..., Running
         assert "Traceback" not in one.log
 
 
-def test_inherited_sockets_are_not_passed_on(run: Callable[..., Running]) -> None:
+def test_inherited_sockets_are_not_passed_on(run: Run) -> None:
     with tcp() as first, tcp() as second:
         one = run(sockets=[first, second])
         one.places()
@@ -442,7 +462,7 @@ def test_inherited_sockets_are_not_passed_on(run: Callable[..., Running]) -> Non
             assert int(flags, 8) & os.O_CLOEXEC
 
 
-def test_sockets_of_another_process_are_not_taken(run: Callable[..., Running], folder: Path) -> None:
+def test_sockets_of_another_process_are_not_taken(run: Run, folder: Path) -> None:
     with tcp() as one, tcp() as decoy:
         variables = {"LISTEN_PID": "1", "LISTEN_FDS": "nonsense"}
         for server in ("wsgiref", "gunicorn"):
@@ -453,9 +473,7 @@ def test_sockets_of_another_process_are_not_taken(run: Callable[..., Running], f
 
 
 @servers
-def test_a_descriptor_that_is_no_listening_socket_is_told_in_a_line(
-    run: Callable[..., Running], tmp_path: Path, server: str
-) -> None:
+def test_a_descriptor_that_is_no_listening_socket_is_told_in_a_line(run: Run, tmp_path: Path, server: str) -> None:
     with tcp() as good, socket.socket() as silent, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for bad in (silent, datagrams):
             one = run("--server", server, sockets=[good, bad])
@@ -532,7 +550,7 @@ def held(folder: Path) -> Held:
 
 @servers
 def test_readiness_is_told_once_every_worker_answers_and_not_before(
-    run: Callable[..., Running], told: Notifications, held: Held, server: str
+    run: Run, told: Notifications, held: Held, server: str
 ) -> None:
     with tcp() as listener:
         place = f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -572,7 +590,7 @@ def looked(one: Running) -> None:
 
 
 def test_a_worker_that_ends_before_it_answers_neither_counts_nor_takes_the_socket_with_it(
-    run: Callable[..., Running], told: Notifications, held: Held, folder: Path
+    run: Run, told: Notifications, held: Held, folder: Path
 ) -> None:
     place = f"unix:{folder}/s"
     variables = {**told.variables, **held.variables}
@@ -600,9 +618,7 @@ def test_a_worker_that_ends_before_it_answers_neither_counts_nor_takes_the_socke
 
 
 @servers
-def test_a_server_that_cannot_start_is_never_ready(
-    run: Callable[..., Running], told: Notifications, tmp_path: Path, server: str
-) -> None:
+def test_a_server_that_cannot_start_is_never_ready(run: Run, told: Notifications, tmp_path: Path, server: str) -> None:
     log = str(tmp_path / "none" / "log")
     one = run("--server", server, "--listen", "127.0.0.1:0", "--access-log", log, variables=told.variables)
     assert one.process.wait(30) == 1
@@ -613,7 +629,7 @@ def test_a_server_that_cannot_start_is_never_ready(
     assert told.nothing()
 
 
-def test_a_reload_is_told_and_so_is_its_end(run: Callable[..., Running], told: Notifications) -> None:
+def test_a_reload_is_told_and_so_is_its_end(run: Run, told: Notifications) -> None:
     one = run("--server", "gunicorn", "--listen", "127.0.0.1:0", variables=told.variables)
     assert told.next() == "READY=1"
     for _ in range(2):
@@ -628,7 +644,7 @@ def test_a_reload_is_told_and_so_is_its_end(run: Callable[..., Running], told: N
 
 
 @servers
-def test_nobody_to_tell_is_no_reason_not_to_serve(run: Callable[..., Running], folder: Path, server: str) -> None:
+def test_nobody_to_tell_is_no_reason_not_to_serve(run: Run, folder: Path, server: str) -> None:
     variables = {"NOTIFY_SOCKET": f"{folder}/none"}
     one = run("--server", server, "--listen", f"unix:{folder}/s", variables=variables)
     assert answers(one.places()[0])
@@ -650,14 +666,12 @@ def upgrade(one: Running, told: Notifications) -> int:
 
 
 @pytest.mark.parametrize("activated", [False, True], ids=["on its own sockets", "on sockets it was started with"])
-def test_another_arbiter_can_take_its_place(
-    run: Callable[..., Running], told: Notifications, folder: Path, activated: bool
-) -> None:
+def test_another_arbiter_can_take_its_place(run: Run, told: Notifications, folder: Path, activated: bool) -> None:
     path = folder / "s"
     with tcp() as first:
         given = [first, unix(path)] if activated else None
         listen = [] if activated else ["--listen", "127.0.0.1:0", "--listen", f"unix:{path}"]
-        one = run("--server", "gunicorn", *listen, sockets=given, variables=told.variables)
+        one = run("--server", "gunicorn", *listen, sockets=given, variables=told.variables, anew=True)
         places = one.places()
         assert told.next() == "READY=1"
         successor = upgrade(one, told)
@@ -680,10 +694,8 @@ def test_another_arbiter_can_take_its_place(
             listener.close()
 
 
-def test_another_arbiter_that_leaves_again_takes_nothing_with_it(
-    run: Callable[..., Running], told: Notifications, folder: Path
-) -> None:
-    one = run("--server", "gunicorn", "--listen", f"unix:{folder}/s", variables=told.variables)
+def test_another_arbiter_that_leaves_again_takes_nothing_with_it(run: Run, told: Notifications, folder: Path) -> None:
+    one = run("--server", "gunicorn", "--listen", f"unix:{folder}/s", variables=told.variables, anew=True)
     assert told.next() == "READY=1"
     successor = upgrade(one, told)
     os.kill(successor, signal.SIGTERM)

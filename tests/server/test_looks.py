@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 
-from package_cache.engine.disk import Disk, Usage, usage_so_far
+from package_cache.engine.looks import Disk, Usage, usage_so_far
 
 LONG = 0.008
 """Seconds that no look takes which finds all in memory: above the five milliseconds that count."""

@@ -27,7 +27,7 @@ from package_cache.storage.cache_directory import open_cache_directory
 from package_cache.storage.damage import KEPT_BYTES
 from package_cache.storage.database.bookkeeping import compare, keep_ledger
 from package_cache.storage.database.connections import MissingDatabase, open_database
-from package_cache.storage.database.ledger import Ledger, parse
+from package_cache.storage.database.ledger import Ledger, parse, side_line
 from package_cache.storage.inventory import Inventory
 from package_cache.storage.parts.locks import hashed
 from package_cache.storage.registry import Registry, Totals
@@ -878,3 +878,13 @@ def test_the_scrub_is_slow(store: Store) -> None:
     store.now += 30 * DAY
     waited = store.scrub(30 * DAY)
     assert sum(waited) == pytest.approx(store.registry.totals().bytes / 1e6)
+
+
+def test_a_line_of_the_ledger_names_one_of_its_own_tables() -> None:
+    pinned = parse(side_line("pin", ["/a-1.tar", 1]))
+    assert pinned is not None
+    assert pinned.side_row() == ("pin", ["/a-1.tar", 1])
+    other = parse(side_line("sqlite_master", [1]))
+    assert other is not None
+    with pytest.raises(ValueError, match="not a line of this format"):
+        other.side_row()

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from origin import Origin, Say, until
-from product import Proxy, as_file, as_program, blobs, parts, stored
+from product import Proxy, as_file, as_program, blobs, open_files, parts, stored
 
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.model import Key, Representation
@@ -97,6 +97,23 @@ def adopt(store: BlobStore, tmp_path: Path, body: bytes = BODY) -> Path:
     store.settle([store.publish(part, digest)])
     part.close()
     return store.path(digest)
+
+
+@pytest.mark.parametrize("stored", ["nothing", "the same", "other bytes", "half of it"])
+def test_a_file_becomes_a_blob_that_keeps_its_name_and_heals_one_that_rotted(
+    store: BlobStore, tmp_path: Path, stored: str
+) -> None:
+    if stored != "nothing":
+        path = adopt(store, tmp_path)
+        path.chmod(0o644)
+        path.write_bytes({"the same": BODY, "other bytes": bytes(len(BODY)), "half of it": BODY[: len(BODY) // 2]}[stored])
+    own = tmp_path / "own"
+    own.write_bytes(BODY)
+    with own.open("rb+", buffering=0) as file:
+        store.finalize(file)
+    store.settle([store.adopt(str(own), DIGEST, len(BODY))])
+    assert own.read_bytes() == store.path(DIGEST).read_bytes() == BODY
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted([DIGEST, "own"])
 
 
 def test_a_part_becomes_a_sealed_blob_and_its_name_is_gone(store: BlobStore, tmp_path: Path) -> None:
@@ -237,7 +254,7 @@ def test_a_damaged_file_is_never_served_though_no_source_has_it(origin: Origin, 
     [blob] = blobs(proxy.cache)
     change_a_byte(blob)
     origin.script("/a-1.tar", Say(503))
-    assert proxy.get("/a-1.tar").status == 502
+    assert proxy.get("/a-1.tar").status == 503
     origin.put("/a-1.tar", b"a new one")
     assert proxy.get("/a-1.tar").body == b"a new one"
     until(lambda: [blob.read_bytes() for blob in blobs(proxy.cache)] == [b"a new one"])
@@ -600,18 +617,18 @@ def test_nothing_is_done_to_the_files_of_the_next_holder(shelf: PartStore, tmp_p
 
 def test_a_lease_that_cannot_be_had_holds_no_descriptor(shelf: PartStore, tmp_path: Path) -> None:
     journal = left_behind(shelf, tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with full_disk(journal.stat().st_size):
         for _ in range(10):
             with pytest.raises(StoreError):
                 shelf.claim(KEY)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() <= before
     lease = shelf.claim(KEY)
     assert lease is not None
-    held = len(os.listdir("/proc/self/fd"))
+    held = open_files()
     for _ in range(10):
         assert shelf.claim(KEY) is None
-    assert len(os.listdir("/proc/self/fd")) == held
+    assert open_files() <= held
     lease.done()
 
 

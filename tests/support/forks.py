@@ -97,7 +97,7 @@ class Forks:
         """Run `package_cache` or `gunicorn` with these words, the first of which is its name, or the text `program`.
 
         `descriptors` are those that it has, by the number that each gets; `said` is where its standard error can be read.
-        `more` may have `program`, `user` and `plan`, see `faulty.Plan`.
+        `more` may have `program`, `user`, `session`, to begin one, and `plan`, see `faulty.Plan`.
         """
         order = {"words": list(words), "environment": dict(environment), "folder": str(Path.cwd()), **more}
         order["numbers"] = list(descriptors)
@@ -201,9 +201,11 @@ def become(order: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
         os.environ.clear()
         os.environ.update(order["environment"])
         if "LISTEN_FDS" in os.environ:
-            os.environ["LISTEN_PID"] = str(os.getpid())
+            os.environ.setdefault("LISTEN_PID", str(os.getpid()))
         time.tzset()
         os.chdir(order["folder"])
+        if order.get("session"):
+            os.setsid()
         if order.get("user"):
             os.setgroups([])
             os.setgid(order["user"])

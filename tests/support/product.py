@@ -226,6 +226,15 @@ def _parent(process: Path) -> int:
     return 0
 
 
+def open_files() -> set[tuple[str, str]]:
+    """What this process has open: descriptors, with what each leads to. Those of earlier tests may be closed meanwhile."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the list itself
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+    return found
+
+
 @dataclass(frozen=True)
 class Row:
     """A stored body that is a row of the registry, for tests that would do the same to the path of a file."""

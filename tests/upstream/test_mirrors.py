@@ -9,7 +9,8 @@ from package_cache.engine.fills.failures import LONGEST, Failures
 from package_cache.errors import FillError, UpstreamBusy
 from package_cache.model import Key, Source
 from package_cache.rules.http.fields import parse_retry_after
-from package_cache.rules.transfers.pace import JUDGED, LEAST, Pace, Speed, by_speed, is_outrun
+from package_cache.rules.transfers.pace import Speed, by_speed
+from package_cache.rules.transfers.steps import GiveUp
 from package_cache.upstream.mirrors import (
     ASIDE_SECONDS,
     LONGEST_ASIDE,
@@ -198,14 +199,6 @@ def test_sources_about_equally_quick_stay_in_the_order_given() -> None:
     assert by_speed([]) == []
 
 
-def test_a_running_download_is_moved_where_that_spares_some_seconds() -> None:
-    assert is_outrun(1e6, 2e6, 20_000_000)
-    assert is_outrun(1e6, 2e6, None)
-    assert not is_outrun(1e6, 2e6, 5_000_000)
-    assert not is_outrun(1e6, 1.9e6, 1 << 40)
-    assert is_outrun(0.0, 1e6, 1 << 40)
-
-
 def test_a_rival_is_a_source_that_is_well_and_known_to_be_faster() -> None:
     world = World(balance=True)
     assert world.mirrors.rival(A + "/f", URLS, 1e5, 1 << 30) is None
@@ -215,34 +208,6 @@ def test_a_rival_is_a_source_that_is_well_and_known_to_be_faster() -> None:
     assert world.mirrors.rival(B + "/f", URLS, 1e5, 1 << 30) is None
     world.fail(B)
     assert world.mirrors.rival(A + "/f", URLS, 1e5, 1 << 30) is None
-
-
-# The pace of one body
-
-
-def test_a_body_that_brings_next_to_nothing_for_the_limit_crawls() -> None:
-    pace = Pace(30.0)
-    assert all(pace.add(LEAST, 1.0) for _ in range(100))
-    assert all(pace.add(LEAST - 24, 1.0) for _ in range(29)) in (True, False)
-    slow = Pace(30.0)
-    assert [slow.add(1000, 1.0) for _ in range(30)] == [True] * 29 + [False]
-
-
-def test_a_body_that_was_fast_once_may_crawl_later() -> None:
-    pace = Pace(10.0)
-    assert pace.add(1 << 30, 1.0)
-    assert pace.add(1, 9.0)
-    assert not pace.add(1, 10.0)
-
-
-def test_the_recent_speed_is_that_of_the_last_seconds() -> None:
-    pace = Pace(30.0)
-    pace.add(MIB, JUDGED / 2)
-    assert pace.recent is None
-    pace.add(MIB, JUDGED / 2)
-    assert pace.recent == 2 * MIB / JUDGED
-    pace.add(100, JUDGED)
-    assert pace.recent == 100 / JUDGED
 
 
 # A file that keeps failing
@@ -264,7 +229,7 @@ def test_a_file_that_keeps_failing_is_tried_less_and_less_often() -> None:
     failures = Failures(clock)
     waits = []
     for _ in range(10):
-        failures.note(KEY, 502, "no source delivered")
+        failures.note(KEY, GiveUp(502, "no source delivered"))
         waits.append(held(failures))
         while held(failures):
             clock.now += 1
@@ -274,18 +239,18 @@ def test_a_file_that_keeps_failing_is_tried_less_and_less_often() -> None:
 
 def test_a_success_a_missing_file_or_time_makes_an_end_of_waiting() -> None:
     clock = Clock()
-    for end in (lambda one: one.forget(KEY), lambda one: one.note(KEY, 404, "missing")):
+    for end in (lambda one: one.forget(KEY), lambda one: one.note(KEY, GiveUp(404, "missing"))):
         failures = Failures(clock)
         for _ in range(5):
-            failures.note(KEY, 502, "no source delivered")
+            failures.note(KEY, GiveUp(502, "no source delivered"))
         assert held(failures) == 8
         end(failures)
-        failures.note(KEY, 502, "no source delivered")
+        failures.note(KEY, GiveUp(502, "no source delivered"))
         assert not held(failures)
     for _ in range(4):
-        failures.note(KEY, 502, "no source delivered")
+        failures.note(KEY, GiveUp(502, "no source delivered"))
     clock.now += 1000
-    failures.note(KEY, 502, "no source delivered")
+    failures.note(KEY, GiveUp(502, "no source delivered"))
     assert not held(failures)
 
 
@@ -293,7 +258,7 @@ def test_the_memory_for_failures_is_bounded() -> None:
     failures = Failures(Clock())
     for number in range(10_000):
         for _ in range(2):
-            failures.note(Key(f"/{number}"), 502, "no source delivered")
+            failures.note(Key(f"/{number}"), GiveUp(502, "no source delivered"))
     waiting = sum(held(failures, Key(f"/{number}")) for number in range(10_000))
     assert 1000 < waiting < 5000
 

@@ -4,14 +4,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from package_cache import compose
 from package_cache.cli import arguments, logs, output
 from package_cache.cli.arguments import DONE, FAILED, INTERRUPTED, WRONG_OPTIONS, Command
 from package_cache.config import NAMES, Config
@@ -125,7 +123,7 @@ def _advice(name: str) -> str:
 def _perform(command: Command, namespace: argparse.Namespace, config: Config) -> int:
     try:
         logs.configure(config)
-        with _left_to_owner(partial(compose.cache_directory, config)):
+        with _left_to_owner(config):
             code = command.run(namespace, config)
         sys.stdout.flush()
     except PackageCacheError as error:
@@ -190,17 +188,16 @@ _FLAT = ("leases-v2", "parts-v1", "quarantine-v1", "sources-v1", "bounds-v1")
 
 
 @contextmanager
-def _left_to_owner(where: Callable[[], Path]) -> Iterator[None]:
-    """Give what root makes in the cache within the with-block to the owner of the cache: the service could not use it else.
-
-    `where` says where the cache is.
-    """
+def _left_to_owner(config: Config) -> Iterator[None]:
+    """Give what root makes in the cache in the with-block to the owner of the cache: the service could not use it else."""
     begun = time.time() - _SLACK
     try:
         yield
     finally:
         if os.geteuid() == 0:
-            root = where()
+            from package_cache import compose  # noqa: PLC0415 - not every command needs all parts
+
+            root = compose.cache_directory(config)
             with suppress(OSError):
                 owner = root.stat()
                 if owner.st_uid != 0:

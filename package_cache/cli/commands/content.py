@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 from package_cache import compose
 from package_cache.cli import holdings, logs, output
-from package_cache.cli.arguments import DONE, Command
+from package_cache.cli.arguments import DONE, Command, parsed
 from package_cache.cli.holdings import Holdings, item_id
-from package_cache.cli.names import NAMES, VALUES, CannotDo, Name, add_name, assignments, name_of, pairs, parsed, value_of
+from package_cache.cli.names import NAMES, VALUES, CannotDo, Name, add_name, assignments, name_of, pairs, value_of
 from package_cache.config import Config
 from package_cache.errors import ArchiveTooLarge, ArgumentError, StoreError
 from package_cache.library.archives.streams import allowance, compression, inflated

@@ -6,8 +6,7 @@ import time
 from argparse import ArgumentParser, Namespace
 
 from package_cache.cli import output
-from package_cache.cli.arguments import DONE, Command
-from package_cache.cli.names import parsed
+from package_cache.cli.arguments import DONE, Command, parsed
 from package_cache.config import Config, TcpAddress, UnixAddress
 from package_cache.errors import PackageCacheError
 from package_cache.units import parse_duration

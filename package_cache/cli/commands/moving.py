@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from package_cache import compose
 from package_cache.cli import arguments, logs, output
-from package_cache.cli.arguments import Command
-from package_cache.cli.names import CannotDo, add_accept, folder, glob_of, parsed
+from package_cache.cli.arguments import Command, parsed
+from package_cache.cli.names import CannotDo, add_accept, folder, glob_of
 from package_cache.cli.output import StatusLine, percentage
 from package_cache.config import Config
 from package_cache.errors import ArgumentError

@@ -9,9 +9,9 @@ from dataclasses import asdict
 
 from package_cache import compose
 from package_cache.cli import arguments, holdings, output
-from package_cache.cli.arguments import DONE, Command
+from package_cache.cli.arguments import DONE, Command, parsed
 from package_cache.cli.holdings import Holdings
-from package_cache.cli.names import ITEM, NAMES, PROXY, CannotDo, Name, add_name, name_of, names_of, parsed
+from package_cache.cli.names import ITEM, NAMES, PROXY, CannotDo, Name, add_name, name_of, names_of
 from package_cache.config import Config
 from package_cache.engine.upkeep.culling import Culler, Report, Tally
 from package_cache.errors import ArgumentError

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
+from package_cache.engine.fills.failures import UNSTORABLE
 from package_cache.engine.fills.reader import SHOWN, FillReader, Progress
-from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.model import Key, Representation
 from package_cache.storage.parts.leases import Failed, Journal, Lease
 from package_cache.storage.parts.part import Part

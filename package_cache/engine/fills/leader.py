@@ -11,11 +11,10 @@ from functools import partial
 from typing import Protocol, Self
 
 from package_cache.engine.fills.committer import Committer, FileJob, Job, SmallCommitter, read_body
-from package_cache.engine.fills.failures import Failures
+from package_cache.engine.fills.failures import Failures, Storing
 from package_cache.engine.fills.leading import Leading, Store
 from package_cache.engine.fills.pump import Underway, pump
 from package_cache.engine.fills.sinks import PartSink, Reserving
-from package_cache.engine.fills.storing import Storing
 from package_cache.errors import DamagedBlob, StoreError
 from package_cache.log_limit import LogLimit
 from package_cache.model import Entry, Key, Representation
@@ -226,11 +225,11 @@ class Leader:
 
     def gave_up(self, wanted: Errand, transfer: Transfer, end: GiveUp) -> Failed:
         """No source delivered: note it, and what to tell of it. Never waits."""
-        self.failures.note(wanted.key, end.status, end.reason, end.retry_after)
+        self.failures.note(wanted.key, end)
         # A source that failed is what got the warning, once, whatever is asked of it.
-        level = logging.INFO if end.status == 404 or transfer.blamed else self._log_limit.level(end.answered)
+        level = logging.INFO if end.status in (404, 410) or transfer.blamed else self._log_limit.level(end.answered)
         logger.log(level, "%s: %s", wanted.text, end.reason)
-        return Failed(end.status, end.reason, end.answered, transfer.hopeless, end.retry_after)
+        return Failed(end.status, end.reason, end.answered, transfer.hopeless, end.retry_after, end.response)
 
     def _known(self, wanted: Errand, seen: Entry, head: Representation) -> Representation:
         """The head of a version that a source confirmed, with what its body says, if it was not asked before."""

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from package_cache.engine.fills.failures import UNSTORABLE
 from package_cache.engine.fills.fill import Fill
 from package_cache.engine.fills.places import BUSY
 from package_cache.engine.fills.reader import Progress
-from package_cache.engine.fills.storing import UNSTORABLE
 from package_cache.engine.threads import Run
 from package_cache.errors import OutOfDescriptors, PackageCacheError, StoreError
 from package_cache.storage.parts.leases import Failed, Lease

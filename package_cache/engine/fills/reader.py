@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from package_cache.engine.fills.storing import UNSTORABLE
+from package_cache.engine.fills.failures import UNSTORABLE
 from package_cache.errors import FillError
 from package_cache.model import Span
 from package_cache.storage.parts.leases import Journal

@@ -1,5 +1,10 @@
-"""Where a fill's bytes go: the part under its lease, hashed on the way."""
+"""Where the bytes of a download go: into the part of a lease, into memory, into a file or a buffer of the library's.
 
+What they have in common is `pump.Sink`.
+"""
+
+import hashlib
+import io
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +14,8 @@ from package_cache.engine.fills.hashes import Hashes
 from package_cache.engine.upkeep.room import Refusal, Reservation
 from package_cache.errors import NoRoom, NotKept, StoreError
 from package_cache.model import Representation
-from package_cache.rules.http.digests import Digest
+from package_cache.rules.http.digests import Digest, first_differing, hashed
+from package_cache.storage.parts.drafts import Draft
 from package_cache.storage.parts.leases import Lease
 
 BEAT_SECONDS = 1.0
@@ -151,10 +157,10 @@ class PartSink:
         """Hash on the way what will be compared at the end."""
         self._hashes.expect(digests)
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the part is what these digests are of."""
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the part, and the part's in hex; None if all are."""
         assert self._lease.part is not None
-        return self._hashes.agree(self._lease.part, digests)
+        return self._hashes.differing(self._lease.part, digests)
 
 
 _Granted = TypeVar("_Granted")
@@ -165,3 +171,171 @@ def _granted(answer: _Granted | Refusal) -> _Granted:
     if isinstance(answer, Refusal):
         raise NoRoom(answer.reason)
     return answer
+
+
+class MemorySink:
+    """Keeps the bytes of one file; see `pump.Sink`. Never waits."""
+
+    def __init__(self, examined: Examining) -> None:
+        self._examined = examined
+        self._kept = bytearray()
+        self._head: Representation | None = None
+        self.head: Representation | None = None
+        """That of the whole file, once that was examined."""
+
+    @property
+    def size(self) -> int:
+        """Bytes kept."""
+        return len(self._kept)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes kept."""
+        return bytes(self._kept)
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head`."""
+        self._head = head
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare and append; False if a byte differs from what is kept."""
+        known = self._kept[at : at + len(data)]
+        if not data.startswith(known):
+            return False
+        self._kept += data[len(known) :]
+        return True
+
+    def reset(self) -> None:
+        """Forget every byte."""
+        self._kept.clear()
+        self._head = None
+
+    def beat(self) -> None:
+        """Who reads elsewhere is shown by `Exchanges` that the download goes on."""
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """Nothing is hashed on the way."""
+
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the bytes, and theirs in hex; None if all are."""
+        return first_differing(digests, lambda algorithm: hashed(algorithm, self._kept))
+
+    def objection(self) -> str | None:
+        """Why the bytes, which are a whole file, are not to be stored all the same; None if they are."""
+        assert self._head is not None  # of what came whole
+        try:
+            self.head = self._examined(self._head.of_size(self.size), lambda: self.data)
+        except ValueError as error:
+            return f"sent what is not to be stored: {error}"
+        return None
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes, in hex."""
+        return hashlib.sha256(self._kept).hexdigest()
+
+
+class FileSink:
+    """The draft of a file, hashed on the way."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._hashes = Hashes()
+
+    @property
+    def head(self) -> Representation | None:
+        """The head of the bytes."""
+        return self._draft.head
+
+    @property
+    def have(self) -> int:
+        """Bytes that are here."""
+        return self._draft.have
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head`. Raises StoreError."""
+        self._draft.begin(head)
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare and append; False if a byte differs from what is kept. Raises StoreError."""
+        part = self._draft.part
+        assert part is not None  # a body is received only after `begin`
+        before = part.size
+        if not part.put(at, data):
+            return False
+        if part.size > before:
+            self._hashes.take(part, before, memoryview(data)[before - at :])
+        return True
+
+    def reset(self) -> None:
+        """Drop what is here."""
+        self._draft.reset()
+        self._hashes = Hashes()
+
+    def beat(self) -> None:
+        """Nobody else reads it."""
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """Hash on the way what will be compared at the end."""
+        self._hashes.expect(digests)
+
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the file, and the file's in hex; None if all are."""
+        assert self._draft.part is not None
+        return self._hashes.differing(self._draft.part, digests)
+
+    def objection(self) -> None:
+        """Nothing is asked of the bytes."""
+
+    def digest(self) -> str:
+        """SHA-256 of the file, in hex."""
+        assert self._draft.part is not None
+        return self._hashes.digest(self._draft.part)
+
+
+class BufferSink:
+    """Memory."""
+
+    def __init__(self) -> None:
+        self.buffer = io.BytesIO()
+        self.head: Representation | None = None
+        self.have = 0
+
+    def begin(self, head: Representation) -> None:
+        """A source vouches for `head`."""
+        self.head = head
+
+    def put(self, at: int, data: bytes) -> bool:
+        """Compare and append; False if a byte differs from what is kept."""
+        known = min(len(data), self.have - at)
+        if known > 0:
+            with self.buffer.getbuffer() as kept:
+                if kept[at : at + known] != data[:known]:
+                    return False
+        self.have += self.buffer.write(data[max(known, 0) :])
+        return True
+
+    def reset(self) -> None:
+        """Drop what is here."""
+        self.buffer = io.BytesIO()
+        self.have = 0
+
+    def beat(self) -> None:
+        """Nobody else reads it."""
+
+    def expect(self, digests: tuple[Digest, ...]) -> None:
+        """All of it is here at the end."""
+
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the bytes, and theirs in hex; None if all are."""
+        return first_differing(digests, self._hash)
+
+    def objection(self) -> None:
+        """Nothing is asked of the bytes."""
+
+    def digest(self) -> str:
+        """SHA-256 of the bytes, in hex."""
+        return self._hash("sha256").hexdigest()
+
+    def _hash(self, algorithm: str) -> "hashlib._Hash":
+        with self.buffer.getbuffer() as kept:
+            return hashed(algorithm, kept)

@@ -8,7 +8,7 @@ import hashlib
 from binascii import b2a_base64
 from dataclasses import replace
 
-from package_cache.model import Fields, Representation, Request, Span, frozen
+from package_cache.model import ErrorResponse, Fields, Representation, Request, Span, frozen
 from package_cache.rules.http.caching import divided, initial_age
 from package_cache.rules.http.fields import is_strong, is_strong_date, parse_date, tag_listed
 from package_cache.rules.http.ranges import Piece, Unsatisfiable, body_of, parse_ranges
@@ -180,6 +180,17 @@ def problem(status: int, text: str, serving: Serving, retry_after: int | None = 
     if retry_after is not None:
         fields = (*fields, ("Retry-After", str(retry_after)))
     return Reply(status, fields, Span(0, len(body))), body
+
+
+def refused(response: ErrorResponse, serving: Serving, retry_after: int | None = None) -> Reply:
+    """The reply to a request that the sources refuse, with what one of them said; `retry_after` is in seconds."""
+    names = {name.lower() for name, _ in response.fields}
+    fields: Fields = (*response.fields, ("Content-Length", str(len(response.body))), *_traces(serving))
+    if "content-type" not in names:
+        fields = (("Content-Type", "application/octet-stream"), *fields)
+    if "retry-after" not in names and retry_after is not None:
+        fields = (*fields, ("Retry-After", str(retry_after)))
+    return Reply(response.status, fields, Span(0, len(response.body)))
 
 
 def passed(answer: int, fields: Fields, size: int, serving: Serving) -> Reply:

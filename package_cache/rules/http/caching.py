@@ -38,9 +38,11 @@ _NEEDED = frozenset(
 )
 """What is stored though there are too many fields."""
 _MOST = 8192
-"""Bytes of names and values that are stored of one response; of more, those that are needed alone."""
+"""Bytes of names and values that are stored of one response; of more, the largest that are not needed are dropped."""
 _STATED_ANEW = frozenset({"etag", "date", "age"})
 """Stored fields that this cache states itself in its own responses."""
+_OF_STORED = frozenset({"date", "age", "etag", "last-modified", "expires"})
+"""Fields of an answer that is stored, which one that refuses is not."""
 _OF_BODY = frozenset(
     {"content-type", "content-encoding", "content-language", "content-disposition", "last-modified", "etag", "vary"}
 )
@@ -83,11 +85,25 @@ def kept_fields(fields: Fields, names: Sequence[str] | None = None) -> Fields:
     return tuple(kept)
 
 
+def fields_of_refusal(fields: Fields) -> Fields:
+    """The fields of an answer that says why a request is refused, for the client whose request it is."""
+    names = tuple([name.lower() for name, _ in fields])
+    challenges = [pair for name, pair in zip(names, fields, strict=True) if name == "www-authenticate"]
+    kept = [pair for pair in kept_fields(fields, names) if pair[0].lower() not in _OF_STORED]
+    return (*kept, *[pair for pair in challenges if not _UNSENDABLE.search(pair[1])])
+
+
 def _bounded(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """As many of them as may be stored: of too many, those that are needed."""
-    if sum([len(name) + len(value) for name, value in fields]) <= _MOST:
+    """As many of them as may be stored: of too many, all but the largest ones that are not needed."""
+    sizes = [len(name) + len(value) for name, value in fields]
+    surplus, dropped = sum(sizes) - _MOST, set[int]()
+    if surplus <= 0:
         return fields
-    return [pair for pair in fields if pair[0].lower() in _NEEDED]
+    for at in sorted(range(len(fields)), key=sizes.__getitem__, reverse=True):
+        if surplus > 0 and fields[at][0].lower() not in _NEEDED:
+            dropped.add(at)
+            surplus -= sizes[at]
+    return [pair for at, pair in enumerate(fields) if at not in dropped]
 
 
 @lru_cache(256)

@@ -64,6 +64,10 @@ class ResponseHead(NamedTuple):
     length: int | None
     persistent: bool
 
+    def with_fields(self, fields: Fields) -> "ResponseHead":
+        """The same with other fields, which say nothing else of the framing."""
+        return self._replace(fields=fields, names=[name.lower() for name, _ in fields], said=first_said(fields))
+
 
 def parse_response(data: bytes, *, of_head: bool) -> ResponseHead:
     """Read a whole head; `of_head` says that it answers a HEAD request.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from package_cache.model import Fields, Links, Repository, Representation, Target
+from package_cache.rules.http.digests import tells_of_bytes
 from package_cache.rules.http.fields import is_document, is_strong, media_type
 
 LONGEST = 128 << 20
@@ -19,8 +20,8 @@ _PYTHON_INDEX = "application/vnd.pypi.simple."
 _SLASH = rb"\\?/"
 """JSON may have a backslash before a slash."""
 _TARBALL = re.compile(rb'("tarball"\s*+:\s*+)"(https?:' + _SLASH * 2 + rb'[^"]++)"')
-_OF_BODY = frozenset({"etag", "content-length", "content-md5", "digest", "content-digest", "repr-digest"})
-"""Fields that hold only for the bytes that the source sent."""
+_OF_BODY = frozenset({"etag", "content-length"})
+"""What holds only for the bytes that the source sent, besides their digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ class Linking:
         Without a strong ETag of the source there is none here either: it is made from the digest of the body later.
         """
         etag = representation.get("etag")
-        fields: Fields = tuple(pair for pair in representation.fields if pair[0].lower() not in _OF_BODY)
+        fields: Fields = tuple(
+            pair for pair in representation.fields if (name := pair[0].lower()) not in _OF_BODY and not tells_of_bytes(name)
+        )
         if etag is not None and is_strong(etag):
             mark = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
             fields = (*fields, ("ETag", f'{etag[:-1]};links={mark}"'))

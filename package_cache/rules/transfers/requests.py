@@ -24,6 +24,9 @@ KEEPING = frozenset({307, 308})
 _AS_GET = frozenset({301, 302, 303})
 """After these every client sends a GET, whatever it sent before (RFC 9110, sections 15.4.2 to 15.4.4)."""
 
+_OF_REDIRECT = frozenset({"x-linked-etag", "x-linked-size", "x-repo-commit"})
+"""Fields by which a redirect tells of the file that it leads to: the store at its end knows only its own names."""
+
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _BUSY = frozenset({429, 503})
 """By these a source asks for fewer requests (RFC 6585, section 4; RFC 9110, section 15.6.4)."""
@@ -45,6 +48,20 @@ def locations_of(status: int, fields: Fields) -> tuple[str, ...]:
     if status not in REDIRECTS:
         return ()
     return tuple(dict.fromkeys(value for name, value in fields if name.lower() == "location"))
+
+
+def told_on_the_way(before: Fields, fields: Fields) -> Fields:
+    """What redirects told of the file at their end: first `before`, then, by these `fields`, one more."""
+    known = _OF_REDIRECT - {name.lower() for name, _ in before}
+    return (*before, *(pair for pair in fields if pair[0].lower() in known))
+
+
+def led_to(fields: Fields, told: Fields) -> Fields:
+    """The fields of an answer, with what the redirects `told` that led to it."""
+    if not told:
+        return fields
+    replaced = {name.lower() for name, _ in told}
+    return (*(pair for pair in fields if pair[0].lower() not in replaced), *told)
 
 
 def redirect_target(url: str, places: tuple[str, ...]) -> str:

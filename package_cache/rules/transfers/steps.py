@@ -1,6 +1,6 @@
 """Events and actions: what a transfer is told, and what it answers. See `rules.transfers.transfer`."""
 
-from package_cache.model import Representation, Validators, frozen
+from package_cache.model import ErrorResponse, Representation, Validators, frozen
 from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.ranges import ContentRange
 
@@ -19,6 +19,8 @@ class Answered:
     """What the bytes of this answer's body must hash to, if they are not the whole file."""
     retry_after: float | None = None
     """The seconds of the source's Retry-After, if it is overloaded."""
+    error: ErrorResponse | None = None
+    """All of an answer that says that the source does not serve this, if it is not too long."""
 
 
 @frozen
@@ -64,6 +66,7 @@ class Broke:
     """Event: the source could not be asked, or stopped. With `again`, it may be asked once more at once.
 
     A source that `crawls` did not stop, but would take for ever. One with `retry_after` was not asked, as it had requested.
+    One that is `unreached` is down, as far as can be told.
     """
 
     reason: str
@@ -71,6 +74,7 @@ class Broke:
     timeout: bool = False
     crawls: bool = False
     retry_after: float | None = None
+    unreached: bool = False
 
 
 Event = Answered | Chunk | Mismatch | Lied | WrongType | Eof | Slow | Broke
@@ -123,7 +127,7 @@ class NotModified:
 
 @frozen
 class GiveUp:
-    """Action: no source delivered. `status` is the HTTP status for the client.
+    """Action: no source delivered. `status` is the HTTP status for the client, with the `response` of a source if any.
 
     `answered` is the status of the first source that answered at all. The sources are not to be asked again for
     `retry_after` seconds.
@@ -133,6 +137,7 @@ class GiveUp:
     reason: str
     answered: int | None = None
     retry_after: int | None = None
+    response: ErrorResponse | None = None
 
 
 Action = Ask | Receive | Restart | Finish | NotModified | GiveUp

@@ -11,7 +11,7 @@ length or a chunked end, never an end of the stream alone. A length that readers
 import math
 from dataclasses import dataclass, field, replace
 
-from package_cache.model import Representation, Span, Validators
+from package_cache.model import ErrorResponse, Representation, Span, Validators
 from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.fields import is_strong, is_strong_date, parse_date
 from package_cache.rules.transfers.steps import (
@@ -46,14 +46,17 @@ MAX_UNMARKED = 1 << 36
 
 _ENDLESS = "gave neither a length nor a chunked body, so its end could not be told"
 _MISSING = frozenset({404, 410})
-_REFUSALS = frozenset({403, 404, 410, 451})
 _LOOP = 508
-_WITHOUT = frozenset({*_REFUSALS, _LOOP})
+_WITHOUT = frozenset({403, 404, 410, 451, _LOOP})
 """Statuses of a source that does not have the file. A cache that would ask this one (508) does not have it either."""
 _FAULTS = frozenset({429, *range(500, 1000)})
 """Statuses of a source that cannot serve anybody now."""
 _LATER = frozenset({408, 425})
 """Statuses after which the same request may succeed in a while."""
+_OF_THIS_REQUEST = frozenset({407, 408, 412, 413, 416, 417, 421, 425, 426, 428, 431})
+"""Client errors that are about how this cache asked, and not about what its client asked for."""
+_TOLD = frozenset({*range(400, 600)} - _OF_THIS_REQUEST - {_LOOP})
+"""Statuses of sources that clients are told."""
 
 
 @dataclass(slots=True)
@@ -69,7 +72,10 @@ class _Mirror:
     """What it sent did not fit the bytes of another source."""
     tried: bool = False
     """The download was restarted with the file of this one."""
+    reached: bool = False
+    """Whether it was there at all, whatever came of that."""
     refused: int | None = None
+    error: ErrorResponse | None = None
     retry_after: float | None = None
     """The seconds of the Retry-After in its last answer."""
     timed_out: bool = False
@@ -174,8 +180,9 @@ class Transfer:
                 action = self._on_eof()
             case Slow(url):
                 action = self._on_slow(url)
-            case Broke(reason, again, timeout, crawls, retry_after):
+            case Broke(reason, again, timeout, crawls, retry_after, unreached):
                 self._mirror.timed_out, self._mirror.retry_after = timeout, retry_after
+                self._mirror.reached = self._mirror.reached or not (unreached or retry_after is not None)
                 if retry_after is not None:
                     self.blamed, action = True, self._leave(reason)
                 else:
@@ -199,7 +206,7 @@ class Transfer:
     def _ask(self, *, whole: bool = False, pause: float = 0.0) -> Ask:
         mirror = self._mirror
         mirror.asks += 1
-        mirror.timed_out, mirror.refused, mirror.retry_after = False, None, None
+        mirror.timed_out, mirror.refused, mirror.error, mirror.retry_after = False, None, None, None
         self._gained, self._partial = 0, None
         if_range = None if whole else self._if_range(mirror.url)
         if if_range is not None:
@@ -220,6 +227,7 @@ class Transfer:
     def _on_head(self, head: Answered) -> Action:
         asked = self._asked
         assert asked is not None
+        self._mirror.reached = True
         if head.status == 304 and asked.condition:
             # A 304 may confirm another version than the one held.
             told = head.representation
@@ -232,7 +240,7 @@ class Transfer:
             return self._ask_whole()
         if head.status == 200:
             return self._on_whole(head)
-        self._mirror.refused, self._mirror.retry_after = head.status, head.retry_after
+        self._mirror.refused, self._mirror.error, self._mirror.retry_after = head.status, head.error, head.retry_after
         out = head.status in _WITHOUT
         return self._leave(f"answered {head.status}", out=out, fault=head.status in _FAULTS and not out)
 
@@ -329,6 +337,7 @@ class Transfer:
     def _on_lie(self, reason: str) -> Action:
         """Stop believing the mirror. If its body had begun, the bytes kept must be compared with those of another one."""
         mirror = self._mirror
+        mirror.reached = True
         self._suspect = self._suspect or self._partial is not None
         if self._partial and not mirror.doubted:
             # The bytes that did not fit may be those of another mirror: the whole file from this one will tell.
@@ -377,21 +386,44 @@ class Transfer:
         return Restart()
 
     def _give_up(self) -> GiveUp:
-        reasons = "; ".join(f"{mirror.url} {mirror.reason}" for mirror in self._mirrors)
-        refused = [mirror.refused for mirror in self._mirrors]
-        answered = next(filter(None, refused), None)
-        if all(status == _LOOP for status in refused):
+        """What clients are told: what the sources answered, as far as all that could be asked did no more than refuse."""
+        mirrors = self._mirrors
+        reasons = "; ".join(f"{mirror.url} {mirror.reason}" for mirror in mirrors)
+        refusing = [mirror for mirror in mirrors if mirror.refused is not None]
+        answered = refusing[0].refused if refusing else None
+        if all(mirror.refused == _LOOP for mirror in mirrors):
             return GiveUp(_LOOP, f"every source leads back to this cache: {reasons}", answered)
-        if all(status in _WITHOUT for status in refused):
-            first = next((status for status in refused if status in _REFUSALS), None)
-            missing = any(status in _MISSING for status in refused)
-            return GiveUp(404 if missing else first or 404, reasons, answered)
-        rests = [mirror.retry_after for mirror in self._mirrors if mirror.retry_after is not None]
+        rests = [mirror.retry_after for mirror in mirrors if mirror.retry_after is not None]
         rest = math.ceil(min(rests)) if rests else None
-        if all(mirror.retry_after is not None or mirror.refused in _WITHOUT for mirror in self._mirrors):
+        chosen = self._telling()
+        if chosen is not None and chosen.refused is not None:
+            return GiveUp(chosen.refused, reasons, answered, rest, chosen.error)
+        if all(mirror.refused in _WITHOUT for mirror in mirrors):
+            return GiveUp(404, reasons, answered)
+        if all(mirror.retry_after is not None or mirror.refused in _WITHOUT for mirror in mirrors):
             return GiveUp(503, reasons, answered, rest)
-        timeout = all(mirror.timed_out or mirror.refused in _WITHOUT for mirror in self._mirrors)
+        timeout = all(mirror.timed_out or mirror.refused in _WITHOUT for mirror in mirrors)
         return GiveUp(504 if timeout else 502, reasons, answered, rest)
+
+    def _telling(self) -> _Mirror | None:
+        """The source whose answer clients are told; None if what they are told is this cache's own affair.
+
+        That is so where a source had the file and did not deliver it, where one wants to be left alone, and where a version
+        is here that a source which could not be asked may have replaced. A source that fails comes first, since it may have
+        the file; then one that says that there is none, then any that refuses.
+        """
+        silent = [mirror for mirror in self._mirrors if not mirror.reached]
+        told = [mirror for mirror in self._mirrors if mirror.refused in _TOLD]
+        faults = [mirror for mirror in told if mirror.refused in _FAULTS]
+        refusing = sum(mirror.refused is not None for mirror in self._mirrors)
+        is_silent_busy = any(mirror.retry_after is not None for mirror in silent)
+        may_differ = self.held is not None and silent and not faults
+        if len(silent) + refusing < len(self._mirrors) or is_silent_busy or may_differ:
+            return None
+        if any(mirror.refused not in _TOLD and mirror.refused != _LOOP for mirror in self._mirrors if mirror.reached):
+            return None
+        missing = [mirror for mirror in told if mirror.refused in _MISSING]
+        return next(iter((*faults, *missing, *told)), None)
 
     def resume(self) -> Action:
         """The action after a `Restart` was carried out."""

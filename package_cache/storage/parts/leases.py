@@ -10,13 +10,14 @@ one, and the processes that wait for it see the lease end.
 
 import json
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from package_cache.errors import OnlyRead, StoreError
-from package_cache.model import Key, Representation, frozen
+from package_cache.model import ErrorResponse, Key, Representation, frozen
 from package_cache.storage.database.schema import dump_representation, load_representation
 from package_cache.storage.parts.locks import NameLocks, hashed
 from package_cache.storage.parts.part import Part
@@ -31,6 +32,7 @@ class Failed:
     """A fill came to nothing; `status` is what a client is told, `answered` what a source said.
 
     It is `hopeless` if no source sent what can be right. `retry_after` are seconds for which the sources are not asked.
+    `response` is all of what a source said, if clients are told that.
     """
 
     status: int
@@ -38,6 +40,7 @@ class Failed:
     answered: int | None = None
     hopeless: bool = False
     retry_after: int | None = None
+    response: ErrorResponse | None = None
 
 
 @frozen
@@ -72,7 +75,8 @@ class Journal:
             case {"failed": int(status), "reason": str(reason)}:
                 answered, rest = record.get("answered"), record.get("retry_after")
                 said, left = (one if isinstance(one, int) else None for one in (answered, rest))
-                return self.ended(Failed(status, reason, said, record.get("hopeless") is True, left))
+                response = _load_response(record.get("response"))
+                return self.ended(Failed(status, reason, said, record.get("hopeless") is True, left, response))
             case _:
                 raise ValueError(f"unknown journal line {line!r}")
 
@@ -110,9 +114,29 @@ def _end_line(failed: Failed | None) -> bytes:
     """The fill is over."""
     if failed is None:
         return _line({"done": True})
-    record = {"answered": failed.answered, "hopeless": failed.hopeless or None, "retry_after": failed.retry_after}
+    record = {
+        "answered": failed.answered,
+        "hopeless": failed.hopeless or None,
+        "retry_after": failed.retry_after,
+        "response": None if failed.response is None else _dump_response(failed.response),
+    }
     known = {name: value for name, value in record.items() if value is not None}
     return _line({"failed": failed.status, "reason": failed.reason, **known})
+
+
+def _dump_response(response: ErrorResponse) -> list[object]:
+    return [response.status, response.fields, b64encode(response.body).decode("ascii")]
+
+
+def _load_response(record: object) -> ErrorResponse | None:
+    """Raises ValueError for what this format does not know."""
+    match record:
+        case None:
+            return None
+        case [int(status), list(fields), str(body)]:
+            return ErrorResponse(status, tuple([(str(name), str(value)) for name, value in fields]), b64decode(body))
+        case _:
+            raise ValueError(f"unknown response {record!r}")
 
 
 def _line(record: dict[str, object]) -> bytes:
