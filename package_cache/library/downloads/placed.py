@@ -51,7 +51,7 @@ class PlacedDownloads:
         attrs = load(record.details.attrs) if record is not None else {}
         there = record is not None and _is_at(target, attrs)
         if download.options.refresh == "never":
-            if record is not None and there and self._is_wanted(record, download):
+            if record is not None and there and self._is_wanted(record, download, target):
                 return download.result("hit", "the file is this download", attrs, str(target))
             copied = self._copy(download, target)
             if copied is not None:
@@ -62,7 +62,7 @@ class PlacedDownloads:
 
     def _download(self, download: Download, placed: New, target: Path, draft: Draft, record: ItemRow | None) -> Result:
         attrs: dict[str, Any] = load(record.details.attrs) if record is not None else {}
-        may_be_confirmed = download.options.refresh == "check" and _has_digest(attrs, download)
+        may_be_confirmed = download.options.refresh == "check" and bool(attrs) and _has_digest(target, attrs, download)
         held = _head_of(attrs) if may_be_confirmed else None
         started, path = now() / 1e6, str(target)
         try:
@@ -84,8 +84,8 @@ class PlacedDownloads:
             return None
         return self._core.items.best(criteria(key=placed.key, status=Status.READY))
 
-    def _is_wanted(self, record: ItemRow, download: Download) -> bool:
-        if not _has_digest(load(record.details.attrs), download):
+    def _is_wanted(self, record: ItemRow, download: Download, target: Path) -> bool:
+        if not _has_digest(target, load(record.details.attrs), download):
             return False
         assert self._core is not None
         options = download.options
@@ -123,9 +123,12 @@ class PlacedDownloads:
         return load(row.details.attrs)
 
 
-def _has_digest(attrs: dict[str, Any], download: Download) -> bool:
-    """Whether what is recorded is of the bytes that are wanted."""
-    return download.options.sha256 in (None, attrs.get("sha256"))
+def _has_digest(target: Path, attrs: dict[str, Any], download: Download) -> bool:
+    """Whether the file that is recorded, and is there, has the bytes that are wanted."""
+    try:
+        return download.options.wants(attrs.get("sha256"), lambda: target.open("rb"))
+    except OSError:
+        return False
 
 
 def _is_at(target: Path, attrs: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from package_cache.engine.fills.pump import Sink, steps
 from package_cache.engine.fills.sinks import BufferSink, FileSink
-from package_cache.errors import DownloadError, UpstreamError, UpstreamLie
+from package_cache.errors import DownloadError, HashMismatch, UpstreamError, UpstreamLie
 from package_cache.library.core import new_item, now
 from package_cache.library.downloads.descriptors import Descriptor, Headers
 from package_cache.library.downloads.options import Options
@@ -59,6 +59,8 @@ class Download:
         )
         self._crawl = crawl
         self._resolved: dict[str, str] = {}
+        self._found: Digest | None = None
+        """What was sent instead of the file that is wanted."""
 
     # -- as the engine sees it: see `upstream.answers.Offer`
 
@@ -101,9 +103,8 @@ class Download:
             answer = _Bounded(answer, ask.offset if answer.head.status == 206 else 0, options.max_size)
         if options.check is not None:
             answer = _Checked(answer, options.check)
-        if options.sha256 is not None:
-            wanted = Digest("sha256", bytes.fromhex(options.sha256))
-            answer.head = replace(answer.head, digests=(*answer.head.digests, wanted))
+        if options.digest is not None:
+            answer.head = replace(answer.head, digests=(*answer.head.digests, options.digest))
         return answer
 
     def rival(self, answer: Answer, left: int | None) -> str | None:  # noqa: ARG002 - no speeds are measured
@@ -116,6 +117,11 @@ class Download:
             if self.attempts[at].url == url:
                 self.attempts[at] = replace(self.attempts[at], error=reason)
                 return
+
+    def differed(self, wanted: Digest, found: str) -> None:
+        """Note it, for the error."""
+        if wanted == self.options.digest:
+            self._found = Digest(wanted.algorithm, bytes.fromhex(found))
 
     def delivered(self, url: str) -> None:
         """Nothing is noted of that."""
@@ -175,6 +181,10 @@ class Download:
     def error(self, reason: str, answered: int | None, *, hopeless: bool) -> DownloadError:
         """The error if it came to nothing; `reason` tells what each URL said."""
         text = reason if reason.startswith(self.url) else f"{self.url}: {reason}"
+        if self._found is not None and hopeless:
+            expected, found = str(self.options.digest), str(self._found)
+            status = self.attempts[-1].status if answered is None else answered
+            return HashMismatch(text, url=self.url, expected=expected, found=found, status=status)
         return DownloadError(text, url=self.url, status=answered, retryable=not hopeless)
 
     def pause(self, number: int) -> None:
