@@ -5,7 +5,7 @@ This is the public interface: what it does is in `core` and `cleaning`.
 
 import io
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -191,13 +191,19 @@ class Cache:
             raw = io.FileIO(os.open(item.path, flags, 0o666), "wb")
         file: Any = BinaryWriter(raw) if encoding is None else TextWriter(io.BufferedWriter(raw), encoding=encoding)
         file.item = item
-        try:
+        with self._failing(item):
             try:
                 yield file
             finally:
                 with translated(f"write {item.path}"):
                     file.close()
             item.ready()
+
+    @contextmanager
+    def _failing(self, item: CacheItem) -> Iterator[None]:
+        """An item fails, and loses its file, where the with-block does not come to its end."""
+        try:
+            yield
         except BaseException:
             with suppress(ItemError):  # its record may have been removed: the error to tell is what ended the writing
                 row = self._core.again(item._row)
@@ -288,6 +294,33 @@ class Cache:
             return found
         assert isinstance(found, ItemRow)
         return self._read(found) if found.status == Status.READY else self._held(found)
+
+    def get_or_create(
+        self,
+        uri: str,
+        make: Callable[[str], object],
+        params: Attributes | None = None,
+        attrs: Attributes | None = None,
+        *,
+        newer_than: Moment | None = None,
+        ext: str | None = None,
+        label: str | None = None,
+        filename: str | None = None,
+        timeout: float | None = None,
+    ) -> CacheItem:
+        """What `best` finds; else what `make` makes, once over all threads and processes: it is given the path to write.
+
+        Who comes meanwhile waits, for `timeout` seconds at most, then raises ItemBusy. What `make` raises reaches its
+        caller, nothing of what it wrote is found, and one of those who wait makes it. Raises ItemError if there is no file.
+        """
+        item = self.best_or_new(
+            uri, params, Status.READY, newer_than, None, attrs, ext, label, filename=filename, timeout=timeout
+        )
+        if item.rstatus != Status.READY:
+            with self._failing(item):
+                make(item.path)
+                item.ready()
+        return item
 
     def search(
         self, uri: str | None = None, params: Attributes | None = None, **wanted: Unpack[Selection]

@@ -17,7 +17,7 @@ from origin import until
 
 from package_cache import Cache, CacheItem
 from package_cache.engine.upkeep.verification import Sweep
-from package_cache.errors import ItemBusy, StoreError
+from package_cache.errors import ItemBusy, ItemError, StoreError
 from package_cache.library.cleaning import delete, without_file
 from package_cache.library.core import Core
 from package_cache.model import Key, Status
@@ -522,3 +522,45 @@ def test_a_disk_that_refuses_is_an_error_and_the_item_stays(cache: Cache, monkey
     assert item.status == Status.WRITE
     item.ready()
     assert item.status == Status.READY
+
+
+def test_what_is_not_there_is_made_once_by_whoever_comes_first(tmp_path: Path) -> None:
+    made: list[str] = []
+    begun = threading.Barrier(8)
+
+    def make(path: str) -> None:
+        made.append(path)
+        Path(path).write_text("made")
+
+    def ask(_: int) -> str:
+        begun.wait(30)
+        with Cache(tmp_path) as cache:
+            return Path(cache.get_or_create("table", make, {"year": 2026}, ext="txt").path).read_text()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(8))) == {"made"}
+    assert len(made) == 1
+    assert made[0].endswith(".txt")
+
+
+def test_what_could_not_be_made_is_made_by_the_next_one(tmp_path: Path) -> None:
+    def half(path: str) -> None:
+        Path(path).write_text("half")
+        raise ZeroDivisionError
+
+    with Cache(tmp_path) as cache:
+        with pytest.raises(ZeroDivisionError):
+            cache.get_or_create("table", half)
+        assert cache.best("table") is None
+        with pytest.raises(ItemError, match="no file"):
+            cache.get_or_create("table", lambda _path: None)
+        item = cache.get_or_create("table", lambda path: Path(path).write_text("whole"))
+        assert Path(item.path).read_text() == "whole"
+        assert cache.get_or_create("table", half).id == item.id
+
+
+def test_what_is_too_old_is_made_again(tmp_path: Path) -> None:
+    with Cache(tmp_path) as cache:
+        first = cache.get_or_create("table", lambda path: Path(path).write_text("1"))
+        again = cache.get_or_create("table", lambda path: Path(path).write_text("2"), newer_than="2999-01-01")
+        assert (Path(again.path).read_text(), again.version) == ("2", first.version + 1)
