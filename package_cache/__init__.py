@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         FillError,
         Forbidden,
         ForeignHost,
+        HashMismatch,
         ItemBusy,
         ItemError,
         LengthRequired,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from package_cache.library.archives.archive import open_archive
     from package_cache.library.cache import Cache
     from package_cache.library.downloads.descriptors import Descriptor, File
-    from package_cache.library.downloads.manager import DownloadManager
+    from package_cache.library.downloads.manager import DownloadManager, retrieve
     from package_cache.library.downloads.results import Result
     from package_cache.library.items import CacheItem
     from package_cache.model import Status
@@ -77,6 +78,7 @@ __all__ = [
     "FillError",
     "Forbidden",
     "ForeignHost",
+    "HashMismatch",
     "ItemBusy",
     "ItemError",
     "LengthRequired",
@@ -107,6 +109,7 @@ __all__ = [
     "__version__",
     "create_app",
     "open_archive",
+    "retrieve",
 ]
 
 _HOMES = {  # of all but the errors
@@ -120,6 +123,7 @@ _HOMES = {  # of all but the errors
     "Status": "package_cache.model",
     "create_app": "package_cache.compose",
     "open_archive": "package_cache.library.archives.archive",
+    "retrieve": "package_cache.library.downloads.manager",
 }
 
 

@@ -267,5 +267,14 @@ class DownloadError(PackageCacheError):
         self.retryable = retryable
 
 
+class HashMismatch(DownloadError):
+    """What a server sent has another digest than the caller expects: `found`, not `expected`, both as `ALGORITHM:HEX`."""
+
+    def __init__(self, message: str, *, url: str, expected: str, found: str, status: int | None = None) -> None:
+        super().__init__(message, url=url, status=status)
+        self.expected = expected
+        self.found = found
+
+
 class DocumentError(DownloadError):
     """A JSON document is not what it should be: broken, too large, or without its time to live."""

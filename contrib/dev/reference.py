@@ -28,7 +28,14 @@ _GROUPS = {
         Report,
     ),
     "Downloads": (
-        *(package_cache.DownloadManager, DownloadOptions, RequestOptions, package_cache.Descriptor, package_cache.File),
+        *(
+            package_cache.retrieve,
+            package_cache.DownloadManager,
+            DownloadOptions,
+            RequestOptions,
+            package_cache.Descriptor,
+            package_cache.File,
+        ),
         *(Result, Attempt, Headers, JsonDocument),
     ),
     "Archives": (package_cache.open_archive, Opened),

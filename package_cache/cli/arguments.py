@@ -188,7 +188,7 @@ def texts(namespace: argparse.Namespace) -> dict[str, str]:
 
 
 def problems(unknown: list[str], parser: argparse.ArgumentParser) -> list[str]:
-    """The messages about words that a parser does not know."""
+    """A message about each word that a parser does not know."""
     # What follows an unknown option is most likely its value, and argparse has no public list of its options.
     options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
     known = [option for action in parser._actions for option in action.option_strings]
@@ -197,7 +197,7 @@ def problems(unknown: list[str], parser: argparse.ArgumentParser) -> list[str]:
 
 
 def parsed(option: str, text: str | None, parse: Callable[[str], _T]) -> _T | None:
-    """The value of an option, None without it. Raises ArgumentError with the option's name where `parse` has ValueError."""
+    """The value of an option, None if it was not given. A ValueError of `parse` becomes an ArgumentError that names it."""
     try:
         return None if text is None else parse(text)
     except ValueError as error:

@@ -26,7 +26,7 @@ class _Formatter(logging.Formatter):
 
 
 class _SystemLog(logging.handlers.SysLogHandler):
-    """Writes to standard error what the system log does not take: it may be started later, or again, or be too busy."""
+    """Writes to standard error what the system log does not take: it may not run yet, be restarting, or be too busy."""
 
     _hangs = False
     _fails = False

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _have_standard_streams() -> None:
-    """Open /dev/null for each of the three that is closed: else a file of the cache would get its descriptor.
+    """Open /dev/null for each standard stream that is closed: else a file of the cache would get its descriptor.
 
     It is opened the wrong way round, so that reading and writing fail as they do on a closed stream; only standard error
     can be written, and nobody reads that.
@@ -71,7 +71,7 @@ def _have_standard_streams() -> None:
 
 
 def _configuration(options: Mapping[str, str], problems: list[str]) -> Config:
-    """The settings. Raises ConfigError with all problems of all kinds."""
+    """The settings. Raises ConfigError with all problems at once."""
     from package_cache import compose  # noqa: PLC0415 - not where only --help or --version was asked for
 
     config = None

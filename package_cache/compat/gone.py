@@ -20,7 +20,7 @@ def gone(what: str, instead: str) -> NoReturn:
 
 
 def missing(owner: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module; `names` are those that are not available any more, each with its replacement."""
+    """The `__getattr__` of a module: raises Gone for each of `names`, which have their replacements as values."""
 
     def getattr_of_module(name: str) -> Any:
         if name in names:  # not an AttributeError: `from ... import` would replace its message
@@ -31,7 +31,7 @@ def missing(owner: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 class Vanished:
-    """An attribute that objects of an older package had."""
+    """A descriptor for an attribute that objects of an older package had: reading it raises GoneAttribute."""
 
     def __init__(self, instead: str) -> None:
         self._instead = instead

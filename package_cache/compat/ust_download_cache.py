@@ -47,7 +47,7 @@ class FileCacheLoadError(StoreError):
 
 
 class Logger(Protocol):
-    """What is told of what is done."""
+    """The receiver of log messages."""
 
     def debug(self, message: str, /) -> object:
         """Take a message."""
@@ -118,7 +118,7 @@ class USTDownloadCache:
         return self._get(url).metadata
 
     def save_cache(self) -> None:
-        """Nothing is to be done: what is here is saved."""
+        """Do nothing: documents are saved when they arrive."""
 
     @property
     def file_cache(self) -> dict[str, CachedFile]:

@@ -210,7 +210,7 @@ def _file(environment: Mapping[str, str], options: Mapping[str, str], *, secret:
 
 
 def names_sources(environment: Mapping[str, str], options: Mapping[str, str]) -> bool:
-    """Whether any layer names sources, or may be meant to: for settings that are wrong."""
+    """Whether any layer names sources, or seems meant to; asked when the settings are wrong."""
     if (options.get("source") or environment.get(f"{PREFIX}SOURCE") or "").strip():
         return True
     try:
@@ -235,7 +235,7 @@ def read(path: Path, environment: Mapping[str, str], *, secret: bool = True) -> 
 
 
 def secrets(folder: Path, environment: Mapping[str, str], *, needed: bool = True) -> Secret:
-    """What reads secrets: from files, relative to a folder, without the final end of line; and from variables."""
+    """A reader of secrets: from files, relative to a folder, without the final end of line; and from variables."""
 
     def secret(kind: str, name: str) -> str | None:
         if kind == "env":

@@ -1,4 +1,4 @@
-"""The text of a setting -> its value: what may be written, and what is said of anything else.
+"""The text of a setting -> its value: what may be written, and the error for anything else.
 
 Every `parse_` function raises ValueError with what is wrong and what would be right. `nearest` finds the known name that a
 person may have meant by an unknown one: none, rather than one that is merely the least far.
@@ -220,7 +220,7 @@ def parse_end(text: str) -> TcpAddress:
 
 
 def parse_switch(text: str) -> bool:
-    """A yes or a no."""
+    """A switch: yes or no."""
     values = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
     if text.lower() not in values:
         raise ValueError(f"{text!r} is neither yes nor no")
@@ -289,7 +289,7 @@ def _plain(name: str) -> str:
 
 
 def _distance(given: str, known: str) -> int | None:
-    """How many letters are wrong; None if those are too many."""
+    """The number of edits between two names; None if there are too many."""
     wrong = _edits(given, known)
     words, others = set(given.split("-")), set(known.split("-"))
     begins = min(len(given), len(known)) >= _SHORTEST and (given.startswith(known) or known.startswith(given))

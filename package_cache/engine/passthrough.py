@@ -187,9 +187,12 @@ class PassThrough(Window):
         """SHA-256 of what was received, in hex."""
         return self._compared.fresh.hexdigest()
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the file is what these digests are of; unless one was declared only when the first bytes were gone."""
-        return self._compared.agrees(digests, self._have)
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the file, and the file's in hex; None if all are.
+
+        One that was declared only when the first bytes were gone does not count.
+        """
+        return self._compared.differing(digests, self._have)
 
 
 class _Compared:
@@ -245,14 +248,14 @@ class _Compared:
     def _is_fresh(self, digest: Digest) -> bool:
         return digest.algorithm == self.fresh.name and self._start == 0
 
-    def agrees(self, digests: tuple[Digest, ...], have: int) -> bool:
-        """As `PassThrough.agrees`, of a file of so many bytes."""
+    def differing(self, digests: tuple[Digest, ...], have: int) -> tuple[Digest, str] | None:
+        """As `PassThrough.differing`, of a file of so many bytes."""
         for digest in digests:
             running = None if self._is_fresh(digest) else self._declared[digest.algorithm]
             known = self.fresh if running is None else running.value if running.size == have else None
             if known is not None and known.digest() != digest.value:
-                return False
-        return True
+                return digest, known.hexdigest()
+        return None
 
 
 class _Running:

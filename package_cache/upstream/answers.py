@@ -98,6 +98,10 @@ class Offer(Protocol):
         """What was opened there came to nothing, and that is the source's fault."""
         ...
 
+    def differed(self, wanted: Digest, found: str) -> None:
+        """What came whole has another digest than is wanted: this one, in hex."""
+        ...
+
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""
         ...

@@ -19,6 +19,7 @@ from package_cache.errors import OutOfDescriptors, UpstreamBusy, UpstreamError, 
 from package_cache.log_limit import LogLimit
 from package_cache.model import Fields, Repository, Source, Target, frozen
 from package_cache.rules.http.caching import kept_fields
+from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.response import ResponseHead
 from package_cache.rules.repositories.layouts import DISTFILES_PATH
 from package_cache.rules.repositories.links import has_links
@@ -456,6 +457,9 @@ class SourceOffer:
     def failed(self, url: str, reason: str) -> None:
         """What was opened there came to nothing, and that is the source's fault."""
         self._fetcher.mirrors.failed(url, reason)
+
+    def differed(self, wanted: Digest, found: str) -> None:
+        """What came has another digest; whoever sent it is told to have failed besides."""
 
     def delivered(self, url: str) -> None:
         """What was opened there is what was asked for, whole."""

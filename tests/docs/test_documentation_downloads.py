@@ -20,6 +20,7 @@ def test_the_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     (tmp_path / "ids.txt").write_text("P04637\n")
     origin.put("/table.tsv.gz", TABLE, content_type="application/gzip")
     origin.put("/search?organism=9606&format=tsv&format=gz", b"found")
@@ -32,6 +33,7 @@ def test_the_examples_run(
         code = text.replace("{sha256}", hashlib.sha256(TABLE).hexdigest())
         exec(re.sub(r"http://(mirror|other)\.example/", origin.url, code), names)
     said = capsys.readouterr().out
+    assert Path(str(names["path"])).read_bytes() == TABLE
     assert names["data"].read() == TABLE  # type: ignore[attr-defined]
     assert Path("out.gz").read_bytes() == TABLE
     assert "confirmed the server says that it has not changed" in said

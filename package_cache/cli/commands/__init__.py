@@ -72,7 +72,7 @@ exit codes: 0 done, 1 failed or nothing found, 2 wrong options or arguments, 130
 
 
 def plain(words: Sequence[str]) -> Sequence[str]:
-    """The words of the command line without `serve`, `help` and `version`, which are other words for options."""
+    """The command line without the words `serve`, `help` and `version`, which stand for options."""
     match words:
         case ["serve", *options]:
             return options
@@ -113,7 +113,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _advice(name: str) -> str:
-    """What somebody may have meant who wrote what is no command."""
+    """A hint for an unknown command: its name here, or the nearest one."""
     if name in _CALLED:
         return f"it is called {_CALLED[name]!r} here"
     near = nearest(name, COMMANDS)
@@ -172,7 +172,7 @@ def build_parser(name: str, command: Command) -> argparse.ArgumentParser:
 
 
 def fail(code: int, *lines: str) -> int:
-    """Print what is wrong to standard error, if that takes it; the exit code."""
+    """Print the problems to standard error, if it can be written; the exit code."""
     try:
         for line in lines:
             print(f"package-cache: {output.shown(line)}", file=sys.stderr, flush=True)  # noqa: T201 - the person at the keyboard
@@ -189,7 +189,7 @@ _FLAT = ("leases-v2", "parts-v1", "quarantine-v1", "sources-v1", "bounds-v1")
 
 @contextmanager
 def _left_to_owner(config: Config) -> Iterator[None]:
-    """Give what root makes in the cache in the with-block to the owner of the cache: the service could not use it else."""
+    """Give what root makes in the cache to the owner of the cache: otherwise the service could not use it."""
     begun = time.time() - _SLACK
     try:
         yield

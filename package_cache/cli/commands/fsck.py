@@ -84,7 +84,7 @@ class _Cursor:
         return CheckProgress()
 
     def save_now_and_then(self) -> None:
-        """Save it, unless that was done some seconds ago. Raises StoreError."""
+        """Save it, but only every few seconds. Raises StoreError."""
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self._saved = time.monotonic()
             self.save()
@@ -99,7 +99,7 @@ class _Cursor:
             raise StoreError(f"cannot write {self._path}: {error.strerror}") from error
 
     def remove(self) -> None:
-        """There is nothing to resume."""
+        """Remove the file: the check is complete, so there is nothing to resume."""
         self._path.unlink(missing_ok=True)
 
 

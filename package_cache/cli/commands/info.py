@@ -17,7 +17,7 @@ from package_cache.units import duration_text, size_text
 
 @dataclass(frozen=True, slots=True)
 class _Info:
-    """What is told. `free` and `size` are bytes of the file system that the cache is on."""
+    """What `info` prints. `free` and `size` are bytes of the file system that the cache is on."""
 
     cache: str
     totals: Totals

@@ -1,4 +1,4 @@
-"""`rm`, `restore`, `purge`, `pin`, `unpin` and `gc`: what goes, and what stays."""
+"""`rm`, `restore`, `purge`, `pin`, `unpin` and `gc`: what is removed, and what is kept."""
 
 import os
 import pwd

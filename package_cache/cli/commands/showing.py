@@ -386,7 +386,7 @@ class _Asked:
 
     @property
     def aside(self) -> float:
-        """For how many seconds it is asked only after the others."""
+        """Seconds for which it stays set aside: it is asked only after the others."""
         return max(0.0, self.report.aside_until - time.time()) if self.report else 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""The lock on the whole registry, which is gone."""
+"""The lock on the whole registry, which does not exist here."""
 
 from package_cache.compat.gone import gone
 

@@ -1,4 +1,4 @@
-"""The constants of libcurl, which are no matter of the user's any more."""
+"""The constants of libcurl, which cannot be set here."""
 
 from package_cache.compat.gone import gone
 

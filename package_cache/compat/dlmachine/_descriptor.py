@@ -49,7 +49,7 @@ class Descriptor(descriptors.Descriptor):
         return self._old().get(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """What is under a key; `default` if there is nothing."""
+        """The value of a key; `default` if there is none."""
         return self._old().get(key, default)
 
     def __contains__(self, key: object) -> bool:

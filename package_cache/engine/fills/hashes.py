@@ -3,7 +3,7 @@
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from package_cache.rules.http.digests import Digest, hasher
+from package_cache.rules.http.digests import Digest, first_differing, hasher
 from package_cache.storage.blobs import hash_file
 from package_cache.storage.parts.part import Part
 
@@ -41,9 +41,9 @@ class Hashes:
         """SHA-256 of the part, in hex."""
         return self._of(part, _NAME).hexdigest()
 
-    def agree(self, part: Part, digests: tuple[Digest, ...]) -> bool:
-        """Whether the part is what these digests are of."""
-        return all(self._of(part, digest.algorithm).digest() == digest.value for digest in digests)
+    def differing(self, part: Part, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the part, and the part's in hex; None if all are."""
+        return first_differing(digests, lambda algorithm: self._of(part, algorithm))
 
     def _of(self, part: Part, algorithm: str) -> "hashlib._Hash":
         running = self._running[algorithm]

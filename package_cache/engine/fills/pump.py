@@ -55,8 +55,8 @@ class Sink(Protocol):
         """A source declares these of the whole file."""
         ...
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the bytes kept are what these digests are of."""
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the bytes kept, and theirs in hex; None if all are."""
         ...
 
     def objection(self) -> str | None:
@@ -176,7 +176,7 @@ def _receive(answer: Answer, transfer: Transfer, offer: Offer, sink: Sink, actio
             return moved
         data = answer.read()
         if not data:
-            return _ended(transfer, sink)
+            return _ended(transfer, offer, sink)
         if not transfer.fits(len(data)) or not sink.put(transfer.at, data):
             return transfer.next(Mismatch())
         action = transfer.next(Chunk(len(data)))
@@ -189,19 +189,14 @@ def _begin(action: Action, sink: Sink) -> None:
         sink.begin(action.begin)
 
 
-def _ended(transfer: Transfer, sink: Sink) -> Action:
+def _ended(transfer: Transfer, offer: Offer, sink: Sink) -> Action:
     action = transfer.next(Eof())
     if not isinstance(action, Finish):
         return action
-    if not sink.agrees(transfer.digests):
-        return transfer.next(Lied(_disagreement(sink.digest(), transfer.digests)))
+    wrong = sink.differing(transfer.digests)
+    if wrong is not None:
+        offer.differed(*wrong)
+        wanted, found = wrong
+        return transfer.next(Lied(f"sent bytes with another digest: their {wanted.name} is {found}, not {wanted.hex}"))
     objection = sink.objection()
     return action if objection is None else transfer.next(WrongType(objection))
-
-
-def _disagreement(digest: str, digests: tuple[Digest, ...]) -> str:
-    wanted = [one.value.hex() for one in digests if one.algorithm == "sha256"]
-    unlike = next((one for one in wanted if one != digest), None)
-    if unlike is None:
-        return "sent bytes that are not those of the digest it declares"
-    return f"sent bytes with another digest: their SHA-256 is {digest}, not {unlike}"

@@ -14,7 +14,7 @@ from package_cache.engine.fills.hashes import Hashes
 from package_cache.engine.upkeep.room import Refusal, Reservation
 from package_cache.errors import NoRoom, NotKept, StoreError
 from package_cache.model import Representation
-from package_cache.rules.http.digests import Digest, hasher
+from package_cache.rules.http.digests import Digest, first_differing, hashed
 from package_cache.storage.parts.drafts import Draft
 from package_cache.storage.parts.leases import Lease
 
@@ -157,10 +157,10 @@ class PartSink:
         """Hash on the way what will be compared at the end."""
         self._hashes.expect(digests)
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the part is what these digests are of."""
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the part, and the part's in hex; None if all are."""
         assert self._lease.part is not None
-        return self._hashes.agree(self._lease.part, digests)
+        return self._hashes.differing(self._lease.part, digests)
 
 
 _Granted = TypeVar("_Granted")
@@ -216,9 +216,9 @@ class MemorySink:
     def expect(self, digests: tuple[Digest, ...]) -> None:
         """Nothing is hashed on the way."""
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the bytes are what these digests are of."""
-        return all(one.is_of(self.data) for one in digests)
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the bytes, and theirs in hex; None if all are."""
+        return first_differing(digests, lambda algorithm: hashed(algorithm, self._kept))
 
     def objection(self) -> str | None:
         """Why the bytes, which are a whole file, are not to be stored all the same; None if they are."""
@@ -278,10 +278,10 @@ class FileSink:
         """Hash on the way what will be compared at the end."""
         self._hashes.expect(digests)
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the file is what these digests are of."""
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the file, and the file's in hex; None if all are."""
         assert self._draft.part is not None
-        return self._hashes.agree(self._draft.part, digests)
+        return self._hashes.differing(self._draft.part, digests)
 
     def objection(self) -> None:
         """Nothing is asked of the bytes."""
@@ -325,9 +325,9 @@ class BufferSink:
     def expect(self, digests: tuple[Digest, ...]) -> None:
         """All of it is here at the end."""
 
-    def agrees(self, digests: tuple[Digest, ...]) -> bool:
-        """Whether the bytes are what these digests are of."""
-        return all(self._hash(digest.algorithm).digest() == digest.value for digest in digests)
+    def differing(self, digests: tuple[Digest, ...]) -> tuple[Digest, str] | None:
+        """The first of these digests that is not that of the bytes, and theirs in hex; None if all are."""
+        return first_differing(digests, self._hash)
 
     def objection(self) -> None:
         """Nothing is asked of the bytes."""
@@ -338,6 +338,4 @@ class BufferSink:
 
     def _hash(self, algorithm: str) -> "hashlib._Hash":
         with self.buffer.getbuffer() as kept:
-            value = hasher(algorithm)
-            value.update(kept)
-        return value
+            return hashed(algorithm, kept)

@@ -18,7 +18,7 @@ from package_cache.errors import ArgumentError, StoreError
 from package_cache.library.core import Core, now
 from package_cache.library.downloads.options import Refresh
 from package_cache.library.downloads.results import Verdict
-from package_cache.library.downloads.transfers import Download
+from package_cache.library.downloads.transfers import Download, InThread
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.rules.library.attributes import dump, load, moment
 from package_cache.rules.library.naming import extension, filename_of
@@ -46,10 +46,11 @@ class Fetched:
 class CachedDownloads:
     """The downloads of one cache, in their callers' threads. Safe for any number of them; a forked child needs its own."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, in_thread: InThread) -> None:
         stores = core.stores
         room: Reserving = _FreeSpace(core.root)
         self._core = core
+        self._in_thread = in_thread
         self._registry = stores.registry
         self._fills = Fills(stores.parts)
         self._leader = Leader(stores.registry, stores.blobs, Storing(time.monotonic), room, stores.parts)
@@ -64,10 +65,17 @@ class CachedDownloads:
             older_than=options.older_than,
         )
         best = self._core.best(wanted)
-        if best is None or _has_digest(best, download):
+        if best is None or self._is_wanted(best, download):
             return best
         several = reversed(self._core.items.find(wanted))
-        return next((row for row in several if _has_digest(row, download) and self._core.is_sound(row)), None)
+        return next((row for row in several if self._core.is_sound(row) and self._is_wanted(row, download)), None)
+
+    def _is_wanted(self, row: ItemRow, download: Download) -> bool:
+        """Whether a version has the digest that is wanted."""
+        digest, size = row.digest, row.size
+        if digest is None or size is None:
+            return False
+        return download.options.wants(digest, partial(self._core.stores.blobs.open, digest, size))
 
     def fetch(self, download: Download, refresh: Refresh | None = None, since: float | None = None) -> Fetched:
         """The item of a download: found in the cache, or made now, or shared. Raises DownloadError and StoreError.
@@ -112,16 +120,13 @@ class CachedDownloads:
     def _newest(self, download: Download) -> ItemRow | None:
         """The newest version, whatever its date: a server has just said that it is the file."""
         row = self._core.best(criteria(key=download.item.key, status=Status.READY))
-        return row if row is not None and _has_digest(row, download) else None
+        return row if row is not None and self._is_wanted(row, download) else None
 
     def _follow(self, wanted: "_ItemFill") -> Failed | None:
         """Download, or wait for who does, here or in another process; how it failed, if it did."""
         wanted.offer.prepare()
-        return self._fills.fetch(wanted.key, partial(self._leader.lead, wanted), wanted.tell)
-
-
-def _has_digest(row: ItemRow, download: Download) -> bool:
-    return row.digest is not None and download.options.sha256 in (None, row.digest)
+        with self._in_thread.downloads(wanted.offer):
+            return self._fills.fetch(wanted.key, partial(self._leader.lead, wanted), wanted.tell)
 
 
 def _verdict(download: Download, seen: Entry | None, row: ItemRow) -> tuple[Verdict, str]:
@@ -163,8 +168,11 @@ class _ItemFill:
     @property
     def held(self) -> Representation | None:
         """The head that a server may confirm, if it is to be asked whether it has another file."""
-        if self.seen is None or self.refresh == "always" or self.offer.options.sha256 not in (None, self.seen.digest):
+        wanted = self.offer.options.digest
+        if self.seen is None or self.refresh == "always":
             return None
+        if wanted is not None and (wanted.algorithm, wanted.hex) != ("sha256", self.seen.digest):
+            return None  # what a server confirms is not read again
         return self.seen.representation
 
     def looked(self, mark: int, seen: Entry | None) -> "_ItemFill":

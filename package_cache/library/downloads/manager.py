@@ -3,7 +3,7 @@
 import io
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, Unpack, overload
 
 from package_cache.errors import ArgumentError, DownloadError
 from package_cache.library.cache import Cache
+from package_cache.library.core import directory
 from package_cache.library.downloads.cached import CachedDownloads
 from package_cache.library.downloads.descriptors import Descriptor
 from package_cache.library.downloads.documents import JsonDocument, JsonDocuments, complaint
@@ -24,7 +25,7 @@ from package_cache.library.downloads.options import (
 )
 from package_cache.library.downloads.placed import PlacedDownloads
 from package_cache.library.downloads.results import OnProgress, Result
-from package_cache.library.downloads.transfers import Download, into_memory
+from package_cache.library.downloads.transfers import Download, InThread, into_memory
 from package_cache.library.items import CacheItem
 from package_cache.rules.library.attributes import load
 from package_cache.rules.repositories.documents import INTERVAL
@@ -33,6 +34,41 @@ from package_cache.upstream.reach import Reach, software
 
 Destination = str | os.PathLike[str] | bool | None
 """A path; None or True for the cache, and memory if there is none; False for memory."""
+
+
+def retrieve(
+    url: str,
+    hash: str | None = None,  # noqa: A002 - what everybody calls it
+    *,
+    path: str | os.PathLike[str] | None = None,
+    pkg: str | None = None,
+    refresh: Refresh | None = None,
+    fallback_urls: Iterable[str] = (),
+    headers: object = None,
+    filename: str | None = None,
+    progress: OnProgress = None,
+) -> str:
+    """The path of a file in a cache: downloaded the first time, found there from then on.
+
+    `hash` is the digest that it must have: `sha256:HEX`, md5, sha1, sha512 or blake2b in its place, the digits alone, or
+    `sha256-BASE64`. For `refresh`, `fallback_urls`, `headers`, `filename` and `progress` see `DownloadManager.download`.
+    The cache is in the directory `path`, else that of the program `pkg` among the user's caches, else package-cache's own.
+
+    Raises HashMismatch where the bytes are others, DownloadError if no server delivers, ArgumentError for what cannot be
+    asked for, and StoreError where the disk refuses.
+    """
+    with DownloadManager(directory(path, pkg)) as manager:
+        found = manager.fetch(
+            url,
+            hash=hash,
+            refresh=refresh,
+            fallback_urls=fallback_urls,
+            headers=headers,
+            filename=filename,
+            progress=progress,
+        )
+    assert found.path is not None  # as it is in a cache
+    return found.path
 
 
 class DownloadManager:
@@ -93,10 +129,11 @@ class DownloadManager:
         self._owner = os.getpid()
         self._backends: dict[Reach, Backend] = {}
         self._cached: CachedDownloads | None = None
+        self._in_thread = InThread()
 
     def __getstate__(self) -> dict[str, object]:
         """What passes to another process: the options and the cache, not the connections."""
-        own = ("_guard", "_owner", "_backends", "_cached")
+        own = ("_guard", "_owner", "_backends", "_cached", "_in_thread")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -227,7 +264,7 @@ class DownloadManager:
         if not isinstance(dest, str | os.PathLike):
             raise ArgumentError(f"dest={dest!r} is neither a path, nor True, False or None")
         target = Path(os.path.abspath(os.path.expanduser(dest)))  # noqa: PTH100, PTH111 - links in it stay as they are
-        return PlacedDownloads(core, cached).fetch(download, target)
+        return PlacedDownloads(core, cached, self._in_thread).fetch(download, target)
 
     def _backend(self, reach: Reach) -> Backend:
         with self._own():
@@ -240,7 +277,7 @@ class DownloadManager:
             return None
         with self._own():
             if self._cached is None:
-                self._cached = CachedDownloads(self.cache._core)
+                self._cached = CachedDownloads(self.cache._core, self._in_thread)
             return self._cached
 
     def _own(self) -> threading.Lock:

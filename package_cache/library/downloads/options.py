@@ -9,12 +9,14 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, BinaryIO, Literal, TypedDict
 
 from package_cache.config import Timeouts
 from package_cache.errors import ArgumentError, ConfigError
 from package_cache.library.downloads.descriptors import Descriptor, headers_of, load_table, seconds_of
 from package_cache.library.downloads.results import OnProgress
+from package_cache.rules.http.digests import Digest, parse_digest
+from package_cache.storage.blobs import hash_file
 from package_cache.upstream.calls import check_backend
 from package_cache.upstream.reach import Reach
 
@@ -47,7 +49,8 @@ class DownloadOptions(RequestOptions, total=False):
     - `refresh`: 'never', 'check' or 'always'; see `Refresh`.
     - `retries`: how many times all URLs are tried at most. What a server refuses is not tried again.
     - `fallback_urls`: other URLs of the same file. Credentials for the first URL are not sent to other hosts.
-    - `sha256`: the digest that the file must have, in hex. `max_size`: how many bytes it may have.
+    - `hash`: the digest that the file must have: `sha256:HEX`, md5, sha1, sha512 or blake2b in its place, the digits alone,
+      or `sha256-BASE64`. `sha256`: the same, in hex. `max_size`: how many bytes it may have.
     - `overwrite`: False keeps a file that is at `dest`, whatever it is.
     - `progress`: None or True for a bar on a terminal, False for none, or a function of bytes here and bytes in all.
     - `ext`, `label`, `filename`: of the item in the cache.
@@ -58,6 +61,7 @@ class DownloadOptions(RequestOptions, total=False):
     refresh: Refresh | None
     retries: int | None
     fallback_urls: Iterable[str]
+    hash: str | None
     sha256: str | None
     max_size: int | None
     overwrite: bool
@@ -87,6 +91,7 @@ class Options:
     newer_than: str | datetime | None = None
     older_than: str | datetime | None = None
     fallback_urls: Iterable[str] = ()
+    hash: str | None = None
     sha256: str | None = None
     overwrite: bool = True
     ext: str | None = None
@@ -94,6 +99,19 @@ class Options:
     filename: str | None = None
     check: Callable[[bytes], str | None] | None = None
     """Returns what is wrong with a whole body, None if nothing is."""
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest that the file must have."""
+        return None if self.hash is None else parse_digest(self.hash)
+
+    def wants(self, sha256: str | None, open_: Callable[[], BinaryIO]) -> bool:
+        """Whether bytes of that SHA-256, which are opened to be read if need be, are those that are wanted."""
+        digest = self.digest
+        if digest is None or digest.algorithm == "sha256":
+            return digest is None or digest.hex == sha256
+        with open_() as file:
+            return hash_file(file.fileno(), os.fstat(file.fileno()).st_size, digest.algorithm).digest() == digest.value
 
     @property
     def reach(self) -> Reach:
@@ -179,12 +197,26 @@ def _checked(options: Options) -> Options:
         _require_whole_number("max_size", options.max_size)
     if type(options.overwrite) is not bool:
         raise ArgumentError(f"overwrite={options.overwrite!r} is neither True nor False")
-    if options.sha256 is None:
-        return options
-    digest = str(options.sha256).lower()
-    if len(digest) != 64 or not _HEX.issuperset(digest):
-        raise ArgumentError(f"sha256={options.sha256!r} is not a SHA-256 in hex, of 64 digits")
-    return replace(options, sha256=digest)
+    return replace(options, hash=_digest_in(options))
+
+
+def _digest_in(options: Options) -> str | None:
+    """The digest that is wanted, in normal form. Raises ArgumentError."""
+    digest = None
+    if options.sha256 is not None:
+        digits = str(options.sha256).lower()
+        if len(digits) != 64 or not _HEX.issuperset(digits):
+            raise ArgumentError(f"sha256={options.sha256!r} is not a SHA-256 in hex, of 64 digits")
+        digest = f"sha256:{digits}"
+    if options.hash is not None:
+        try:
+            given = str(parse_digest(options.hash))
+        except (ValueError, AttributeError) as error:
+            raise ArgumentError(f"hash={options.hash!r}: {error}") from None
+        if digest not in (None, given):
+            raise ArgumentError(f"hash={options.hash!r} and sha256={options.sha256!r} are not the same: give one of them")
+        digest = given
+    return digest
 
 
 def _require_whole_number(what: str, value: object) -> None:

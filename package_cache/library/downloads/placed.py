@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from package_cache.errors import DownloadError, StoreError
 from package_cache.library.core import Core, now
 from package_cache.library.downloads.cached import CachedDownloads
 from package_cache.library.downloads.results import Result
-from package_cache.library.downloads.transfers import Download, into_file
+from package_cache.library.downloads.transfers import Download, InThread, into_file
 from package_cache.model import Representation, Status
 from package_cache.rules.library.attributes import load, moment
 from package_cache.rules.library.searching import criteria
@@ -23,8 +24,9 @@ _BLOCK = 1 << 20
 class PlacedDownloads:
     """Downloads to paths; `core` and `cached` are of the cache, if there is one. Safe for any number of threads."""
 
-    def __init__(self, core: Core | None, cached: CachedDownloads | None) -> None:
+    def __init__(self, core: Core | None, cached: CachedDownloads | None, in_thread: InThread) -> None:
         self._core = core
+        self._in_thread = in_thread
         self._cached = cached
 
     def fetch(self, download: Download, target: Path) -> Result:
@@ -33,15 +35,12 @@ class PlacedDownloads:
         found = self._found(download, placed, target)
         if isinstance(found, Result):
             return found
-        draft = Draft(target, download.item.key[:16])
-        try:
+        with self._in_thread.downloads(download, target), closing(Draft(target, download.item.key[:16])) as draft:
             # Another download to the same path may have ended since that look, or while it was waited for.
             found = self._found(download, placed, target)
             if isinstance(found, Result):
                 return found
             return self._download(download, placed, target, draft, found)
-        finally:
-            draft.close()
 
     def _found(self, download: Download, placed: New, target: Path) -> Result | ItemRow | None:
         """The result, if no server is to be asked; else the record of the file that is there."""
@@ -51,7 +50,7 @@ class PlacedDownloads:
         attrs = load(record.details.attrs) if record is not None else {}
         there = record is not None and _is_at(target, attrs)
         if download.options.refresh == "never":
-            if record is not None and there and self._is_wanted(record, download):
+            if record is not None and there and self._is_wanted(record, download, target):
                 return download.result("hit", "the file is this download", attrs, str(target))
             copied = self._copy(download, target)
             if copied is not None:
@@ -62,7 +61,7 @@ class PlacedDownloads:
 
     def _download(self, download: Download, placed: New, target: Path, draft: Draft, record: ItemRow | None) -> Result:
         attrs: dict[str, Any] = load(record.details.attrs) if record is not None else {}
-        may_be_confirmed = download.options.refresh == "check" and _has_digest(attrs, download)
+        may_be_confirmed = download.options.refresh == "check" and bool(attrs) and _has_digest(target, attrs, download)
         held = _head_of(attrs) if may_be_confirmed else None
         started, path = now() / 1e6, str(target)
         try:
@@ -84,8 +83,8 @@ class PlacedDownloads:
             return None
         return self._core.items.best(criteria(key=placed.key, status=Status.READY))
 
-    def _is_wanted(self, record: ItemRow, download: Download) -> bool:
-        if not _has_digest(load(record.details.attrs), download):
+    def _is_wanted(self, record: ItemRow, download: Download, target: Path) -> bool:
+        if not _has_digest(target, load(record.details.attrs), download):
             return False
         assert self._core is not None
         options = download.options
@@ -123,9 +122,12 @@ class PlacedDownloads:
         return load(row.details.attrs)
 
 
-def _has_digest(attrs: dict[str, Any], download: Download) -> bool:
-    """Whether what is recorded is of the bytes that are wanted."""
-    return download.options.sha256 in (None, attrs.get("sha256"))
+def _has_digest(target: Path, attrs: dict[str, Any], download: Download) -> bool:
+    """Whether the file that is recorded, and is there, has the bytes that are wanted."""
+    try:
+        return download.options.wants(attrs.get("sha256"), lambda: target.open("rb"))
+    except OSError:
+        return False
 
 
 def _is_at(target: Path, attrs: dict[str, Any]) -> bool:

@@ -6,8 +6,10 @@ answered. The destinations are `into_memory` and `into_file` here, `cached` and 
 
 import math
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 
 from package_cache.engine.fills.pump import Sink, steps
 from package_cache.engine.fills.sinks import BufferSink, FileSink
-from package_cache.errors import DownloadError, UpstreamError, UpstreamLie
+from package_cache.errors import ArgumentError, DownloadError, HashMismatch, UpstreamError, UpstreamLie
 from package_cache.library.core import new_item, now
 from package_cache.library.downloads.descriptors import Descriptor, Headers
 from package_cache.library.downloads.options import Options
@@ -32,6 +34,7 @@ from package_cache.storage.parts.drafts import Draft
 from package_cache.upstream.answers import Answer, Watched, decoded
 from package_cache.upstream.calls import Backend, Call, open_call
 
+_Place = tuple[str, Path | None]
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
@@ -59,6 +62,8 @@ class Download:
         )
         self._crawl = crawl
         self._resolved: dict[str, str] = {}
+        self._found: Digest | None = None
+        """What was sent instead of the file that is wanted."""
 
     # -- as the engine sees it: see `upstream.answers.Offer`
 
@@ -101,9 +106,8 @@ class Download:
             answer = _Bounded(answer, ask.offset if answer.head.status == 206 else 0, options.max_size)
         if options.check is not None:
             answer = _Checked(answer, options.check)
-        if options.sha256 is not None:
-            wanted = Digest("sha256", bytes.fromhex(options.sha256))
-            answer.head = replace(answer.head, digests=(*answer.head.digests, wanted))
+        if options.digest is not None:
+            answer.head = replace(answer.head, digests=(*answer.head.digests, options.digest))
         return answer
 
     def rival(self, answer: Answer, left: int | None) -> str | None:  # noqa: ARG002 - no speeds are measured
@@ -116,6 +120,11 @@ class Download:
             if self.attempts[at].url == url:
                 self.attempts[at] = replace(self.attempts[at], error=reason)
                 return
+
+    def differed(self, wanted: Digest, found: str) -> None:
+        """Note it, for the error."""
+        if wanted == self.options.digest:
+            self._found = Digest(wanted.algorithm, bytes.fromhex(found))
 
     def delivered(self, url: str) -> None:
         """Nothing is noted of that."""
@@ -175,12 +184,38 @@ class Download:
     def error(self, reason: str, answered: int | None, *, hopeless: bool) -> DownloadError:
         """The error if it came to nothing; `reason` tells what each URL said."""
         text = reason if reason.startswith(self.url) else f"{self.url}: {reason}"
+        if self._found is not None and hopeless:
+            expected, found = str(self.options.digest), str(self._found)
+            status = self.attempts[-1].status if answered is None else answered
+            return HashMismatch(text, url=self.url, expected=expected, found=found, status=status)
         return DownloadError(text, url=self.url, status=answered, retryable=not hopeless)
 
     def pause(self, number: int) -> None:
         """Wait after the attempt of that number: longer each time, or as long as a server wants, within reason."""
         back_off = _FIRST_PAUSE * (1 << min(number - 1, 10)) if self.retry_after is None else self.retry_after
         time.sleep(min(back_off, _LONGEST_PAUSE))
+
+
+class InThread(threading.local):
+    """What the present thread downloads, or waits for, while functions of its caller are told of it, too."""
+
+    def __init__(self) -> None:
+        self._places: set[_Place] = set()
+
+    @contextmanager
+    def downloads(self, download: Download, target: Path | None = None) -> Iterator[None]:
+        """Download to a path, or into the cache. Raises ArgumentError for who would wait for himself for ever."""
+        place = (download.item.key, target)
+        if place in self._places:
+            raise ArgumentError(
+                f"a function that is told of the download of {download.url}, such as progress=, downloads the same to the "
+                "same place, and would wait for itself for ever: do that before or after"
+            )
+        self._places.add(place)
+        try:
+            yield
+        finally:
+            self._places.discard(place)
 
 
 def _time(seconds: float) -> datetime:

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,8 +19,20 @@ _ALGORITHMS = {"sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "md5": "
 """From the names of both registries, in lower case, to those of hashlib."""
 BLAKE2B_256 = "blake2b-256"
 """Not the one that hashlib calls `blake2b`: its length is a part of what is hashed (RFC 7693, section 2.5)."""
-SIZES = {"sha512": 64, "sha384": 48, "sha256": 32, "sha224": 28, "sha1": 20, "md5": 16, BLAKE2B_256: 32}
+SIZES = {
+    "sha512": 64,
+    "sha384": 48,
+    "sha256": 32,
+    "sha224": 28,
+    "sha1": 20,
+    "md5": 16,
+    "blake2b": 64,
+    BLAKE2B_256: 32,
+}
 """Bytes of a digest."""
+_BY_SIZE = {SIZES[name]: name for name in ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")}
+_INTEGRITY = re.compile(r"(sha256|sha384|sha512)-([A-Za-z0-9+/]+={0,2})")
+_NO_DIGEST = "{!r} is no digest: write sha256:HEX, or md5, sha1, sha512 or blake2b in its place, or the digits alone"
 # A member of a Structured Field dictionary of byte sequences (RFC 8941, section 3.2).
 _MEMBER = re.compile(r"[ \t]*([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):[^,]*(?:,|$)")
 _INSTANCE = re.compile(r"[ \t]*([A-Za-z0-9-]+)=([A-Za-z0-9+/=]+)[ \t]*(?:,|$)")
@@ -40,9 +52,60 @@ class Digest:
 
     def is_of(self, body: bytes) -> bool:
         """Whether it is the digest of these bytes."""
-        value = hasher(self.algorithm)
-        value.update(body)
-        return value.digest() == self.value
+        return hashed(self.algorithm, body).digest() == self.value
+
+    @property
+    def hex(self) -> str:
+        """The digest in hex."""
+        return self.value.hex()
+
+    @property
+    def name(self) -> str:
+        """The algorithm, as it is written in texts."""
+        return self.algorithm.upper().replace("SHA", "SHA-") if self.algorithm.startswith("sha") else self.algorithm
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+def parse_digest(text: str) -> Digest:
+    """A digest as people write it. Raises ValueError, saying what would be right.
+
+    `sha256:HEX` with any of `SIZES`; hexadecimal digits alone, whose number tells the algorithm; or `sha256-BASE64` as web
+    pages have it (Subresource Integrity, section 3.5).
+    """
+    text = text.strip()
+    algorithm, colon, value = text.partition(":")
+    integrity = _INTEGRITY.fullmatch(text)
+    try:
+        if integrity is not None:
+            algorithm, digest = integrity[1], b64decode(integrity[2], validate=True)
+        elif colon:
+            algorithm, digest = algorithm.lower().replace("sha-", "sha"), bytes.fromhex(value)
+        else:
+            digest = bytes.fromhex(text)
+            algorithm = _BY_SIZE[len(digest)]
+    except (ValueError, KeyError):
+        raise ValueError(_NO_DIGEST.format(text)) from None
+    if SIZES.get(algorithm) != len(digest):
+        raise ValueError(_NO_DIGEST.format(text))
+    return Digest(algorithm, digest)
+
+
+def first_differing(digests: Iterable[Digest], hash_by: Callable[[str], "hashlib._Hash"]) -> tuple[Digest, str] | None:
+    """The first of these digests that is not that of some bytes, and theirs in hex; `hash_by` hashes them."""
+    for digest in digests:
+        found = hash_by(digest.algorithm)
+        if found.digest() != digest.value:
+            return digest, found.hexdigest()
+    return None
+
+
+def hashed(algorithm: str, data: bytes | bytearray | memoryview) -> "hashlib._Hash":
+    """The hash of these bytes."""
+    value = hasher(algorithm)
+    value.update(data)
+    return value
 
 
 def hasher(algorithm: str) -> "hashlib._Hash":
