@@ -675,6 +675,23 @@ def test_a_function_is_told_how_far_it_is(make: Make, origin: Origin, tmp_path: 
     assert told[-1][1] == len(BODY) * 20
 
 
+@pytest.mark.parametrize("where", ["cache", "path"])
+def test_a_function_that_downloads_what_it_is_told_of_is_refused(
+    make: Make, origin: Origin, tmp_path: Path, where: str
+) -> None:
+    origin.put("/a.bin", BODY * 20)
+    origin.put("/b.bin", b"b")
+    dest, url, manager = {"cache": None, "path": tmp_path / "out"}[where], origin.url + "a.bin", make()
+
+    def again(have: int, size: int | None) -> None:
+        manager.fetch(url, dest)
+
+    with pytest.raises(ArgumentError, match="would wait for itself"):
+        manager.fetch(url, dest, progress=again)
+    assert manager.fetch(url, dest, progress=lambda *_: manager.fetch(origin.url + "b.bin")).ok
+    assert manager.fetch(url, False, refresh="always", progress=lambda *_: manager.fetch(url, dest)).size == len(BODY) * 20
+
+
 def test_without_a_terminal_nothing_is_shown(
     make: Make, origin: Origin, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from package_cache.errors import ArgumentError, StoreError
 from package_cache.library.core import Core, now
 from package_cache.library.downloads.options import Refresh
 from package_cache.library.downloads.results import Verdict
-from package_cache.library.downloads.transfers import Download
+from package_cache.library.downloads.transfers import Download, InThread
 from package_cache.model import Entry, Key, Representation, Status
 from package_cache.rules.library.attributes import dump, load, moment
 from package_cache.rules.library.naming import extension, filename_of
@@ -46,10 +46,11 @@ class Fetched:
 class CachedDownloads:
     """The downloads of one cache, in their callers' threads. Safe for any number of them; a forked child needs its own."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, in_thread: InThread) -> None:
         stores = core.stores
         room: Reserving = _FreeSpace(core.root)
         self._core = core
+        self._in_thread = in_thread
         self._registry = stores.registry
         self._fills = Fills(stores.parts)
         self._leader = Leader(stores.registry, stores.blobs, Storing(time.monotonic), room, stores.parts)
@@ -124,7 +125,8 @@ class CachedDownloads:
     def _follow(self, wanted: "_ItemFill") -> Failed | None:
         """Download, or wait for who does, here or in another process; how it failed, if it did."""
         wanted.offer.prepare()
-        return self._fills.fetch(wanted.key, partial(self._leader.lead, wanted), wanted.tell)
+        with self._in_thread.downloads(wanted.offer):
+            return self._fills.fetch(wanted.key, partial(self._leader.lead, wanted), wanted.tell)
 
 
 def _verdict(download: Download, seen: Entry | None, row: ItemRow) -> tuple[Verdict, str]:

@@ -25,7 +25,7 @@ from package_cache.library.downloads.options import (
 )
 from package_cache.library.downloads.placed import PlacedDownloads
 from package_cache.library.downloads.results import OnProgress, Result
-from package_cache.library.downloads.transfers import Download, into_memory
+from package_cache.library.downloads.transfers import Download, InThread, into_memory
 from package_cache.library.items import CacheItem
 from package_cache.rules.library.attributes import load
 from package_cache.rules.repositories.documents import INTERVAL
@@ -129,10 +129,11 @@ class DownloadManager:
         self._owner = os.getpid()
         self._backends: dict[Reach, Backend] = {}
         self._cached: CachedDownloads | None = None
+        self._in_thread = InThread()
 
     def __getstate__(self) -> dict[str, object]:
         """What passes to another process: the options and the cache, not the connections."""
-        own = ("_guard", "_owner", "_backends", "_cached")
+        own = ("_guard", "_owner", "_backends", "_cached", "_in_thread")
         return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -263,7 +264,7 @@ class DownloadManager:
         if not isinstance(dest, str | os.PathLike):
             raise ArgumentError(f"dest={dest!r} is neither a path, nor True, False or None")
         target = Path(os.path.abspath(os.path.expanduser(dest)))  # noqa: PTH100, PTH111 - links in it stay as they are
-        return PlacedDownloads(core, cached).fetch(download, target)
+        return PlacedDownloads(core, cached, self._in_thread).fetch(download, target)
 
     def _backend(self, reach: Reach) -> Backend:
         with self._own():
@@ -276,7 +277,7 @@ class DownloadManager:
             return None
         with self._own():
             if self._cached is None:
-                self._cached = CachedDownloads(self.cache._core)
+                self._cached = CachedDownloads(self.cache._core, self._in_thread)
             return self._cached
 
     def _own(self) -> threading.Lock:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from package_cache.errors import DownloadError, StoreError
 from package_cache.library.core import Core, now
 from package_cache.library.downloads.cached import CachedDownloads
 from package_cache.library.downloads.results import Result
-from package_cache.library.downloads.transfers import Download, into_file
+from package_cache.library.downloads.transfers import Download, InThread, into_file
 from package_cache.model import Representation, Status
 from package_cache.rules.library.attributes import load, moment
 from package_cache.rules.library.searching import criteria
@@ -23,8 +24,9 @@ _BLOCK = 1 << 20
 class PlacedDownloads:
     """Downloads to paths; `core` and `cached` are of the cache, if there is one. Safe for any number of threads."""
 
-    def __init__(self, core: Core | None, cached: CachedDownloads | None) -> None:
+    def __init__(self, core: Core | None, cached: CachedDownloads | None, in_thread: InThread) -> None:
         self._core = core
+        self._in_thread = in_thread
         self._cached = cached
 
     def fetch(self, download: Download, target: Path) -> Result:
@@ -33,15 +35,12 @@ class PlacedDownloads:
         found = self._found(download, placed, target)
         if isinstance(found, Result):
             return found
-        draft = Draft(target, download.item.key[:16])
-        try:
+        with self._in_thread.downloads(download, target), closing(Draft(target, download.item.key[:16])) as draft:
             # Another download to the same path may have ended since that look, or while it was waited for.
             found = self._found(download, placed, target)
             if isinstance(found, Result):
                 return found
             return self._download(download, placed, target, draft, found)
-        finally:
-            draft.close()
 
     def _found(self, download: Download, placed: New, target: Path) -> Result | ItemRow | None:
         """The result, if no server is to be asked; else the record of the file that is there."""

@@ -6,8 +6,10 @@ answered. The destinations are `into_memory` and `into_file` here, `cached` and 
 
 import math
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 
 from package_cache.engine.fills.pump import Sink, steps
 from package_cache.engine.fills.sinks import BufferSink, FileSink
-from package_cache.errors import DownloadError, HashMismatch, UpstreamError, UpstreamLie
+from package_cache.errors import ArgumentError, DownloadError, HashMismatch, UpstreamError, UpstreamLie
 from package_cache.library.core import new_item, now
 from package_cache.library.downloads.descriptors import Descriptor, Headers
 from package_cache.library.downloads.options import Options
@@ -32,6 +34,7 @@ from package_cache.storage.parts.drafts import Draft
 from package_cache.upstream.answers import Answer, Watched, decoded
 from package_cache.upstream.calls import Backend, Call, open_call
 
+_Place = tuple[str, Path | None]
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
@@ -191,6 +194,28 @@ class Download:
         """Wait after the attempt of that number: longer each time, or as long as a server wants, within reason."""
         back_off = _FIRST_PAUSE * (1 << min(number - 1, 10)) if self.retry_after is None else self.retry_after
         time.sleep(min(back_off, _LONGEST_PAUSE))
+
+
+class InThread(threading.local):
+    """What the present thread downloads, or waits for, while functions of its caller are told of it, too."""
+
+    def __init__(self) -> None:
+        self._places: set[_Place] = set()
+
+    @contextmanager
+    def downloads(self, download: Download, target: Path | None = None) -> Iterator[None]:
+        """Download to a path, or into the cache. Raises ArgumentError for who would wait for himself for ever."""
+        place = (download.item.key, target)
+        if place in self._places:
+            raise ArgumentError(
+                f"a function that is told of the download of {download.url}, such as progress=, downloads the same to the "
+                "same place, and would wait for itself for ever: do that before or after"
+            )
+        self._places.add(place)
+        try:
+            yield
+        finally:
+            self._places.discard(place)
 
 
 def _time(seconds: float) -> datetime:
