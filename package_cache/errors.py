@@ -121,6 +121,12 @@ class Forbidden(RequestError):
     close = True
 
 
+class NotStored(RequestError):
+    """A client wants what is stored and nothing else, and that is not here (RFC 9111, section 5.2.1.7)."""
+
+    http_status = 504
+
+
 class LoopDetected(RequestError):
     """The request has passed through this cache before (RFC 9110, section 7.6.3)."""
 

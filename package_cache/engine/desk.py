@@ -29,6 +29,7 @@ from package_cache.errors import (
     DamagedBlob,
     FillError,
     LoopDetected,
+    NotStored,
     PackageCacheError,
     StoreError,
 )
@@ -131,7 +132,7 @@ class Desk:
         Raises `FillError` where one failed a moment ago.
         """
         looks = request.method == "HEAD" and wanted.seen is None  # which must not download it
-        able = not looks and wanted.is_stored and self._storing.is_tried(wanted.key)
+        able = not looks and not wanted.stored_only and wanted.is_stored and self._storing.is_tried(wanted.key)
         if not able or (self.fetcher.are_aside(wanted.policy.repository) and not wanted.has_nothing_to_tell):
             return False
         self.leader.failures.check(wanted.key)
@@ -140,7 +141,7 @@ class Desk:
     def passes(self, request: Request, wanted: Wanted) -> bool:
         """Whether a request is answered by a source, and nothing is kept or has to be thought of. Raises `FillError`."""
         kept = wanted.is_stored and self._storing.is_tried(wanted.key)
-        if kept or request.method != "GET" or self.fetcher.are_aside(wanted.policy.repository):
+        if kept or wanted.stored_only or request.method != "GET" or self.fetcher.are_aside(wanted.policy.repository):
             return False
         self.leader.failures.check(wanted.key)
         return True
@@ -198,14 +199,14 @@ class Desk:
     def wanted(self, request: Request, asking: RequestPolicy | None = None) -> Wanted:
         """What a request asks of the sources; `asking` is what its repository makes of it, if that is known."""
         target, fields = request.target, request.fields
-        policy, accept, longest = asking or self.routes.policy(target).at(target).asked(fields)
+        policy, accept, demand = asking or self.routes.policy(target).at(target).asked(fields)
         return Wanted(
             key_of(target, accept),
             target,
             policy,
             self.fetcher.offer(policy.repository, target, accept, fields.get("via")),
             time.time(),
-            longest,
+            demand,
             normal_accept(fields.get("accept")) if accept is None else None,
         )
 
@@ -260,6 +261,8 @@ class Desk:
 
     def _missed(self, request: Request, wanted: Wanted, probe: Probe) -> Found:
         """As `attempt`, of what is not here, or to be asked for again."""
+        if wanted.stored_only:
+            raise NotStored("what is stored does not do for this request, and it wants no source to be asked")
         if self.fetcher.are_aside(wanted.policy.repository) and self._may_be_told_as_it_was(wanted):
             self._find_out(request, wanted, probe)
             return self.serve_stale(request, wanted, FillError("all its sources are set aside", 504))

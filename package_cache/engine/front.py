@@ -163,6 +163,8 @@ class Front:
     def _joins(self, waiter: Waiter) -> bool:
         """Whether a request is answered with what is asked, asked for, or stored, at present."""
         wanted = waiter.wanted
+        if wanted.stored_only:
+            return False
         repository = wanted.policy.repository
         if self._probing and self._probing.get(repository.name) == wanted.key and not wanted.has_nothing_to_tell:
             return False  # its sources are not waited for

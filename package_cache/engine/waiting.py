@@ -252,7 +252,7 @@ class FillWait:
         """Ask a source again once the disk has what came. A slow disk is not waited for, where an answer may be stale."""
         head = progress.journal.head
         assert head is not None  # of what is whole
-        if self._wanted.longest is None and self._wanted.may_be_stale(head):
+        if self._wanted.demand is None and self._wanted.may_be_stale(head):
             self._overdue = (self.fill.whole_since or time.monotonic()) + COMMIT_SECONDS
         else:
             self._outdated = True

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from package_cache.model import Entry, Freshness, Key, Representation, Request, Target, frozen
-from package_cache.rules.http.caching import is_fresh, varies_by_accept
+from package_cache.rules.http.caching import Demand, is_fresh, varies_by_accept
 from package_cache.rules.repositories.documents import parse
 from package_cache.rules.repositories.freshness import TargetPolicy
 from package_cache.upstream.fetcher import SourceOffer
@@ -15,8 +15,8 @@ from package_cache.upstream.fetcher import SourceOffer
 class Wanted:
     """A target, named here by `key`, what holds for it, and what the sources offer there.
 
-    `seen` is the version that was here when the registry's mark of the key was `mark`. `longest` is how many seconds ago it
-    may have come from its source at most, if the client says so. `unsaid` is the client's Accept where sources are asked
+    `seen` is the version that was here when the registry's mark of the key was `mark`. `demand` is what the
+    client demands of it, if that matters. `unsaid` is the client's Accept where sources are asked
     without it, since it hardly ever makes a difference for package files.
     """
 
@@ -26,7 +26,7 @@ class Wanted:
     offer: SourceOffer
     since: float
     """When the request came, in seconds of the epoch: an index that was asked for earlier is not good enough for it."""
-    longest: float | None = None
+    demand: Demand | None = None
     unsaid: str | None = None
     mark: int = 0
     seen: Entry | None = None
@@ -44,13 +44,12 @@ class Wanted:
     def looked(self, mark: int, seen: Entry | None) -> "Wanted":
         """The same, after another look at what is here."""
         key, target, policy, offer = self.key, self.target, self.policy, self.offer
-        return Wanted(key, target, policy, offer, self.since, self.longest, self.unsaid, mark, seen)
+        return Wanted(key, target, policy, offer, self.since, self.demand, self.unsaid, mark, seen)
 
     def is_fresh(self, head: Representation) -> bool:
         """Whether an answer with that head is good without asking a source."""
-        until = self.policy.good_until(head)
-        if self.longest is not None:
-            until = min(until, self.policy.demanded_until(head, self.longest))
+        policy, demand = self.policy, self.demand
+        until = policy.good_until(head) if demand is None else policy.demanded_until(head, demand)
         return is_fresh(until, head.received, self.since)
 
     def is_hot(self, head: Representation) -> bool:
@@ -62,7 +61,7 @@ class Wanted:
 
         What a source is told of caches on the way is not the same for all.
         """
-        is_plain = self.longest is None and self.offer.via is None
+        is_plain = self.demand is None and self.offer.via is None
         return is_plain and self.policy.is_for_all(head) and bool(head.validators)
 
     def is_met_by(self, head: Representation) -> bool:
@@ -80,7 +79,12 @@ class Wanted:
     @property
     def is_stored(self) -> bool:
         """Whether what is there is stored at all."""
-        return self.policy.fresh.how is not Freshness.NEVER
+        return self.policy.fresh.how is not Freshness.NEVER and (self.demand is None or not self.demand.unstored)
+
+    @property
+    def stored_only(self) -> bool:
+        """Whether the client wants no source to be asked."""
+        return self.demand is not None and self.demand.stored_only
 
     def is_lasting(self, head: Representation) -> bool:
         """Whether an answer with that head is a file that never changes, whether its sources still have it or not."""

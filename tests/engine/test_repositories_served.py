@@ -6,6 +6,7 @@ import random
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
@@ -323,6 +324,72 @@ def test_what_a_source_says_of_it_counts_where_the_rule_is_http(
     for _ in range(2):
         assert proxy.fetch("/x/none").body == b"first"
     assert len(origin.requests("/none")) == 2
+
+
+def test_what_a_client_says_of_freshness_counts_where_the_rule_is_http(
+    origin: Origin, start: Start, write: Callable[..., Path], host: str
+) -> None:
+    origin.put("/a", b"first", Serve(fields=(("Cache-Control", "max-age=600"),)))
+    origin.put("/strict", b"first", Serve(fields=(("Cache-Control", "max-age=600, must-revalidate"),)))
+    proxy = start(host=host, config=write(table("x", origin.url, preset="raw")))
+
+    def told(wish: str, path: str = "/x/a") -> str:
+        """What became of the request: one that changes nothing of what is stored."""
+        origin.script(path[2:], Say(503))
+        return proxy.get(path, {"Cache-Control": wish, "Connection": "close"}).cache_status
+
+    for path in ("/x/a", "/x/strict"):
+        proxy.fetch(path)
+        aged(proxy, path, 100)
+    assert [told("min-fresh=400"), told("max-age=200"), told("max-stale=5"), told("min-fresh=x")] == [HIT] * 4
+    assert HIT not in (told("min-fresh=501"), told("max-age=99"), told("min-fresh=400, max-age=99"))
+    aged(proxy, "/x/a", 510)
+    aged(proxy, "/x/strict", 510)
+    assert [told("max-stale=60"), told("max-stale"), told("max-stale=60, only-if-cached")] == [HIT] * 3
+    assert HIT not in (told("max-stale=0"), told("max-age=60, max-stale"))
+    assert HIT not in (told("max-stale", "/x/strict"), told("max-stale=60", "/x/strict"))
+
+
+@pytest.mark.parametrize("rule", ["immutable", "revalidate", "http", "5m", "never"])
+def test_a_client_that_wants_what_is_stored_causes_no_request(
+    origin: Origin, start: Start, write: Callable[..., Path], host: str, rule: str
+) -> None:
+    """Whether it is stored, stale, or about to be fetched for another client."""
+    gate, only = Gate(), {"Cache-Control": "only-if-cached"}
+    fields = (("Cache-Control", "max-age=60"),)
+    origin.put("/a", b"first", Serve(before=gate, fields=fields), Serve(fields=fields))
+    proxy = start(host=host, config=write(table("x", origin.url, rules=f"** {rule}")))
+    for method in ("GET", "HEAD"):
+        answer = proxy.get("/x/a", only, method=method)
+        assert (answer.status, answer.cache_status) == (504, "package-cache; fwd=bypass")
+    with ThreadPoolExecutor() as pool:
+        fetched = pool.submit(proxy.get if rule == "never" else proxy.fetch, "/x/a")
+        assert gate.reached.wait(30)
+        assert proxy.get("/x/a", only).status == 504
+        gate.open()
+        assert fetched.result().body == b"first"
+    asked = len(origin.requests())
+    until(lambda: rule in ("revalidate", "never") or proxy.get("/x/a", only).cache_status == HIT)
+    if rule != "immutable":
+        if rule != "never":
+            aged(proxy, "/x/a", 400)
+        assert [proxy.get("/x/a", only).status for _ in range(3)] == [504] * 3
+    assert len(origin.requests()) == asked
+
+
+def test_what_a_client_wants_stored_nowhere_is_passed_on(
+    origin: Origin, start: Start, write: Callable[..., Path], host: str
+) -> None:
+    origin.put("/a", b"first", Serve(fields=(("Cache-Control", "max-age=60"),)))
+    proxy = start(host=host, config=write(table("x", origin.url, preset="raw")))
+    for method in ("GET", "GET", "HEAD"):
+        answer = proxy.get("/x/a", {"Cache-Control": "no-store"}, method=method)
+        assert (answer.status, answer.cache_status.partition(";")[2]) != (200, " hit")
+    assert len(origin.requests()) == 3
+    assert not blobs(proxy.cache)
+    assert stored(proxy.cache) == []
+    proxy.fetch("/x/a")
+    assert proxy.get("/x/a", {"Cache-Control": "no-store"}).cache_status == HIT
 
 
 @pytest.mark.parametrize("value", ["no-store", "max-age=60, private"])

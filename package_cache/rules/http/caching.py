@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import compress
 
-from package_cache.model import Fields, Representation
+from package_cache.model import Fields, Representation, frozen
 from package_cache.rules.http.fields import parse_date
 
 _OF_CONNECTION = (
@@ -221,12 +221,40 @@ def _lifetime(response: Representation, said: dict[str, str]) -> float:
     return 0.0 if modified is None else min(LONGEST_GUESS, max(0.0, _PART_OF_AGE * (made - modified)))
 
 
-def demanded(cache_control: str | None, pragma: str | None) -> float | None:
-    """How many seconds ago a response may have come from its source at most, by a request's fields; None if any number."""
+@frozen
+class Demand:
+    """What a client demands of a response (section 5.2.1).
+
+    It is at most `age` seconds old, stays fresh for `fresh` seconds more, or has been `stale` for no longer. If it is to be
+    `stored_only`, no source is asked; if `unstored`, what a source says is not stored.
+    """
+
+    age: float = math.inf
+    fresh: float = 0.0
+    stale: float = 0.0
+    stored_only: bool = False
+    unstored: bool = False
+
+
+def demanded(cache_control: str | None, pragma: str | None) -> Demand | None:
+    """What a request demands by these fields; None if nothing."""
     asked = directives(cache_control)
     if "no-cache" in asked or (cache_control is None and "no-cache" in directives(pragma)):
-        return 0.0
-    return _seconds(asked["max-age"]) if "max-age" in asked else None
+        age = 0.0
+    else:
+        age = _seconds(asked["max-age"]) if "max-age" in asked else math.inf
+    stale = asked.get("max-stale")
+    demand = Demand(
+        age,
+        _seconds(asked.get("min-fresh", "")),
+        math.inf if stale == "" else _seconds(stale or ""),
+        "only-if-cached" in asked,
+        "no-store" in asked,
+    )
+    return None if demand == _NOTHING else demand
+
+
+_NOTHING = Demand()
 
 
 def is_fresh(until: float, received: float, now: float) -> bool:

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from package_cache.config.globs import glob_pattern
 from package_cache.model import Fresh, Freshness, Preset, Repository, Representation, Target
 from package_cache.rules.http import caching
-from package_cache.rules.http.caching import normal_accept, varies, varies_by_accept
+from package_cache.rules.http.caching import Demand, normal_accept, varies, varies_by_accept
 from package_cache.rules.http.digests import Digest
 from package_cache.rules.http.fields import is_document, is_page, is_xml, media_type
 from package_cache.rules.repositories.documents import INTERVAL
@@ -154,25 +154,31 @@ class TargetPolicy(NamedTuple):
         fresh = self.freshness(head.get("content-type"))
         return fresh.how is not Freshness.HTTP or not caching.must_not_be_stale(head)
 
-    def demanded(self, fields: Mapping[str, str]) -> float | None:
-        """How many seconds ago a response may have come at most, by a request's fields; None if they do not matter.
+    def demanded(self, fields: Mapping[str, str]) -> Demand | None:
+        """What a request demands by its fields; None if nothing that matters.
 
         A client that wants a file confirmed gets that unless it was confirmed just now: clients that want it of every file
         cost a source one request in a while. If the name settles what the file is, what is stored is good enough.
         """
         if "cache-control" not in fields and "pragma" not in fields:
             return None
-        longest, how = caching.demanded(fields.get("cache-control"), fields.get("pragma")), self.fresh.how
-        if how is Freshness.HTTP:
-            return longest
-        if longest != 0.0 or how in (Freshness.REVALIDATE, Freshness.NEVER) or self.verdict.settled:
+        demand, how = caching.demanded(fields.get("cache-control"), fields.get("pragma")), self.fresh.how
+        if demand is None or how is Freshness.HTTP:
+            return demand
+        doubts = demand.age == 0.0 and how not in (Freshness.REVALIDATE, Freshness.NEVER) and not self.verdict.settled
+        if not doubts and not demand.stored_only:
             return None
-        return CONFIRMED
+        return Demand(CONFIRMED if doubts else math.inf, stored_only=demand.stored_only)
 
-    def demanded_until(self, head: Representation, longest: float) -> float:
-        """Until when a response is fresh for a client that demands at most `longest` seconds."""
+    def demanded_until(self, head: Representation, demand: Demand) -> float:
+        """Until when a response is good for a client that demands this."""
+        until = self.good_until(head) - demand.fresh
+        if demand.stale and self.may_be_stale(head):
+            until += demand.stale
+        if demand.age == math.inf:
+            return until
         age = caching.initial_age(caching.divided(head)[1], head.received) if self.fresh.how is Freshness.HTTP else 0.0
-        return head.received + longest - age
+        return min(until, head.received + demand.age - age)
 
     def refusal(self, head: Representation) -> str | None:
         """Why a response is passed on without being stored; None if it is stored."""
@@ -204,13 +210,13 @@ class TargetPolicy(NamedTuple):
 class RequestPolicy(NamedTuple):
     """What holds for a client's request, whatever is stored.
 
-    `accept` is its Accept if the response may depend on that, `longest` how many seconds ago the response may have come at
-    most, if the client says so.
+    `accept` is its Accept if the response may depend on that, `demand` what it demands of a response, if that
+    matters.
     """
 
     policy: TargetPolicy
     accept: str | None
-    longest: float | None
+    demand: Demand | None
 
     @property
     def is_for_all(self) -> bool:
@@ -218,7 +224,7 @@ class RequestPolicy(NamedTuple):
         how = self.policy.fresh.how
         if how is Freshness.NEVER or (how is Freshness.IMMUTABLE and self.accept is not None):
             return False
-        return self.longest is None
+        return self.demand is None
 
     @property
     def always_revalidates(self) -> bool:
