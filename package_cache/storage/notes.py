@@ -14,6 +14,7 @@ from pathlib import Path
 
 from package_cache.rules.eviction import Bounds
 from package_cache.storage.parts.locks import NameLocks
+from package_cache.storage.system import forget_in_children
 
 _LOCK = "bounds:"
 """No key begins like this."""
@@ -33,22 +34,46 @@ class SourceReport:
 class Reports:
     """What each source answered last, for commands to read; in a directory with a file for each source.
 
-    Safe for any number of threads and processes.
+    A thread writes, while there is anything: who tells is the event loop, too. Safe for any number of threads and
+    processes.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.forget()
+        forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: what is to be written is written by the parent."""
+        self._guard = threading.Lock()
+        self._unwritten: dict[str, SourceReport] = {}
+        self._writes = False
 
     def tell(self, base: str, url: str, said: str, aside: float) -> None:
-        """A source answered just now; it is set aside for so many more seconds."""
+        """A source answered just now; it is set aside for so many more seconds. Never waits for the disk."""
         now = time.time()
-        report = SourceReport(base, url, said, now, now + aside if aside else 0.0)
-        place = _file_of(self._folder, base)
-        draft = place.with_suffix(f".{os.getpid()}-{threading.get_native_id()}")
-        with suppress(OSError):
-            self._folder.mkdir(exist_ok=True)
-            draft.write_text(json.dumps(asdict(report)))
-            draft.replace(place)
+        with self._guard:
+            self._unwritten[base] = SourceReport(base, url, said, now, now + aside if aside else 0.0)
+            begins, self._writes = not self._writes, True
+        if begins:
+            try:
+                threading.Thread(target=self._write, name="reports", daemon=True).start()
+            except RuntimeError:  # at the next report there may be one
+                self._writes = False
+
+    def _write(self) -> None:
+        while True:
+            with self._guard:
+                self._writes = bool(self._unwritten)
+                if not self._writes:
+                    return
+                base, report = self._unwritten.popitem()
+            place = _file_of(self._folder, base)
+            draft = place.with_suffix(f".{os.getpid()}-{threading.get_native_id()}")
+            with suppress(OSError):
+                self._folder.mkdir(exist_ok=True)
+                draft.write_text(json.dumps(asdict(report)))
+                draft.replace(place)
 
     def last(self, base: str) -> SourceReport | None:
         """What a source answered last, if anything."""
