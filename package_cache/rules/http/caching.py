@@ -144,9 +144,9 @@ def _stated_anew(name: str) -> str | None:
 def initial_age(anew: Mapping[str, str], received: float) -> float:
     """Seconds that a response was old when it came: by its Age, or by its Date (RFC 9111, section 4.2.3).
 
-    `anew` are the fields that `divided` gives second.
+    `anew` are the fields that `divided` gives second. Of an Age that is a list, the first member counts (section 5.1).
     """
-    said = _seconds(anew["age"]) if "age" in anew else 0.0
+    said = _seconds(anew["age"].partition(",")[0]) if "age" in anew else 0.0
     return max(said, apparent_age(anew.get("date"), received))
 
 
@@ -199,12 +199,16 @@ def must_not_be_stale(response: Representation) -> bool:
 
 
 def good_until(response: Representation) -> float:
-    """Until when the response is fresh by what its source says."""
+    """Until when the response is fresh by what its source says, which is not before it came."""
+    return max(response.received, stale_from(response))
+
+
+def stale_from(response: Representation) -> float:
+    """From when on the response is stale by what its source says: that may be before it came."""
     said = directives_of(response)
     if "no-cache" in said:
         return response.received
-    age = initial_age(divided(response)[1], response.received)
-    return response.received + max(0.0, _lifetime(response, said) - age)
+    return response.received + _lifetime(response, said) - initial_age(divided(response)[1], response.received)
 
 
 def _lifetime(response: Representation, said: dict[str, str]) -> float:

@@ -173,8 +173,8 @@ class TargetPolicy(NamedTuple):
     def demanded_until(self, head: Representation, demand: Demand) -> float:
         """Until when a response is good for a client that demands this."""
         until = self.good_until(head) - demand.fresh
-        if demand.stale and self.may_be_stale(head):
-            until += demand.stale
+        if demand.stale and self.may_be_stale(head) and "*" not in varies(head):
+            until = min(until, caching.stale_from(head) - demand.fresh) + demand.stale
         if demand.age == math.inf:
             return until
         age = caching.initial_age(caching.divided(head)[1], head.received) if self.fresh.how is Freshness.HTTP else 0.0
