@@ -24,6 +24,8 @@ MEASURED_SECONDS = 600.0
 """After this time the measured speed of a source no longer counts."""
 TOLD_SECONDS = 1.0
 """How often the same report of a source is passed on."""
+_WELL = frozenset({f"answered {status}" for status in (200, 206, 304)})
+"""Of which one is no news after another: a range beside a download would be told with each of its answers."""
 TOLD_AT_ONCE = 8
 """How many different reports of a source are passed on at once; then one in `TOLD_SECONDS`."""
 WARNED_SECONDS = 60.0
@@ -170,7 +172,8 @@ class Mirrors:
             with self._guard:
                 state.speed, state.measured = state.speed.after_answer(seconds), now
         said = f"answered {status}"
-        if said != state.said or now >= state.told + TOLD_SECONDS:
+        is_news = said != state.said and not {said, state.said} <= _WELL
+        if is_news or now >= state.told + TOLD_SECONDS:
             self._report(state, url, said, now)
 
     def sent(self, url: str, size: int, seconds: float) -> None:

@@ -138,6 +138,8 @@ def test_what_a_source_said_is_told_once_a_second_and_at_once_where_it_is_news()
     mirrors = Mirrors(tuple(Source(base) for base in BASES), clock, tell=lambda *said: told.append(said))
     for number in range(3):
         mirrors.answered(f"{A}/{number}", 200, 0.1)
+    for status in (206, 200, 304):  # of a download, and of a range beside it
+        mirrors.answered(A + "/0", status, 0.1)
     mirrors.failed(A + "/x", "broke off")
     clock.now += 1
     mirrors.answered(A + "/y", 404, 0.1)
