@@ -246,9 +246,9 @@ def asking(fields: Fields) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def sources() -> Iterator[Sequence[Origin]]:
-    """The one that answers, and one for each case that needs a source that fails."""
+    """The one that answers, one for each case that needs a source that fails, and one that answers what is nothing."""
     with ExitStack() as stack:
-        made = [Origin() for _ in range(1 + len(IN_NEED))]
+        made = [Origin() for _ in range(2 + len(IN_NEED))]
         for one in made:
             stack.callback(one.stop)
         yield made
@@ -497,3 +497,47 @@ def test_what_is_stale_is_served_when_the_source_fails_unless_that_is_forbidden(
     else:
         assert answer.status in (502, 503, 504)
         assert ONE not in answer.body
+
+
+COLD: dict[str, tuple[int, Fields]] = {
+    "9110 14.2 a range": (206, {"Range": "bytes=1-2"}),
+    "9110 14.1.2 the end": (206, {"Range": "bytes=-2"}),
+    "9111 4.3.2 the tag": (304, {"If-None-Match": '"a,1"'}),
+    "9111 4.3.2 another tag": (200, {"If-None-Match": '"b"'}),
+    "9111 4.3.2 the date": (304, {"If-Modified-Since": MODIFIED}),
+    "9111 4.3.2 an earlier date": (200, {"If-Modified-Since": EARLIER}),
+}
+
+
+@pytest.mark.parametrize("case", COLD)
+def test_a_condition_of_the_first_client_does_not_decide_what_is_stored(case: str, place: Place) -> None:
+    status, asked = COLD[case]
+    place.put(Say(200, ONE, lines(TAGGED)))
+    answer = place.proxy.get(place.target, asking(asked))
+    assert answer.status == status
+    if status == 206:
+        assert answer.body == (ONE[1:3] if "1-2" in str(asked["Range"]) else ONE[-2:])
+    assert place.proxy.fetch(place.target).body == ONE
+
+
+NO_FILES: dict[str, Say | Raw] = {
+    "9110 15.3.7 part of it, of unknown place": Say(206, ONE, lines(HOUR)),
+    "9110 15.3.7 part of it": Say(206, ONE, lines(HOUR | {"Content-Range": "bytes 0-29/60"})),
+    "9110 14.4 part of it, called whole": Say(200, ONE, lines(HOUR | {"Content-Range": "bytes 0-29/60"})),
+    "9110 15.4.5 a confirmation that nobody asked for": Say(304, fields=lines(TAGGED)),
+    "9112 6.3 two lengths": Raw(
+        b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: 30\r\nContent-Length: 29\r\n\r\n" + ONE
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_FILES)
+def test_what_is_no_whole_answer_is_neither_served_as_one_nor_stored(
+    case: str, proxy: Proxy, sources: Sequence[Origin]
+) -> None:
+    place = Place(proxy, sources, case, 1 + len(IN_NEED))
+    place.put(NO_FILES[case])
+    for _ in range(2):
+        answer = proxy.get(place.target)
+        assert answer.status >= 500 or not answer.whole
+    assert place.target not in stored(proxy.cache)
