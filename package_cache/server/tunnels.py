@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from package_cache.config import TcpAddress, Timeouts
 from package_cache.errors import BadRequest, ForeignHost, OutOfDescriptors, RequestError, UpstreamError, UpstreamTimeout
 from package_cache.rules.http.request import RequestHead
-from package_cache.rules.transfers.networks import Listed, end_of, may_reach
+from package_cache.rules.transfers.ways import Listed, end_of, may_reach
 from package_cache.server.refusals import TooManyConnections
 from package_cache.server.sockets import BROKEN, READ, WRITE
 from package_cache.upstream.client import Client

@@ -25,7 +25,6 @@ from package_cache.rules.repositories.layouts import DISTFILES_PATH
 from package_cache.rules.repositories.links import has_links
 from package_cache.rules.repositories.names import digest_in_path
 from package_cache.rules.repositories.presets import tells_by_suffix
-from package_cache.rules.transfers.networks import is_inside_by_name
 from package_cache.rules.transfers.requests import (
     RawRequest,
     RequestTemplate,
@@ -36,7 +35,7 @@ from package_cache.rules.transfers.requests import (
 )
 from package_cache.rules.transfers.signatures import is_doubtful
 from package_cache.rules.transfers.steps import Answered, Ask
-from package_cache.rules.transfers.ways import Origin, Proxy, Way, of_environment
+from package_cache.rules.transfers.ways import Origin, Proxy, Way, is_inside_by_name, of_environment
 from package_cache.upstream.answers import (
     Answer,
     Exchange,

@@ -15,8 +15,7 @@ from typing import TypeVar
 
 from package_cache.errors import UpstreamError, UpstreamLie, UpstreamTimeout
 from package_cache.rules.http.response import HEAD_END, MAX_HEAD, parse_response
-from package_cache.rules.transfers.networks import is_public
-from package_cache.rules.transfers.ways import Way
+from package_cache.rules.transfers.ways import Way, is_public
 from package_cache.upstream.dialling import Address, Dial, Names, Trouble
 from package_cache.upstream.events import READ, WRITE, Events, Timer
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from package_cache.rules.http.digests import Digest, declared
-from package_cache.rules.transfers.networks import is_inside_by_name, is_public
 from package_cache.rules.transfers.signatures import FIRST, has_signature, wrong_type
+from package_cache.rules.transfers.ways import is_inside_by_name, is_public
 
 HTML = b"<!DOCTYPE html><html>"
 BEGINNINGS = {

@@ -18,7 +18,7 @@ from package_cache.config import TcpAddress
 from package_cache.config.layers import layered
 from package_cache.config.parsing import parse_end
 from package_cache.errors import BadRequest, ConfigError, ForeignHost
-from package_cache.rules.transfers.networks import end_of, may_reach
+from package_cache.rules.transfers.ways import end_of, may_reach
 from package_cache.server.tunnels import AT_ONCE
 
 Start = Callable[..., Proxy]

@@ -15,8 +15,8 @@ from package_cache.engine.upkeep.room import Refusal, Reservation
 from package_cache.errors import NoRoom, NotKept, StoreError
 from package_cache.model import Representation
 from package_cache.rules.http.digests import Digest, first_differing, hashed
-from package_cache.storage.parts.drafts import Draft
 from package_cache.storage.parts.leases import Lease
+from package_cache.storage.parts.part import Draft
 
 BEAT_SECONDS = 1.0
 _QUIET_BYTES = 65536

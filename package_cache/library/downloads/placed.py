@@ -16,7 +16,7 @@ from package_cache.rules.library.attributes import load, moment
 from package_cache.rules.library.searching import criteria
 from package_cache.storage.items.rows import ItemRow
 from package_cache.storage.items.table import New
-from package_cache.storage.parts.drafts import Draft
+from package_cache.storage.parts.part import Draft
 
 _BLOCK = 1 << 20
 

@@ -30,7 +30,7 @@ from package_cache.rules.library.naming import filename_of
 from package_cache.rules.transfers.steps import Ask, Finish, GiveUp, NotModified
 from package_cache.rules.transfers.transfer import Transfer
 from package_cache.storage.items.table import New
-from package_cache.storage.parts.drafts import Draft
+from package_cache.storage.parts.part import Draft
 from package_cache.upstream.answers import Answer, Watched, decoded
 from package_cache.upstream.calls import Backend, Call, open_call
 
