@@ -41,8 +41,8 @@ _MOST = 8192
 """Bytes of names and values that are stored of one response; of more, the largest that are not needed are dropped."""
 _STATED_ANEW = frozenset({"etag", "date", "age"})
 """Stored fields that this cache states itself in its own responses."""
-_OF_STORED = frozenset({"date", "age", "etag", "last-modified", "expires"})
-"""Fields of an answer that is stored, which one that refuses is not."""
+_OF_TIME = frozenset({"date", "age"})
+"""Fields of an answer that refuses which this cache does not repeat: it may tell a later client the same."""
 _OF_BODY = frozenset(
     {"content-type", "content-encoding", "content-language", "content-disposition", "last-modified", "etag", "vary"}
 )
@@ -89,7 +89,7 @@ def fields_of_refusal(fields: Fields) -> Fields:
     """The fields of an answer that says why a request is refused, for the client whose request it is."""
     names = tuple([name.lower() for name, _ in fields])
     challenges = [pair for name, pair in zip(names, fields, strict=True) if name == "www-authenticate"]
-    kept = [pair for pair in kept_fields(fields, names) if pair[0].lower() not in _OF_STORED]
+    kept = [pair for pair in kept_fields(fields, names) if pair[0].lower() not in _OF_TIME]
     return (*kept, *[pair for pair in challenges if not _UNSENDABLE.search(pair[1])])
 
 
