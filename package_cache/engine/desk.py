@@ -30,7 +30,6 @@ from package_cache.errors import (
     FillError,
     LoopDetected,
     NotStored,
-    OutOfDescriptors,
     PackageCacheError,
     StoreError,
 )
@@ -46,7 +45,6 @@ from package_cache.rules.repositories.routes import Routes, is_own
 from package_cache.storage.damage import Damages
 from package_cache.storage.parts.leases import Journal
 from package_cache.storage.registry import NegativeCache, Registry
-from package_cache.storage.system import lacks_descriptors
 from package_cache.upstream.fetcher import Fetcher
 
 logger = logging.getLogger(__name__)
@@ -373,10 +371,7 @@ class Desk:
 
         Raises `error` where there is nothing.
         """
-        if isinstance(error, StoreError) and lacks_descriptors(error):
-            error = OutOfDescriptors("a file of the cache")
-            logger.log(self._log_limit.level("descriptors"), "%s", error)
-        elif isinstance(error, StoreError):
+        if isinstance(error, StoreError):
             self._storing.failed(wanted.key, error)
         if isinstance(error, StoreError) or error.http_status == UNSTORABLE:
             return Pass(request, wanted)

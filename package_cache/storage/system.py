@@ -35,11 +35,6 @@ class translated:  # noqa: N801 - used as a context manager
             raise StoreError(f"cannot {self._deed}: {error.strerror}") from error
 
 
-def lacks_descriptors(error: StoreError) -> bool:
-    """Whether it is only that this process, or the machine, cannot open more files at present: no disk is to blame."""
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EMFILE, errno.ENFILE)
-
-
 def file_system_of(root: Path) -> os.statvfs_result:
     """What there is and what is free on the file system of a directory. Raises StoreError."""
     with translated(f"look how much of {root} is free"):
