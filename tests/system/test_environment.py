@@ -182,5 +182,5 @@ def test_a_process_that_may_open_nothing_more_tells_clients_to_come_again(
     said = "".join(proxy.log)
     assert "Traceback" not in said
     assert "bug" not in said
-    assert said.count("there is no descriptor for a connection to a source") == 1
+    assert said.count("passed on without being stored") == 1  # since not even its lock can be opened
     assert said.count("cannot accept a connection") == 1
