@@ -243,7 +243,10 @@ def main() -> None:
 
     def reap(*_: object) -> None:
         while running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:  # another signal came within this call, and all are reaped by now
+                return
             if not pid:
                 return
             telling = running.pop(pid)
